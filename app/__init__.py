@@ -1,0 +1,1 @@
+"""The hall's domain, free of HTTP."""

@@ -1,0 +1,1 @@
+"""HTTP: the hall API, staff, pages and the live stream."""
