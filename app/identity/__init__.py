@@ -1,0 +1,1 @@
+"""Residents, their channel identities, sessions and tokens, real name; staff accounts."""

@@ -1,0 +1,107 @@
+"""Idempotency keys: the same key with the same body gives the first answer again.
+
+The record is reserved before the work starts and carries a `seed` from which the work makes the ids of what it creates. When
+the process dies in between, the next try with the same key gets the same seed, so it finds what was made instead of making it twice.
+Only successes are kept: a refusal changed nothing, so the next try is judged anew.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pymongo import ASCENDING, IndexModel, ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from app.kernel.clock import utc_now
+from app.kernel.errors import Conflict, ValidationFailed, error_row
+from app.kernel.ids import ulid
+from app.storage.mongo import Database
+
+KEPT_FOR = timedelta(hours=48)
+LEASE = timedelta(seconds=30)
+
+INDEXES = {"idempotency": [IndexModel([("expires_at", ASCENDING)], name="expires", expireAfterSeconds=0)]}
+
+
+class StillRunning(Conflict):
+    """The first request with this key has not ended: ask again shortly."""
+
+    code = "idempotency.in_progress"
+
+
+class KeyReused(ValidationFailed):
+    """This key came with another body before."""
+
+    code = "idempotency.key_reused"
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What a request got for its key: a seed to work with, or the first answer."""
+
+    id: str
+    seed: str
+    status: int | None = None
+    body: bytes | None = None
+    lease_until: datetime | None = None
+
+
+async def reserve(database: Database, *, owner_id: str, route: str, key: str, body: bytes) -> Reservation:
+    """Reserve a key for one request.
+
+    Raises:
+        StillRunning: the first request still runs (for at most 30 s after a crash).
+        KeyReused: same key, other body.
+    """
+    records = database["idempotency"]
+    record_id = hashlib.sha256(f"{owner_id}\n{route}\n{key}".encode()).hexdigest()
+    fingerprint = hashlib.sha256(body).hexdigest()
+    now = utc_now()
+    record = {
+        "_id": record_id,
+        "fingerprint": fingerprint,
+        "seed": ulid(),
+        "lease_until": now + LEASE,
+        "expires_at": now + KEPT_FOR,
+    }
+    try:
+        await records.insert_one(record)
+        return Reservation(record_id, record["seed"], lease_until=record["lease_until"])
+    except DuplicateKeyError:
+        pass
+    known = await records.find_one({"_id": record_id})
+    if known is None:  # ended without success just now: start over
+        return await reserve(database, owner_id=owner_id, route=route, key=key, body=body)
+    if known["fingerprint"] != fingerprint:
+        raise KeyReused(
+            [error_row("/headers/Idempotency-Key", "reused", "这个 Idempotency-Key 已用于另一个请求，请换一个新的")]
+        )
+    if "status" in known:
+        return Reservation(record_id, known["seed"], known["status"], bytes(known["body"]))
+    # The lease is the compare-and-set: of two retries after a crash only one goes on.
+    taken = await records.find_one_and_update(
+        {"_id": record_id, "lease_until": {"$lte": now}, "status": {"$exists": False}},
+        {"$set": {"lease_until": now + LEASE}},
+        return_document=ReturnDocument.AFTER,
+    )
+    if taken is None:
+        raise StillRunning("上一次相同的请求还在处理，请稍等几秒再看结果。", en="The first request is still running.")
+    return Reservation(record_id, taken["seed"], lease_until=taken["lease_until"])
+
+
+async def keep(database: Database, reservation: Reservation, status: int, body: bytes) -> None:
+    """Keep the first answer."""
+    await database["idempotency"].update_one({"_id": reservation.id}, {"$set": {"status": status, "body": body}})
+
+
+async def release(database: Database, reservation: Reservation, *, nothing_done: bool) -> None:
+    """End a request that did not succeed.
+
+    After a refusal (`nothing_done`) the key is free again, for any body. After a failure in the middle the seed stays, so that
+    the next try with this key finds what may have been made already.
+    """
+    mine = {"_id": reservation.id, "status": {"$exists": False}, "lease_until": reservation.lease_until}
+    if nothing_done:
+        await database["idempotency"].delete_one(mine)
+    else:
+        await database["idempotency"].update_one(mine, {"$set": {"lease_until": utc_now()}})

@@ -1,0 +1,93 @@
+"""MongoDB: one client per process, majority writes, and one way to run a transaction."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from bson import CodecOptions
+from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import ConnectionFailure, OperationFailure
+from pymongo.read_concern import ReadConcern
+
+_INDEX_OPTIONS_CONFLICT = 85
+_INDEX_KEY_SPECS_CONFLICT = 86
+
+Document = dict[str, Any]
+T = TypeVar("T")
+
+
+class Database:
+    """The hall's database. Make it inside the running loop (AsyncMongoClient binds to it); close it at the end."""
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.client: AsyncMongoClient[Document] = AsyncMongoClient(
+            uri,
+            serverSelectionTimeoutMS=5000,
+            connectTimeoutMS=3000,
+            timeoutMS=10000,
+            maxPoolSize=64,
+            appname="hall",
+            tz_aware=True,
+        )
+        self.db = self.client.get_database(
+            name,
+            codec_options=CodecOptions(tz_aware=True),
+            # Majority and journaled: an acknowledged write outlives the primary.
+            write_concern=WriteConcern(w="majority", j=True),
+            read_concern=ReadConcern("majority"),
+            read_preference=ReadPreference.PRIMARY,
+        )
+
+    def __getitem__(self, collection: str) -> AsyncCollection[Document]:
+        return self.db[collection]
+
+    async def transaction(self, work: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
+        """Run `work(session)` in one transaction and commit it.
+
+        A transient conflict runs `work` again from the start (with_transaction), so it must load what it changes
+        inside, and must have no effect outside the database. Any exception of `work` aborts and is raised.
+        """
+        async with self.client.start_session() as session:
+            return await session.with_transaction(work)
+
+    async def ping(self) -> None:
+        """Raise when the database does not answer."""
+        await self.db.command("ping")
+
+    async def close(self) -> None:
+        await self.client.close()
+
+
+async def ensure_indexes(database: Database, indexes: Mapping[str, Sequence[IndexModel]]) -> None:
+    """Create the named indexes; one that exists under the same name with other options is dropped and made anew."""
+
+    async def ensure(collection: str, models: Sequence[IndexModel]) -> None:
+        try:
+            await database[collection].create_indexes(list(models))
+        except OperationFailure as error:
+            if error.code not in (_INDEX_OPTIONS_CONFLICT, _INDEX_KEY_SPECS_CONFLICT):
+                raise
+            for model in models:
+                try:
+                    await database[collection].create_indexes([model])
+                except OperationFailure as conflict:
+                    if conflict.code not in (_INDEX_OPTIONS_CONFLICT, _INDEX_KEY_SPECS_CONFLICT):
+                        raise
+                    await database[collection].drop_index(model.document["name"])
+                    await database[collection].create_indexes([model])
+
+    await asyncio.gather(*(ensure(collection, models) for collection, models in indexes.items() if models))
+
+
+async def wait_until_up(database: Database, timeout_s: float) -> None:
+    """Wait for a primary. Raises ConnectionFailure when none answers in time."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        try:
+            return await database.ping()
+        except ConnectionFailure:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.1)

@@ -1,0 +1,36 @@
+"""Transactional outbox: events are written in the transaction of the change they tell of.
+
+Guarantee: an event is in `events` if and only if its change is committed. From there the relay (relay.py) hands it to every
+subscriber at least once; subscribers make it exactly once by being idempotent on (event id, subscriber name).
+"""
+
+from collections.abc import Sequence
+
+from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from app.kernel.events import Event
+from app.storage.mongo import Database
+
+INDEXES = {
+    "events": [
+        # Only what waits is in this index, so it stays small however many events there have been.
+        IndexModel(
+            [("next_at", ASCENDING)], name="waiting", partialFilterExpression={"state": "waiting"}
+        ),
+        IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="dead", partialFilterExpression={"state": "dead"}),
+        IndexModel([("subject_id", ASCENDING), ("_id", ASCENDING)], name="of_subject"),
+    ]
+}
+
+
+async def append(database: Database, session: AsyncClientSession, events: Sequence[Event]) -> None:
+    """Write events in the transaction of `session`."""
+    if events:
+        await database["events"].insert_many(
+            [
+                event.to_document() | {"state": "waiting", "next_at": event.at, "done": [], "tries": 0}
+                for event in events
+            ],
+            session=session,
+        )

@@ -1,0 +1,136 @@
+"""The relay: hands each event of the outbox to each subscriber at least once.
+
+A relay claims an event by pushing its `next_at` forward (a lease): when the process dies, the lease runs out and any relay
+takes the event again. A subscriber that has answered is noted in `done`, so one that fails does not make the others run
+again. What keeps failing becomes `dead` with its error, is counted, and waits for `replay`.
+Redis only wakes the relay sooner; without it the poll finds everything.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Gauge
+from pymongo import ReturnDocument
+from pymongo.errors import PyMongoError
+
+from app.kernel import context
+from app.kernel.clock import utc_now
+from app.kernel.events import Event
+from app.storage.mongo import Database
+
+log = structlog.get_logger(__name__)
+
+Subscriber = tuple[str, Callable[[Event], Awaitable[None]]]
+
+LEASE = timedelta(seconds=30)
+MAX_TRIES = 12
+_DELAYS_S = (1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200)
+_CONCURRENCY = 16
+
+handled = Counter("hall_events_handled", "Events handed to all their subscribers", ["name"])
+failures = Counter("hall_event_failures", "A subscriber failed on an event", ["subscriber"])
+dead = Counter("hall_events_dead", "Events given up on, waiting for a replay", ["name"])
+oldest_age = Gauge("hall_events_oldest_waiting_seconds", "Age of the oldest waiting event", multiprocess_mode="max")
+
+
+class Relay:
+    """Runs in the worker; several may run at once."""
+
+    def __init__(self, database: Database, subscribers: Mapping[str, Sequence[Subscriber]]) -> None:
+        self._events = database["events"]
+        self._subscribers = subscribers
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look now instead of at the next poll."""
+        self._wake.set()
+
+    async def run(self, stop: asyncio.Event, poll_s: float = 1.0) -> None:
+        """Relay until `stop` is set; events in hand are finished first."""
+        async with asyncio.TaskGroup() as group:
+            free = asyncio.Semaphore(_CONCURRENCY)
+
+            async def hand_over(document: dict[str, Any]) -> None:
+                try:
+                    await self._hand_over(document)
+                finally:
+                    free.release()
+
+            while not stop.is_set():
+                await free.acquire()
+                document = None
+                try:
+                    document = await self._claim()
+                except PyMongoError as error:
+                    log.warning("relay.database_away", error=type(error).__name__)
+                if document is not None:
+                    group.create_task(hand_over(document))
+                    continue
+                free.release()
+                self._wake.clear()
+                stopping = asyncio.ensure_future(stop.wait())
+                waking = asyncio.ensure_future(self._wake.wait())
+                await asyncio.wait({stopping, waking}, timeout=poll_s, return_when=asyncio.FIRST_COMPLETED)
+                stopping.cancel()
+                waking.cancel()
+
+    async def drain(self) -> int:
+        """Handle everything that is due now, one after the other; return how many. For commands and tests."""
+        count = 0
+        while (document := await self._claim()) is not None:
+            await self._hand_over(document)
+            count += 1
+        return count
+
+    async def _claim(self) -> dict[str, Any] | None:
+        now = utc_now()
+        document: dict[str, Any] | None = await self._events.find_one_and_update(
+            {"state": "waiting", "next_at": {"$lte": now}},
+            {"$set": {"next_at": now + LEASE}, "$inc": {"tries": 1}},
+            sort=[("next_at", 1)],
+            return_document=ReturnDocument.AFTER,
+        )
+        oldest_age.set((now - document["at"]).total_seconds() if document else 0)
+        return document
+
+    async def _hand_over(self, document: dict[str, Any]) -> None:
+        event = Event.from_document(document)
+        context.request_id.set(event.request_id)
+        errors: list[str] = []
+        for name, handle in self._subscribers.get(event.name, ()):
+            if name in document["done"]:
+                continue
+            try:
+                await handle(event)
+            except Exception as error:  # a subscriber's failure is data here: kept, counted, tried again
+                failures.labels(name).inc()
+                errors.append(f"{name}: {type(error).__name__}: {error}")
+                log.warning("relay.subscriber_failed", event_id=event.id, subscriber=name, exc_info=error)
+            else:
+                await self._events.update_one({"_id": event.id}, {"$addToSet": {"done": name}})
+        if not errors:
+            await self._events.update_one({"_id": event.id}, {"$set": {"state": "done"}, "$unset": {"next_at": ""}})
+            handled.labels(event.name).inc()
+        elif document["tries"] >= MAX_TRIES:
+            await self._events.update_one(
+                {"_id": event.id}, {"$set": {"state": "dead", "errors": errors}, "$unset": {"next_at": ""}}
+            )
+            dead.labels(event.name).inc()
+            log.error("relay.dead_letter", event_id=event.id, errors=errors)
+        else:
+            delay = _DELAYS_S[min(document["tries"], len(_DELAYS_S)) - 1]
+            await self._events.update_one(
+                {"_id": event.id}, {"$set": {"next_at": utc_now() + timedelta(seconds=delay), "errors": errors}}
+            )
+
+
+async def replay(database: Database, event_id: str | None = None) -> int:
+    """Put dead events (or one of them) back in line; return how many. Subscribers that had answered stay done."""
+    query: dict[str, Any] = {"state": "dead"} | ({"_id": event_id} if event_id else {})
+    result = await database["events"].update_many(
+        query, {"$set": {"state": "waiting", "next_at": utc_now(), "tries": 0}}
+    )
+    return int(result.modified_count)

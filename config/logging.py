@@ -1,0 +1,88 @@
+"""Structured logs: one line per fact, with the request id, personal data masked, secrets never."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+
+_ID_NUMBER = re.compile(r"(?<!\d)([1-9]\d{2})\d{3}(?:18|19|20)\d{5}(\d{3}[\dXx])(?!\d)")
+_PHONE = re.compile(r"(?<!\d)(1[3-9]\d)\d{4}(\d{4})(?!\d)")
+_SECRET_IN_URL = re.compile(r"((?:access_token|secret|js_code|code|token|refresh_token)=)[^&\s\"']+")
+_SECRET_KEYS = re.compile(r"(secret|password|token|authorization|session_key|private|api_v3)", re.IGNORECASE)
+
+
+def mask(value: Any) -> Any:
+    """Mask citizen numbers, phone numbers and secrets in URLs, wherever they stand in a value."""
+    if isinstance(value, str):
+        value = _ID_NUMBER.sub(r"\1***********\2", value)
+        value = _PHONE.sub(r"\1****\2", value)
+        return _SECRET_IN_URL.sub(r"\1***", value)
+    if isinstance(value, dict):
+        return {key: "***" if _SECRET_KEYS.search(str(key)) else mask(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [mask(item) for item in value]
+    return value
+
+
+def _mask_line(_logger: object, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in line.items():
+        line[key] = "***" if _SECRET_KEYS.search(key) else mask(value)
+    return line
+
+
+def configure_logging(level: str, form: str, *, process: str, request_id: Any = None) -> None:
+    """Send all logs, ours and the libraries', to stderr as one kind of line.
+
+    Args:
+        level: debug, info, warning or error.
+        form: `json` or `console`.
+        process: the part that logs (web, worker ...).
+        request_id: callable that gives the present request id.
+    """
+
+    def add_origin(_logger: object, _name: str, line: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        line["process"] = process
+        current = request_id() if request_id else ""
+        if current:
+            line.setdefault("request_id", current)
+        return line
+
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_origin,
+        structlog.processors.format_exc_info,
+        _mask_line,  # after the traceback has become text, so that it is masked too
+    ]
+    structlog.configure(
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *shared,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+    renderer = (
+        structlog.processors.JSONRenderer(ensure_ascii=False)
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    logging.getLogger("tornado.access").setLevel(logging.ERROR)  # handlers/base.py writes the one line per request
+    for noisy in ("pymongo", "asyncio", "fontTools", "aiohttp.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
