@@ -159,7 +159,7 @@ class HallHandler(RequestHandler):
 
     async def require_staff(self) -> "StaffSession":
         """Return which staff member is signed in. Raises Unauthorized."""
-        session: StaffSession = await self.hall.identity.authenticate_staff(self.bearer())
+        session: StaffSession = await self.hall.staff.authenticate(self.bearer())
         return session
 
     @property

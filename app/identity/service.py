@@ -1,0 +1,502 @@
+"""Signing in and proving who one is.
+
+One resident is one person with many channel identities. When a verified phone or citizen number shows that two residents are the
+same person, the younger one is joined into the older: identities, sessions and (through `identity.joined`) cases, orders and
+messages move; the old id leads to the new one for good.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from cachetools import TTLCache
+from pymongo import ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from app.identity import errors, store, tokens
+from app.identity.model import LEVEL_FACE, LEVEL_PHONE, LEVEL_REAL_NAME, Resident, ResidentSession
+from app.identity.realname import RealName
+from app.identity.sms_codes import SmsCodes
+from app.kernel.clock import utc_now
+from app.kernel.crypto import KeyRing
+from app.kernel.errors import Unauthorized, ValidationFailed, error_row
+from app.kernel.events import new_event
+from app.kernel.ids import new_id
+from app.kernel.numbers import check_id_number, check_mobile, mask_name, mask_phone
+from app.storage import outbox
+from app.storage.mongo import Database
+
+FACE_CHECK_FOR = timedelta(minutes=10)
+# How long a verified token's session is trusted without asking MongoDB again: a session ended in another process lives on for
+# at most this long in this one.
+SESSION_TRUST_S = 3
+
+
+class WeChatLogin(Protocol):
+    """What is needed of the WeChat client (app/platforms/wechat.py)."""
+
+    app_id: str
+
+    async def code2session(self, code: str) -> Any: ...  # .openid .unionid .session_key
+    async def phone_number(self, code: str, openid: str) -> str: ...
+
+
+class AlipayLogin(Protocol):
+    """What is needed of the Alipay client (app/platforms/alipay.py)."""
+
+    app_id: str
+
+    async def oauth_token(self, auth_code: str) -> Any: ...  # .open_id .user_id .union_id
+    def decrypt_phone(self, encrypted: Any) -> str: ...
+
+
+@dataclass(frozen=True)
+class Login:
+    """A fresh session. `expires_in` is in seconds."""
+
+    resident: Resident
+    session_id: str
+    access_token: str
+    refresh_token: str
+    expires_in: int
+    is_new: bool
+    channel: str
+
+
+class Identity:
+    def __init__(
+        self,
+        database: Database,
+        keys: KeyRing,
+        *,
+        wechat: WeChatLogin,
+        alipay: AlipayLogin,
+        sms_codes: SmsCodes,
+        realname: RealName,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._wechat = wechat
+        self._alipay = alipay
+        self._sms_codes = sms_codes
+        self._realname = realname
+        self._trusted: TTLCache[str, tuple[ResidentSession, datetime]] = TTLCache(20_000, ttl=SESSION_TRUST_S)
+        # Called right after a join with (from, into), besides the event: nobody should find an empty list in between.
+        self.after_join: list[Callable[[str, str], Awaitable[None]]] = []
+
+    # --- signing in ---
+
+    async def login_wechat(self, code: str) -> Login:
+        """Exchange a wx.login code (once, never repeated) for a session. Raises errors.LoginRefused."""
+        found = await self._wechat.code2session(code)
+        identity = {
+            "openid": found.openid,
+            "unionid": found.unionid or None,
+            "session_key": self._keys.seal(found.session_key, context=f"wechat.{found.openid}"),
+        }
+        return await self._login("wechat", f"wechat:{self._wechat.app_id}:{found.openid}", identity)
+
+    async def login_alipay(self, auth_code: str) -> Login:
+        """Exchange a my.getAuthCode code for a session. Raises errors.LoginRefused."""
+        found = await self._alipay.oauth_token(auth_code)
+        identity = {
+            "open_id": found.open_id or None,
+            "user_id": found.user_id or None,
+            "union_id": found.union_id or None,
+        }
+        key = f"alipay:{self._alipay.app_id}:{found.open_id or found.user_id}"
+        if found.open_id and found.user_id:
+            # Alipay moves from user_id to open_id: a person known by user_id alone keeps the old binding.
+            known = await self._database["channel_identities"].find_one(
+                {"provider": "alipay", "user_id": found.user_id}
+            )
+            key = known["_id"] if known else key
+        return await self._login("alipay", key, identity)
+
+    async def send_sms_code(self, phone: str, address: str) -> None:
+        """Send a sign-in code. Raises ValidationFailed, RateLimited, ProviderUnavailable."""
+        await self._sms_codes.send(_mobile(phone), address, purpose="login", now=utc_now())
+
+    async def login_sms(self, phone: str, code: str) -> Login:
+        """Sign in with a code from a text message. Raises errors.SmsCodeWrong."""
+        number = _mobile(phone)
+        await self._sms_codes.use(number, code, purpose="login", now=utc_now())
+        index = self._keys.blind_indexes(number, purpose="phone")
+        residents = self._database["residents"]
+        document = await residents.find_one({"phone_index": {"$in": index}})
+        is_new = document is None
+        if document is None:
+            resident_id = new_id("res")
+            document = store.new_resident(resident_id, utc_now()) | {"level": LEVEL_PHONE}
+            document |= store.sealed_fields(self._keys, resident_id, {"phone": number})
+            try:
+                await residents.insert_one(document)
+            except DuplicateKeyError:  # two sign-ins with the same new number at once: the first one made the resident
+                document = await residents.find_one({"phone_index": {"$in": index}})
+                is_new = False
+        assert document is not None
+        return await self._new_session(document, "sms", is_new)
+
+    async def _login(self, provider: str, identity_id: str, identity: dict[str, Any]) -> Login:
+        now = utc_now()
+        identities, residents = self._database["channel_identities"], self._database["residents"]
+        changed = {key: value for key, value in identity.items() if value is not None}
+        known = await identities.find_one_and_update(
+            {"_id": identity_id}, {"$set": {**changed, "last_login_at": now}}, return_document=ReturnDocument.AFTER
+        )
+        if known is not None:
+            document = await store.load_resident(residents, known["resident_id"])
+            return await self._new_session(document, provider, is_new=False)
+        resident = store.new_resident(new_id("res"), now)
+
+        async def insert(session: Any) -> None:
+            await residents.insert_one(resident, session=session)
+            await identities.insert_one(
+                {"_id": identity_id, "provider": provider, "resident_id": resident["_id"], **changed,
+                 "created_at": now, "last_login_at": now},
+                session=session,
+            )  # fmt: skip
+
+        try:
+            await self._database.transaction(insert)
+        except DuplicateKeyError:  # the same person signed in twice at once: the other call has made both
+            return await self._login(provider, identity_id, identity)
+        return await self._new_session(resident, provider, is_new=True)
+
+    async def _new_session(self, document: dict[str, Any], channel: str, is_new: bool) -> Login:
+        now = utc_now()
+        session_id = new_id("ses")
+        refresh_token = tokens.make_refresh_token(session_id)
+        await self._database["sessions"].insert_one(
+            {
+                "_id": session_id,
+                "resident_id": document["_id"],
+                "channel": channel,
+                "refresh_hash": tokens.refresh_hash(refresh_token),
+                "created_at": now,
+                "last_seen_at": now,
+                "expires_at": now + tokens.REFRESH_FOR,
+            }
+        )
+        return self._login_of(document, session_id, channel, refresh_token, is_new)
+
+    def _login_of(
+        self, document: dict[str, Any], session_id: str, channel: str, refresh_token: str, is_new: bool
+    ) -> Login:
+        access_token = tokens.sign_token(
+            self._keys, audience="api", subject=document["_id"], now=utc_now(), lifetime=tokens.ACCESS_FOR, sid=session_id
+        )
+        return Login(
+            store.opened(self._keys, document),
+            session_id,
+            access_token,
+            refresh_token,
+            int(tokens.ACCESS_FOR.total_seconds()),
+            is_new,
+            channel,
+        )
+
+    # --- sessions ---
+
+    async def refresh(self, refresh_token: str) -> Login:
+        """Rotate a refresh token.
+
+        Guarantee: a token works once. The compare-and-set on its hash lets one of two callers through; the other one, and
+        whoever comes later with an old token, ends the whole session.
+
+        Raises:
+            errors.TokenInvalid, errors.RefreshReused.
+        """
+        session_id = refresh_token.partition(".")[0]
+        renewed = tokens.make_refresh_token(session_id)
+        now = utc_now()
+        sessions = self._database["sessions"]
+        session = await sessions.find_one_and_update(
+            {"_id": session_id, "refresh_hash": tokens.refresh_hash(refresh_token), "expires_at": {"$gt": now}},
+            {
+                "$set": {
+                    "refresh_hash": tokens.refresh_hash(renewed),
+                    "last_seen_at": now,
+                    "expires_at": now + tokens.REFRESH_FOR,
+                },
+                "$push": {"used_hashes": {"$each": [tokens.refresh_hash(refresh_token)], "$slice": -50}},
+            },
+        )
+        if session is None:
+            stolen = await sessions.find_one_and_delete(
+                {"_id": session_id, "used_hashes": tokens.refresh_hash(refresh_token)}
+            )
+            self._trusted.clear()
+            if stolen is not None:
+                raise errors.RefreshReused("为了您的账号安全，登录已结束，请重新登录。", en="This token was used before.")
+            raise errors.TokenInvalid("登录已过期，请重新登录。", en="Invalid refresh token.")
+        document = await store.load_resident(self._database["residents"], session["resident_id"])
+        return self._login_of(document, session_id, session["channel"], renewed, False)
+
+    def page_token(self, login: Login) -> str:
+        """Return the token of the H5 pages' cookie: good for 12 hours and for pages only, and ends with its session."""
+        return tokens.sign_token(
+            self._keys,
+            audience="page",
+            subject=login.resident.id,
+            now=utc_now(),
+            lifetime=tokens.PAGE_FOR,
+            sid=login.session_id,
+        )
+
+    async def authenticate(self, token: str, *, page: bool = False) -> ResidentSession:
+        """Return the session of a token. Raises Unauthorized, errors.TokenExpired, errors.TokenInvalid."""
+        if not token:
+            raise Unauthorized("请先登录。", en="Sign in first.")
+        audience = "page" if page else "api"
+        known = self._trusted.get(audience + token)
+        if known is not None and known[1] > utc_now():
+            return known[0]
+        claims = tokens.read_token(self._keys, token, audience=audience)
+        session = await self._database["sessions"].find_one({"_id": claims.get("sid"), "expires_at": {"$gt": utc_now()}})
+        if session is None:
+            raise errors.TokenInvalid("登录已结束，请重新登录。", en="The session has ended.")
+        # The session names the resident, not the token: after a join it is the one that stays.
+        document = await store.load_resident(self._database["residents"], session["resident_id"])
+        found = ResidentSession(document["_id"], session["_id"], document["level"], session["channel"])
+        expires_at = datetime.fromtimestamp(claims["exp"], tz=utc_now().tzinfo)
+        self._trusted[audience + token] = (found, expires_at)
+        return found
+
+    async def logout(self, session: ResidentSession) -> None:
+        """End this session; its tokens stop at once here and within SESSION_TRUST_S elsewhere."""
+        await self.end_session(session.resident_id, session.session_id)
+
+    async def sessions(self, resident_id: str) -> list[dict[str, Any]]:
+        """Return the living sessions of a resident, newest first."""
+        return await self._database["sessions"].find({"resident_id": resident_id}).sort("_id", -1).limit(100).to_list()
+
+    async def end_session(self, resident_id: str, session_id: str) -> bool:
+        """End one session of this resident; return whether it was there."""
+        ended = await self._database["sessions"].delete_one({"_id": session_id, "resident_id": resident_id})
+        self._trusted.clear()
+        return ended.deleted_count == 1
+
+    # --- proving who one is ---
+
+    async def resident(self, resident_id: str) -> Resident:
+        """Return a resident, opened; a joined id leads to the one that stays. Raises NotFound."""
+        return store.opened(self._keys, await store.load_resident(self._database["residents"], resident_id))
+
+    async def verify_wechat_phone(self, session: ResidentSession, code: str) -> Resident:
+        """Bind the phone number that WeChat vouches for. Raises errors.PhoneTaken, Unauthorized."""
+        identity = await self.channel_identity(session.resident_id, "wechat")
+        if identity is None:
+            raise errors.LoginRefused("请先用微信登录。", en="Sign in with WeChat first.")
+        return await self._prove(session.resident_id, phone=await self._wechat.phone_number(code, identity["openid"]))
+
+    async def verify_alipay_phone(self, session: ResidentSession, encrypted: Any) -> Resident:
+        """Bind the phone number that Alipay vouches for (signed and encrypted answer of my.getPhoneNumber)."""
+        if await self.channel_identity(session.resident_id, "alipay") is None:
+            raise errors.LoginRefused("请先用支付宝登录。", en="Sign in with Alipay first.")
+        return await self._prove(session.resident_id, phone=self._alipay.decrypt_phone(encrypted))
+
+    async def verify_sms_phone(self, session: ResidentSession, phone: str, code: str) -> Resident:
+        """Bind a phone number by a code sent to it."""
+        number = _mobile(phone)
+        await self._sms_codes.use(number, code, purpose="login", now=utc_now())
+        return await self._prove(session.resident_id, phone=number)
+
+    async def verify_real_name(self, session: ResidentSession, name: str, id_number: str) -> Resident:
+        """Raise a resident to L3. Raises errors.IdentityMismatch, errors.AlreadyVerified, ProviderUnavailable."""
+        name = " ".join(name.split())
+        rows = [] if 1 <= len(name) <= 50 else [error_row("/name", "invalid", "请填写身份证上的姓名")]
+        try:
+            number = check_id_number(id_number)
+        except ValueError as error:
+            rows.append(error_row("/id_number", "invalid", str(error)))
+        if rows:
+            raise ValidationFailed(rows)
+        known = await self.resident(session.resident_id)
+        if known.id_number and known.id_number != number:
+            raise errors.AlreadyVerified("这个账号已用另一个身份证实名，不能更换；如有疑问请拨打12345。")
+        if not await self._realname.matches(name, number):
+            raise errors.IdentityMismatch()
+        return await self._prove(session.resident_id, name=name, id_number=number)
+
+    async def start_face_check(self, session: ResidentSession) -> dict[str, Any]:
+        """Start a face check at the service; return what the channel's SDK takes. Needs L3."""
+        resident = await self.resident(session.resident_id)
+        require_level(resident.level, LEVEL_REAL_NAME)
+        check_id = new_id("fce")
+        provider_id, client_params = await self._realname.start_face_check(
+            resident.name, resident.id_number, check_id.replace("_", "")
+        )
+        now = utc_now()
+        await self._database["face_checks"].insert_one(
+            {
+                "_id": check_id,
+                "resident_id": resident.id,
+                "provider_id": provider_id,
+                "created_at": now,
+                "expires_at": now + FACE_CHECK_FOR,
+            }
+        )
+        return {"id": check_id, "client_params": client_params}
+
+    async def confirm_face_check(self, session: ResidentSession, check_id: str) -> Resident:
+        """Ask the service for the verdict; L4 when it passed. Raises errors.FacePending, errors.FaceFailed."""
+        check = await self._database["face_checks"].find_one(
+            {"_id": check_id, "resident_id": session.resident_id, "expires_at": {"$gt": utc_now()}}
+        )
+        if check is None:
+            raise errors.FaceCheckNotFound("没有找到这次人脸核验，或已超时，请重新开始。", en="No such face check.")
+        state = await self._realname.face_check_state(check["provider_id"])
+        if state == "pending":
+            raise errors.FacePending("人脸核验还没有完成，请先按提示刷脸。", en="The face check is not finished.")
+        if state == "failed":
+            raise errors.FaceFailed()
+        return await self._prove(session.resident_id, level=LEVEL_FACE)
+
+    async def set_address(self, resident_id: str, address: str) -> None:
+        """Keep an address for prefilling forms."""
+        await self._database["residents"].update_one(
+            {"_id": resident_id},
+            {"$set": store.sealed_fields(self._keys, resident_id, {"address": address}), "$inc": {"version": 1}},
+        )
+
+    async def _prove(self, resident_id: str, *, level: int = 0, **proven: str) -> Resident:
+        """Write what was proven (phone, or name and id_number, or the level), joining the person's other resident if there is one."""
+
+        async def write(session: Any) -> tuple[str, str | None]:
+            residents = self._database["residents"]
+            mine = await store.load_resident(residents, resident_id, session)
+            other = await self._other_holder(mine, proven, session)
+            if other is None:
+                await self._set_proven(mine, proven, level, session)
+                return mine["_id"], None
+            older, younger = sorted((mine, other), key=lambda document: document["_id"])
+            await self._join(younger, older, proven, session)
+            return older["_id"], younger["_id"]
+
+        into, joined = await self._database.transaction(write)
+        self._trusted.clear()
+        if joined is not None:
+            for move in self.after_join:
+                await move(joined, into)
+        return await self.resident(into)
+
+    async def _other_holder(self, mine: dict[str, Any], proven: dict[str, str], session: Any) -> dict[str, Any] | None:
+        for name, purpose in (("id_number", "id"), ("phone", "phone")):
+            if name not in proven:
+                continue
+            indexes = self._keys.blind_indexes(proven[name], purpose=purpose)
+            other: dict[str, Any] | None = await self._database["residents"].find_one(
+                {f"{purpose}_index": {"$in": indexes}, "_id": {"$ne": mine["_id"]}}, session=session
+            )
+            if other is None:
+                continue
+            if mine.get("id_index") and other.get("id_index") and mine["id_index"] != other["id_index"]:
+                # Two persons of different citizen numbers: numbers get new holders, so this proves nothing.
+                raise errors.PhoneTaken("这个手机号已绑定另一个实名账号；如果换了号码，请到窗口或拨打12345更新。")
+            return other
+        return None
+
+    async def _set_proven(self, mine: dict[str, Any], proven: dict[str, str], level: int, session: Any) -> None:
+        reached = max(
+            mine["level"],
+            level,
+            LEVEL_REAL_NAME if "id_number" in proven else 0,
+            LEVEL_PHONE if "phone" in proven else 0,
+        )
+        await self._database["residents"].update_one(
+            {"_id": mine["_id"]},
+            {
+                "$set": {**store.sealed_fields(self._keys, mine["_id"], proven), "level": reached},
+                "$inc": {"version": 1},
+            },
+            session=session,
+        )
+
+    async def _join(
+        self, younger: dict[str, Any], older: dict[str, Any], proven: dict[str, str], session: Any
+    ) -> None:
+        """Join the younger resident into the older one, in the caller's transaction."""
+        values = {
+            name: value
+            for document in (younger, older)
+            for name, value in vars(store.opened(self._keys, document)).items()
+            if name in ("name", "id_number", "phone", "address") and value
+        } | proven
+        # A face check was of one of the two; name and number alone do not carry it over to the other's channels.
+        level = min(max(younger["level"], older["level"]), LEVEL_REAL_NAME)
+        level = max(level, LEVEL_REAL_NAME if values.get("id_number") else LEVEL_PHONE)
+        residents = self._database["residents"]
+        await residents.update_one(
+            {"_id": younger["_id"]},
+            {
+                "$set": {"merged_into": older["_id"]},
+                "$unset": dict.fromkeys(("phone_index", "id_index", "name", "id_number", "phone", "address"), ""),
+                "$inc": {"version": 1},
+            },
+            session=session,
+        )
+        await residents.update_one(
+            {"_id": older["_id"]},
+            {"$set": {**store.sealed_fields(self._keys, older["_id"], values), "level": level}, "$inc": {"version": 1}},
+            session=session,
+        )
+        for collection in ("channel_identities", "sessions"):
+            await self._database[collection].update_many(
+                {"resident_id": younger["_id"]}, {"$set": {"resident_id": older["_id"]}}, session=session
+            )
+        channel = await self._database["channel_identities"].find_one(
+            {"resident_id": older["_id"]}, sort=[("last_login_at", -1)], session=session
+        )
+        await outbox.append(
+            self._database,
+            session,
+            [
+                new_event(
+                    "identity.joined",
+                    subject=("resident", older["_id"]),
+                    owner_id=older["_id"],
+                    data={"from": younger["_id"], "into": older["_id"], "channel": channel["provider"] if channel else "sms"},
+                )
+            ],
+        )
+
+    # --- for push and payments ---
+
+    async def channel_identity(self, resident_id: str, provider: str) -> dict[str, Any] | None:
+        """Return a resident's identity at a platform (the last one used), or None."""
+        return await self._database["channel_identities"].find_one(
+            {"resident_id": resident_id, "provider": provider}, sort=[("last_login_at", -1)]
+        )
+
+    async def phone_of(self, resident_id: str) -> str:
+        """Return the verified phone number, or empty text."""
+        return (await self.resident(resident_id)).phone
+
+
+def require_level(level: int, required: int) -> None:
+    """Raise LevelRequired when a level is too low."""
+    if level >= required:
+        return
+    step = {2: "请先验证手机号", 3: "请先完成实名认证", 4: "请先完成人脸核验，不方便刷脸的可到窗口办理"}[required]
+    raise errors.LevelRequired(
+        f"{step}。", en=f"Identity level L{required} is required.", required_level=required, level=level
+    )
+
+
+def view_resident(resident: Resident) -> dict[str, Any]:
+    """Return the resident as the API shows it: masked."""
+    return {
+        "id": resident.id,
+        "level": resident.level,
+        "name_masked": mask_name(resident.name) if resident.name else None,
+        "phone_masked": mask_phone(resident.phone) if resident.phone else None,
+    }
+
+
+def _mobile(text: str) -> str:
+    try:
+        return check_mobile(text)
+    except ValueError as error:
+        raise ValidationFailed([error_row("/phone", "invalid", str(error))]) from error
