@@ -1,0 +1,201 @@
+"""The keys of both sides: the hall's as merchant and app, the platforms' as signers. Made once, then kept.
+
+A real platform never holds a merchant's private key. Here one file holds everything because the same machine plays
+both sides; the stand-ins themselves use only the public half of the hall's keys.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import string
+import tempfile
+from base64 import b64encode
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import NameOID
+
+from sandbox.signing import make_rsa_key
+
+FILE_NAME = "credentials.json"
+_ALPHANUMERIC = string.ascii_letters + string.digits
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """Every secret of the sandbox. PEM values are text with real line ends."""
+
+    wechat_app_id: str
+    wechat_app_secret: str
+    wechat_message_token: str
+    wechat_message_aes_key: str  # 43 characters: base64 of 32 bytes without its "="
+    wechatpay_mch_id: str
+    wechatpay_api_v3_key: str  # exactly 32 letters and digits
+    merchant_serial: str  # 40 hex digits, upper case
+    merchant_private_key: str
+    merchant_public_key: str
+    wechatpay_public_key_id: str  # PUB_KEY_ID_...
+    wechatpay_private_key: str
+    wechatpay_public_key: str
+    platform_serial: str  # 40 hex digits, upper case: certificate mode
+    platform_private_key: str
+    platform_certificate: str
+    platform_certificate_from: str  # RFC 3339, China time
+    platform_certificate_until: str
+    alipay_app_id: str
+    alipay_app_private_key: str
+    alipay_app_public_key: str
+    alipay_private_key: str
+    alipay_public_key: str
+    alipay_seller_id: str  # 2088 + 12 digits
+    alipay_aes_key: str  # base64 of 16 bytes
+    jpush_app_key: str
+    jpush_master_secret: str
+
+    def hall_settings(self, sandbox_url: str) -> dict[str, str]:
+        """Return the HALL_* variables with which the hall speaks to these stand-ins at `sandbox_url`."""
+        url = sandbox_url.rstrip("/")
+        return {
+            "HALL_WECHAT_API_URL": url,
+            "HALL_WECHAT_APP_ID": self.wechat_app_id,
+            "HALL_WECHAT_APP_SECRET": self.wechat_app_secret,
+            "HALL_WECHAT_MESSAGE_TOKEN": self.wechat_message_token,
+            "HALL_WECHAT_MESSAGE_AES_KEY": self.wechat_message_aes_key,
+            "HALL_WECHATPAY_URL": url,
+            "HALL_WECHATPAY_MCH_ID": self.wechatpay_mch_id,
+            "HALL_WECHATPAY_API_V3_KEY": self.wechatpay_api_v3_key,
+            "HALL_WECHATPAY_MERCHANT_SERIAL": self.merchant_serial,
+            "HALL_WECHATPAY_MERCHANT_KEY": self.merchant_private_key,
+            "HALL_WECHATPAY_PUBLIC_KEY_ID": self.wechatpay_public_key_id,
+            "HALL_WECHATPAY_PUBLIC_KEY": self.wechatpay_public_key,
+            "HALL_ALIPAY_GATEWAY_URL": f"{url}/gateway.do",
+            "HALL_ALIPAY_APP_ID": self.alipay_app_id,
+            "HALL_ALIPAY_APP_PRIVATE_KEY": self.alipay_app_private_key,
+            "HALL_ALIPAY_PUBLIC_KEY": self.alipay_public_key,
+            "HALL_ALIPAY_SELLER_ID": self.alipay_seller_id,
+            "HALL_ALIPAY_AES_KEY": self.alipay_aes_key,
+            "HALL_SMS_URL": f"{url}/sms",
+            "HALL_JPUSH_URL": f"{url}/jpush",
+            "HALL_JPUSH_APP_KEY": self.jpush_app_key,
+            "HALL_JPUSH_MASTER_SECRET": self.jpush_master_secret,
+            "HALL_REALNAME_URL": f"{url}/realname",
+            "HALL_DEPARTMENTS_URL": f"{url}/departments",
+        }
+
+
+def load_or_make(data_dir: Path) -> Credentials:
+    """Return the credentials kept in `data_dir`, making them (file mode 0600) on the first call.
+
+    Raises:
+        ValueError: the file exists but is not a complete set; it names the file, so that a person can remove it.
+    """
+    path = Path(data_dir) / FILE_NAME
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _keep(path, make())
+    try:
+        values = json.loads(path.read_text())
+        return Credentials(**{field.name: values[field.name] for field in fields(Credentials)})
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a complete set of sandbox credentials ({error}); remove it") from error
+
+
+def _keep(path: Path, credentials: Credentials) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".credentials-")  # mkstemp makes it 0600
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(asdict(credentials), file, indent=1)
+            file.flush()
+            os.fsync(file.fileno())
+        # link() instead of rename(): of two processes that start together the first wins, and both then read its file.
+        os.link(temporary, path)
+    except FileExistsError:
+        pass
+    finally:
+        os.unlink(temporary)
+
+
+def make() -> Credentials:
+    """Make a fresh set. Five RSA keys: about a second."""
+    merchant_private, merchant_public = make_rsa_key()
+    wechatpay_private, wechatpay_public = make_rsa_key()
+    platform_private, _ = make_rsa_key()
+    app_private, app_public = make_rsa_key()
+    alipay_private, alipay_public = make_rsa_key()
+    mch_id = "19" + _digits(8)
+    starts = datetime.now(UTC).replace(microsecond=0) - timedelta(days=1)
+    ends = starts + timedelta(days=5 * 365)
+    serial, certificate = _platform_certificate(platform_private, starts, ends)
+    return Credentials(
+        wechat_app_id="wx" + secrets.token_hex(8),
+        wechat_app_secret=secrets.token_hex(16),
+        wechat_message_token=_letters(24),
+        wechat_message_aes_key=b64encode(secrets.token_bytes(32)).decode().rstrip("="),
+        wechatpay_mch_id=mch_id,
+        wechatpay_api_v3_key=_letters(32),
+        merchant_serial=_serial(),
+        merchant_private_key=merchant_private,
+        merchant_public_key=merchant_public,
+        wechatpay_public_key_id=f"PUB_KEY_ID_0{mch_id}{datetime.now(UTC):%Y%m%d}00{_digits(14)}",
+        wechatpay_private_key=wechatpay_private,
+        wechatpay_public_key=wechatpay_public,
+        platform_serial=serial,
+        platform_private_key=platform_private,
+        platform_certificate=certificate,
+        platform_certificate_from=_china_time(starts),
+        platform_certificate_until=_china_time(ends),
+        alipay_app_id="2021" + _digits(12),
+        alipay_app_private_key=app_private,
+        alipay_app_public_key=app_public,
+        alipay_private_key=alipay_private,
+        alipay_public_key=alipay_public,
+        alipay_seller_id="2088" + _digits(12),
+        alipay_aes_key=b64encode(secrets.token_bytes(16)).decode(),
+        jpush_app_key=secrets.token_hex(12),
+        jpush_master_secret=secrets.token_hex(12),
+    )
+
+
+def _platform_certificate(private_pem: str, starts: datetime, ends: datetime) -> tuple[str, str]:
+    key = serialization.load_pem_private_key(private_pem.encode(), password=None)
+    serial = int(_serial(), 16)
+    name = x509.Name(
+        [
+            x509.NameAttribute(NameOID.COUNTRY_NAME, "CN"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Tenpay.com"),
+            x509.NameAttribute(NameOID.COMMON_NAME, "Tenpay.com sign (sandbox)"),
+        ]
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(serial)
+        .not_valid_before(starts)
+        .not_valid_after(ends)
+        .sign(key, hashes.SHA256())
+    )
+    return f"{serial:040X}", certificate.public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _serial() -> str:
+    # A certificate serial is positive and at most 20 octets: 40 hex digits whose first is below 8.
+    return "7" + secrets.token_hex(20).upper()[1:]
+
+
+def _china_time(moment: datetime) -> str:
+    return (moment + timedelta(hours=8)).strftime("%Y-%m-%dT%H:%M:%S+08:00")
+
+
+def _digits(count: int) -> str:
+    return "".join(secrets.choice(string.digits) for _ in range(count))
+
+
+def _letters(count: int) -> str:
+    return "".join(secrets.choice(_ALPHANUMERIC) for _ in range(count))
