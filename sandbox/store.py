@@ -32,7 +32,7 @@ create table if not exists notices (
 );
 create index if not exists notices_due on notices (next_at) where next_at is not null;
 create table if not exists sent (
-    id text primary key, seq integer not null, channel text not null, recipient text not null, at real not null,
+    seq integer primary key autoincrement, channel text not null, recipient text not null, at real not null,
     record text not null, dedupe text unique
 );
 create table if not exists facts (kind text not null, key text not null, value text not null, primary key (kind, key));
@@ -194,26 +194,32 @@ class Store:
     ) -> dict[str, Any]:
         """Keep one sent message; with a `dedupe` key that was seen before, return the first one instead."""
         if dedupe is not None:
-            row = self._db.execute("select record from sent where dedupe = ?", (dedupe,)).fetchone()
+            row = self._db.execute("select seq, record from sent where dedupe = ?", (dedupe,)).fetchone()
             if row:
-                return json.loads(row["record"])
-        seq = self._db.execute("select coalesce(max(seq), 0) + 1 from sent").fetchone()[0]
-        record = {"id": f"{seq:012d}"} | record
-        self._db.execute(
-            "insert into sent (id, seq, channel, recipient, at, record, dedupe) values (?, ?, ?, ?, ?, ?, ?)",
-            (record["id"], seq, channel, to, at, _dump(record), dedupe),
-        )
-        return record
+                return _sent(row)
+        seq = self._db.execute(
+            "insert into sent (channel, recipient, at, record, dedupe) values (?, ?, ?, ?, ?)",
+            (channel, to, at, _dump(record), dedupe),
+        ).lastrowid
+        return {"id": f"{seq:012d}"} | record
 
     def sent(self, channel: str | None, to: str | None, after: str | None) -> list[dict[str, Any]]:
-        """List what was sent, oldest first. `after` is an id or an RFC 3339 time in UTC; both sort as text."""
+        """List what was sent, oldest first.
+
+        `to` is a phone, openid, user id or registration id, or the name the person signed in with. `after` is an id
+        or an RFC 3339 time in UTC.
+        """
+        by_time = after is not None and "T" in after
         rows = self._db.execute(
-            "select record from sent where (?1 is null or channel = ?1) and (?2 is null or recipient = ?2)"
-            " and (?3 is null or case when ?3 like '%T%' then json_extract(record, '$.at') else id end > ?3)"
-            " order by seq",
-            (channel, to, after),
+            "select seq, record from sent where (?1 is null or channel = ?1)"
+            " and (?2 is null or recipient = ?2 or json_extract(record, '$.name') = ?2)"
+            " and (?3 is null or seq > ?3) and (?4 is null or json_extract(record, '$.at') > ?4) order by seq",
+            (channel, to, int(after) if after and not by_time else None, after if by_time else None),
         )
-        return [json.loads(row["record"]) for row in rows]
+        return [_sent(row) for row in rows]
+
+    def forget_sent(self) -> int:
+        return self._db.execute("delete from sent").rowcount
 
     # -- small facts: known people, tokens, grants, templates, face checks, paid bills -------------------------------
 
@@ -244,6 +250,10 @@ def _trade(row: sqlite3.Row | None) -> Trade | None:
         return None
     values = {item.name: row[item.name] for item in fields(Trade)}
     return Trade(**values | {"extra": json.loads(row["extra"])})
+
+
+def _sent(row: sqlite3.Row) -> dict[str, Any]:
+    return {"id": f"{row['seq']:012d}"} | json.loads(row["record"])
 
 
 def _notice(row: sqlite3.Row) -> Notice:

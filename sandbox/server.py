@@ -1,0 +1,120 @@
+"""The one application of all stand-ins, and how it is served.
+
+    python -m sandbox --port 8889 --data-dir .data/sandbox
+
+State and keys live in the data directory; a second start finds both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from sandbox import alipay, cashier, control, departments, jpush, realname, sms, wechat, wechatpay
+from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
+from sandbox.credentials import Credentials, load_or_make
+from sandbox.notices import Courier
+from sandbox.store import Store
+
+_LARGEST_BODY = 1024 * 1024
+DEFAULT_HALL_URL = "http://127.0.0.1:8888"
+
+
+class Health(StandIn):
+    """GET /healthz: the process is up."""
+
+    def get(self) -> None:
+        self.send({"ok": True})
+
+
+def make_application(
+    credentials: Credentials, store: Store, *, hall_url: str = DEFAULT_HALL_URL, pace: Pace | None = None
+) -> Application:
+    """Put the stand-ins together. The caller serves the application and runs `sandbox_of(application).courier`.
+
+    Args:
+        hall_url: the public address of the hall; pages lead back there and to this machine only.
+        pace: how long retries and delays take; tests shorten it.
+    """
+    sandbox = Sandbox(credentials, store, hall_url, pace or Pace())
+    sandbox.courier = Courier(sandbox)
+    parts = (wechat, wechatpay, alipay, sms, jpush, realname, departments, control, cashier)
+    routes = [route for part in parts for route in part.routes]
+    return Application(
+        [(r"/healthz", Health), *routes],
+        default_handler_class=NothingHere,
+        template_path=str(Path(__file__).parent / "templates"),
+        log_function=_log_request,
+        sandbox=sandbox,
+    )
+
+
+@dataclass
+class Running:
+    """A served sandbox. `url` is its origin; stop() ends it and leaves the state in the data directory."""
+
+    url: str
+    sandbox: Sandbox
+    _server: HTTPServer
+    _courier: asyncio.Task[None]
+
+    async def stop(self) -> None:
+        self._server.stop()
+        self._courier.cancel()
+        await asyncio.gather(self._courier, return_exceptions=True)
+        await self._server.close_all_connections()
+        self.sandbox.store.close()
+
+
+async def start(
+    port: int,
+    data_dir: Path,
+    *,
+    host: str = "127.0.0.1",
+    hall_url: str | None = None,
+    pace: Pace | None = None,
+) -> Running:
+    """Serve the stand-ins on `port` (0 = any free one) inside the running loop.
+
+    Raises:
+        RuntimeError: HALL_ENV is production; there the stand-ins must not exist.
+        OSError: the port is taken.
+    """
+    if os.environ.get("HALL_ENV") == "production":
+        raise RuntimeError("the sandbox does not run when HALL_ENV=production")
+    # The port first: who cannot have it should not make keys or open the file of the one that has it.
+    sockets = bind_sockets(port, host)
+    credentials = await asyncio.to_thread(load_or_make, Path(data_dir))
+    store = Store(Path(data_dir))
+    hall_url = hall_url or os.environ.get("HALL_PUBLIC_URL") or DEFAULT_HALL_URL
+    application = make_application(credentials, store, hall_url=hall_url, pace=pace)
+    server = HTTPServer(application, max_body_size=_LARGEST_BODY, max_buffer_size=2 * _LARGEST_BODY)
+    server.add_sockets(sockets)
+    sandbox: Sandbox = application.settings["sandbox"]
+    assert sandbox.courier is not None
+    courier = asyncio.create_task(sandbox.courier.run(), name="sandbox-courier")
+    url = f"http://{host}:{sockets[0].getsockname()[1]}"
+    log.info("sandbox on %s", url)
+    return Running(url, sandbox, server, courier)
+
+
+async def serve(port: int, data_dir: Path) -> None:
+    """Serve until cancelled."""
+    running = await start(port, data_dir)
+    try:
+        # The courier runs for good; if it ever breaks, the process should end and be seen to.
+        await running._courier
+    finally:
+        await running.stop()
+
+
+def _log_request(handler: StandIn) -> None:
+    # The path without its query: access tokens and login codes travel in the query.
+    request = handler.request
+    log.debug("%s %s %s", handler.get_status(), request.method, request.path)
