@@ -26,7 +26,7 @@ FILE_NAME = "credentials.json"
 _ALPHANUMERIC = string.ascii_letters + string.digits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # no repr: a traceback should not print keys
 class Credentials:
     """Every secret of the sandbox. PEM values are text with real line ends."""
 
