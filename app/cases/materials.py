@@ -1,0 +1,97 @@
+"""Materials of a case: which are needed under the answers given, and what state each is in."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.catalogue.model import applies
+from app.kernel.errors import ErrorRow, error_row
+
+# What the resident brings or shows at the window cannot be uploaded, so it does not hold up an online application.
+_AT_WINDOW = ("paper", "onsite")
+
+
+def needed(item: Mapping[str, Any], answers: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the item's materials that apply under these answers, in the item's order."""
+    return [material for material in item["materials"] if applies(material.get("when"), answers)]
+
+
+def must_upload(material: Mapping[str, Any]) -> bool:
+    """Say whether an application is incomplete without this (applying) material."""
+    return (
+        material["required"] in ("required", "conditional")
+        and material["source"] != "system"
+        and material["form"] not in _AT_WINDOW
+    )
+
+
+def photo_fields(item: Mapping[str, Any]) -> dict[str, str]:
+    """Return the form fields that take a file: key -> label. Their files are kept like materials, under the field's key."""
+    return {field["key"]: field["label"] for field in item["form"] if field["type"] == "photo"}
+
+
+def is_met(held: Mapping[str, Any] | None) -> bool:
+    """Say whether something was handed in: files, or a licence in their place."""
+    return bool(held and (held.get("files") or held.get("licence_id")))
+
+
+def gaps(item: Mapping[str, Any], answers: Mapping[str, Any], held: Mapping[str, Any]) -> list[ErrorRow]:
+    """Return one row for every material that is missing."""
+    return [
+        error_row(f"/materials/{material['key']}", "required", f"请上传“{material['name']}”")
+        for material in needed(item, answers)
+        if must_upload(material) and not is_met(held.get(material["key"]))
+    ]
+
+
+def view(item: Mapping[str, Any], answers: Mapping[str, Any], held: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the materials as the API shows them.
+
+    `status`: missing, optional, uploaded, licence, generated (made by the hall from the form), at_window (bring the original).
+    """
+    rows = [
+        _row(material, held.get(material["key"]), must_upload(material)) for material in needed(item, answers)
+    ]
+    for key, label in photo_fields(item).items():
+        rows.append(_photo_row(key, label, held.get(key)))
+    return rows
+
+
+def _row(material: Mapping[str, Any], held: Mapping[str, Any] | None, required: bool) -> dict[str, Any]:
+    if held and held.get("licence_id"):
+        status = "licence"
+    elif held and held.get("files"):
+        status = "uploaded"
+    elif material["source"] == "system":
+        status = "generated"
+    elif material["form"] in _AT_WINDOW:
+        status = "at_window"
+    else:
+        status = "missing" if required else "optional"
+    return {
+        "key": material["key"],
+        "name": material["name"],
+        "required": required,
+        "status": status,
+        "files": [_file(entry) for entry in (held or {}).get("files", ())],
+        "licence_id": (held or {}).get("licence_id"),
+        "licence_type": material.get("licence"),
+        "notes": material.get("notes", ""),
+    }
+
+
+def _photo_row(key: str, label: str, held: Mapping[str, Any] | None) -> dict[str, Any]:
+    files = [_file(entry) for entry in (held or {}).get("files", ())]
+    return {
+        "key": key,
+        "name": label,
+        "required": False,  # the receipt number in the form will do instead
+        "status": "uploaded" if files else "optional",
+        "files": files,
+        "licence_id": None,
+        "licence_type": None,
+        "notes": "可上传照片，也可以在表单里填照片回执号",
+    }
+
+
+def _file(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"id": entry["id"], "name": entry["name"], "type": entry["type"], "size": entry["size"]}

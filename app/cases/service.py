@@ -1,0 +1,458 @@
+"""What residents do with their cases. Every change is one transaction: load, judge, compare-and-set, events.
+
+Guarantees: an answered save or submit is on disk with a majority; two writers never overwrite each other (the loser gets 409); a case
+and the events that tell of it are written together or not at all.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Any, Protocol
+
+from app.cases import errors, forms, machine, materials, steps, views
+from app.cases.model import Case, Fee, State, TimelineEntry
+from app.cases.store import CaseStore
+from app.cases.uploads import MAX_FILES, check_upload
+from app.catalogue import model as items
+from app.identity.model import Resident
+from app.identity.service import require_level
+from app.kernel.calendar import WorkingCalendar
+from app.kernel.clock import shanghai_day, utc_now
+from app.kernel.errors import ErrorRow, ValidationFailed, error_row
+from app.kernel.ids import random_code
+from app.storage.files import Files
+from app.storage.mongo import Database
+
+QUERY_CODE_LENGTH = 8
+
+
+class Catalogue(Protocol):
+    """What is needed of app/catalogue: items by version, and places."""
+
+    def item(self, code: str) -> Mapping[str, Any]: ...
+    async def item_at(self, code: str, version: int) -> Mapping[str, Any]: ...
+    def agency(self, agency_id: str) -> Mapping[str, Any]: ...
+    @property
+    def division_codes(self) -> frozenset[str]: ...
+
+
+class People(Protocol):
+    """What is needed of app/identity."""
+
+    async def resident(self, resident_id: str) -> Resident: ...
+
+
+class Licences(Protocol):
+    """What is needed of app/licences: whether a licence can stand in for a material."""
+
+    async def usable(self, licence_id: str, resident_id: str, licence_type: str) -> Mapping[str, Any]: ...
+    async def prefill_sources(self, resident_id: str) -> Mapping[str, str]: ...
+
+
+class Cases:
+    """The resident's side; the clerks' side is review.Review on the same store."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: CaseStore,
+        *,
+        catalogue: Catalogue,
+        people: People,
+        licences: Licences,
+        files: Files,
+        calendar: WorkingCalendar,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database = database
+        self.store = store
+        self.catalogue = catalogue
+        self._people = people
+        self._licences = licences
+        self._files = files
+        self.calendar = calendar
+        self._clock = clock
+
+    # --- reading ---
+
+    async def get(self, case_id: str, resident_id: str) -> Case:
+        """Return a resident's own case. Raises CaseNotFound, also for somebody else's."""
+        return await self.store.load({"_id": case_id, "owner_id": resident_id})
+
+    async def list(
+        self, resident_id: str, *, state: str | None = None, limit: int = 20, cursor: str | None = None
+    ) -> tuple[list[Case], str | None]:
+        """Return a resident's cases, newest first, and the cursor of the next page."""
+        query: dict[str, Any] = {"owner_id": resident_id}
+        if state:
+            query["state"] = state
+        if cursor:
+            query["_id"] = {"$lt": cursor}
+        cases, more = await self.store.page(query, [("_id", -1)], limit)
+        return cases, cases[-1].id if more else None
+
+    async def view(self, case: Case) -> dict[str, Any]:
+        """Return a case as its owner sees it (api.md)."""
+        item = await self.catalogue.item_at(case.item_code, case.item_version)
+        return views.for_resident(case, item, self.calendar)
+
+    async def progress(self, number: str, query_code: str) -> dict[str, Any]:
+        """Return the progress of a case to whoever holds its number and query code; nothing personal."""
+        case = await self.store.load({"number": number, "query_code": query_code.upper().strip()})
+        if case.state is State.DRAFT:
+            raise errors.CaseNotFound
+        return views.progress(case)
+
+    # --- the draft ---
+
+    async def create(
+        self, resident_id: str, item_code: str, division_code: str, answers: Mapping[str, Any], *, case_id: str
+    ) -> Case:
+        """Open a draft, prefilled from the profile. The same `case_id` again returns the case that was made.
+
+        Raises:
+            NotFound (unknown item), ValidationFailed (division, answers).
+        """
+        item = self.catalogue.item(item_code)
+        rows = self._answer_rows(item, answers)
+        if division_code not in self.catalogue.division_codes:
+            rows.append(error_row("/division_code", "unknown", "请选择办理地区"))
+        if item["service_kind"] != "handle":
+            rows.append(error_row("/item_code", "not_an_application", "这个事项是查询或缴费，请在“查”或“缴”里办理"))
+        if rows:
+            raise ValidationFailed(rows)
+        resident = await self._people.resident(resident_id)
+        now = self._clock()
+        agency = self.catalogue.agency(item["agency"])
+        case = Case(
+            id=case_id,
+            number=await self.store.next_number(item["code"]),
+            query_code=random_code(QUERY_CODE_LENGTH),
+            owner_id=resident_id,
+            item_code=item["code"],
+            item_version=item["version"],
+            item_name=item["name"],
+            agency_id=item["agency"],
+            agency_name=agency["name"],
+            division_code=division_code,
+            state=State.DRAFT,
+            version=1,
+            created_at=now,
+            updated_at=now,
+            answers=dict(answers),
+            form=forms.prefilled(item, await self._known_of(resident, division_code)),
+            timeline=(TimelineEntry(now, "case.created", steps.APPLICANT, "开始填写"),),
+        )
+        return await self.store.insert(case, [steps.told(case, "case.created", now)], forms.personal_keys(item))
+
+    async def _known_of(self, resident: Resident, division_code: str) -> dict[str, str]:
+        return {
+            "profile.name": resident.name,
+            "profile.id_number": resident.id_number,
+            "profile.mobile": resident.phone,
+            "profile.address": resident.address,
+            "case.division": division_code,
+            **await self._licences.prefill_sources(resident.id),
+        }
+
+    async def save(
+        self,
+        case_id: str,
+        resident_id: str,
+        *,
+        form: Mapping[str, Any],
+        version: int,
+        answers: Mapping[str, Any] | None = None,
+    ) -> Case:
+        """Keep answers as they are given, half-typed ones too. None takes an answer back.
+
+        Raises:
+            CaseConflict: `version` is not the stored one; the answer holds the stored version.
+            ValidationFailed: a key the form does not have, or a value of a wrong kind.
+        """
+
+        def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
+            if case.version != version:
+                raise errors.CaseConflict(
+                    "办件在别处被改过，请刷新后再保存；您刚填的内容还在本页。",
+                    en="The draft was changed elsewhere: reload, then save again.",
+                    version=case.version,
+                )
+            kept, rows = forms.draft_values(item, form)
+            rows += self._answer_rows(item, answers or {})
+            if rows:
+                raise ValidationFailed(rows)
+            changed = {key: value for key, value in {**case.form, **kept}.items() if value is not None}
+            return steps.advance(
+                case,
+                "save",
+                machine.RESIDENT,
+                self._clock(),
+                by=steps.APPLICANT,
+                form=changed,
+                answers={**case.answers, **(answers or {})},
+            )
+
+        return await self._change(case_id, resident_id, step)
+
+    async def put_material(self, case_id: str, resident_id: str, key: str, filename: str, data: bytes) -> Case:
+        """Add a file to a material. The same file again is the same file.
+
+        Raises:
+            MaterialNotFound, FileTooLarge, FileRefused, FileBroken, ActionNotAllowed.
+        """
+        case = await self.get(case_id, resident_id)
+        await self._material_of(case, key)
+        self._may_save(case)
+        upload = await asyncio.to_thread(check_upload, filename, data)
+        held = case.materials.get(key, {}).get("files", [])
+        if case.state is State.DRAFT and any(entry["sha256"] == upload.sha256 for entry in held):
+            return case  # while supplementing, the same file counts as handed in anew
+        if len(held) >= MAX_FILES:
+            raise errors.FileTooLarge(f"每项材料最多{MAX_FILES}个文件，请先删除不要的。", en="Too many files.")
+        now = self._clock()
+        file_id = await self._files.put(
+            upload.name, upload.content, {"case_id": case_id, "owner_id": resident_id, "type": upload.content_type}
+        )
+        entry = {
+            "id": file_id,
+            "name": upload.name,
+            "type": upload.content_type,
+            "size": len(upload.content),
+            "sha256": upload.sha256,
+            "at": now,
+        }
+
+        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
+            holding = case.materials.get(key, {})
+            held = [kept for kept in holding.get("files", []) if kept["sha256"] != upload.sha256]
+            return steps.advance(
+                case,
+                "save",
+                machine.RESIDENT,
+                now,
+                by=steps.APPLICANT,
+                materials={**case.materials, key: {"files": [*held, entry], "licence_id": None}},
+            )
+
+        try:
+            return await self._change(case_id, resident_id, step)
+        except Exception:
+            await self._files.delete(file_id)  # nothing points to it
+            raise
+
+    async def put_licence(self, case_id: str, resident_id: str, key: str, licence_id: str) -> Case:
+        """Let one of the resident's own valid licences stand in for a material (拿证照免提交)."""
+        case = await self.get(case_id, resident_id)
+        material = await self._material_of(case, key)
+        if not material.get("licence"):
+            raise ValidationFailed([error_row("/licence_id", "not_accepted", "这项材料不能用电子证照代替，请上传文件")])
+        licence = await self._licences.usable(licence_id, resident_id, material["licence"])
+
+        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
+            holding = {"files": [], "licence_id": licence["id"], "at": self._clock()}
+            return steps.advance(
+                case,
+                "save",
+                machine.RESIDENT,
+                self._clock(),
+                by=steps.APPLICANT,
+                materials={**case.materials, key: holding},
+            )
+
+        return await self._change(case_id, resident_id, step)
+
+    async def remove_material(self, case_id: str, resident_id: str, key: str, file_id: str) -> Case:
+        """Take a file back out. Removing what is not there changes nothing."""
+
+        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
+            holding = case.materials.get(key, {})
+            left = [entry for entry in holding.get("files", []) if entry["id"] != file_id]
+            return steps.advance(
+                case,
+                "save",
+                machine.RESIDENT,
+                self._clock(),
+                by=steps.APPLICANT,
+                materials={**case.materials, key: {**holding, "files": left}},
+            )
+
+        case = await self.get(case_id, resident_id)
+        if any(entry["id"] == file_id for entry in case.materials.get(key, {}).get("files", [])):
+            case = await self._change(case_id, resident_id, step)
+            await self._files.delete(file_id)
+        return case
+
+    async def read_material(self, case_id: str, resident_id: str, file_id: str) -> tuple[str, str, bytes]:
+        """Return (name, type, bytes) of a file of the resident's own case. Raises MaterialNotFound."""
+        return await self.read_file(await self.get(case_id, resident_id), file_id)
+
+    async def read_file(self, case: Case, file_id: str) -> tuple[str, str, bytes]:
+        """Return (name, type, bytes) of a file of a case that the caller may see. Raises MaterialNotFound."""
+        for holding in case.materials.values():
+            for entry in holding.get("files", []):
+                if entry["id"] == file_id and (stored := await self._files.get(file_id)) is not None:
+                    return entry["name"], entry["type"], stored.content
+        raise errors.MaterialNotFound("没有找到这个文件。", en="No such file.")
+
+    # --- the steps ---
+
+    async def submit(self, case_id: str, resident_id: str) -> Case:
+        """Hand the application in.
+
+        Raises:
+            LevelRequired: the item needs a higher identity level.
+            Incomplete: one row for everything that is missing or wrong.
+        """
+        resident = await self._people.resident(resident_id)
+
+        def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
+            self._may(case, "submit")
+            require_level(resident.level, int(item["identity_level"][1:]))
+            form = self._complete_form(case, item)
+            return steps.submit(case, frozen_fees(item, case.answers), form, self.calendar, self._clock())
+
+        return await self._change(case_id, resident_id, step)
+
+    async def supplement(self, case_id: str, resident_id: str) -> Case:
+        """Hand in what the one notice asked for. Raises Incomplete for what is still missing."""
+
+        def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
+            self._may(case, "supplement")
+            form = self._complete_form(case, item, self._notice_rows(case, item))
+            return steps.supplement(case, form, self.calendar, self._clock())
+
+        return await self._change(case_id, resident_id, step)
+
+    async def withdraw(self, case_id: str, resident_id: str, reason: str = "") -> Case:
+        """Take the application back, before the decision."""
+        return await self._change(
+            case_id, resident_id, lambda case, _item: steps.withdraw(case, reason, self._clock())
+        )
+
+    async def fee_paid(self, case_id: str) -> Case | None:
+        """Let a case go on after its fee has come. Harmless when repeated; None when the case does not wait for a fee."""
+
+        def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
+            return steps.fee_paid(case, self.calendar, self._clock(), has_delivery(item))
+
+        try:
+            return await self._change(case_id, None, step)
+        except errors.ActionNotAllowed:
+            return None
+
+    async def recompute_deadlines(self) -> int:
+        """Compute again the deadlines that were estimated, after the notice of a year was loaded; tell those that moved."""
+        changed = 0
+        cases, _more = await self.store.page({"deadline_estimated": True}, [("_id", 1)], 10_000)
+        for case in cases:
+            if case.accepted_at is None or machine.transition("recompute", case.state) is None:
+                continue
+            before = (case.deadline_on, case.deadline_estimated)
+
+            def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
+                moved = steps.with_deadline(case, item, self.calendar)
+                if (moved.deadline_on, moved.deadline_estimated) == (case.deadline_on, case.deadline_estimated):
+                    return steps.Moved(case)
+                return steps.advance(moved, "recompute", machine.SYSTEM, self._clock(), by=steps.HALL, title="办理期限已重新计算")
+
+            after = await self._change(case.id, None, step)
+            changed += (after.deadline_on, after.deadline_estimated) != before
+        return changed
+
+    # --- inside ---
+
+    async def _change(
+        self, case_id: str, resident_id: str | None, step: Callable[[Case, Mapping[str, Any]], steps.Moved]
+    ) -> Case:
+        query = {"_id": case_id} if resident_id is None else {"_id": case_id, "owner_id": resident_id}
+        return await self.change(query, step)
+
+    async def change(
+        self, query: Mapping[str, Any], step: Callable[[Case, Mapping[str, Any]], steps.Moved]
+    ) -> Case:
+        """Load the one case that fits, take a step, and write case and events in one transaction."""
+
+        async def work(session: Any) -> Case:
+            case = await self.store.load(query, session)
+            item = await self.catalogue.item_at(case.item_code, case.item_version)
+            moved = step(case, item)
+            if moved.case is case:
+                return case
+            return await self.store.save(moved.case, moved.events, forms.personal_keys(item), session)
+
+        return await self._database.transaction(work)
+
+    def _may(self, case: Case, name: str) -> None:
+        if name not in machine.allowed_actions(case, machine.RESIDENT):
+            steps.advance(case, name, machine.RESIDENT, self._clock(), by=steps.APPLICANT)  # raises with what is allowed
+
+    def _may_save(self, case: Case) -> None:
+        self._may(case, "save")
+
+    async def _material_of(self, case: Case, key: str) -> Mapping[str, Any]:
+        item = await self.catalogue.item_at(case.item_code, case.item_version)
+        for material in materials.needed(item, case.answers):
+            if material["key"] == key:
+                return material
+        if key in materials.photo_fields(item):
+            return {"key": key, "licence": None}
+        raise errors.MaterialNotFound("这个事项没有这项材料。", en="No such material.")
+
+    def _answer_rows(self, item: Mapping[str, Any], answers: Mapping[str, Any]) -> list[ErrorRow]:
+        return [error_row(f"/answers/{key}", "unknown", text) for key, text in items.wrong_answers(item, answers).items()]
+
+    def _complete_form(
+        self, case: Case, item: Mapping[str, Any], more: tuple[ErrorRow, ...] = ()
+    ) -> dict[str, Any]:
+        rows: list[ErrorRow] = [
+            error_row(f"/answers/{situation['key']}", "required", f"请回答：{situation['question']}")
+            for situation in items.unanswered_fee_situations(item, case.answers)
+        ]
+        facts = forms.Facts(
+            today=shanghai_day(self._clock()),
+            division_codes=self.catalogue.division_codes,
+            fields_with_files=frozenset(key for key, held in case.materials.items() if materials.is_met(held)),
+        )
+        form, form_rows = forms.judge(item, case.answers, case.form, facts)
+        rows += form_rows + materials.gaps(item, case.answers, case.materials)
+        told = {row["pointer"] for row in rows}
+        rows += [row for row in more if row["pointer"] not in told]
+        if rows:
+            raise errors.Incomplete(rows)
+        return form
+
+    def _notice_rows(self, case: Case, item: Mapping[str, Any]) -> tuple[ErrorRow, ...]:
+        """Rows for what the notice asked for and has not come since: a material needs something new, an answer must be there."""
+        assert case.supplement is not None
+        requested_at = case.supplement["requested_at"]
+        form_keys = {field["key"] for field in item["form"]}
+        rows = []
+        for asked in case.supplement["missing"]:
+            held = case.materials.get(asked["key"], {})
+            fresh = any(entry["at"] > requested_at for entry in held.get("files", ()))
+            fresh = fresh or bool(held.get("licence_id") and held.get("at", requested_at) > requested_at)
+            if asked["key"] in form_keys and not fresh:
+                continue  # an answer: judged with the whole form
+            if not fresh:
+                rows.append(
+                    error_row(f"/materials/{asked['key']}", "required", f"请补交“{asked['name']}”：{asked['reason']}")
+                )
+        return tuple(rows)
+
+
+def frozen_fees(item: Mapping[str, Any], answers: Mapping[str, Any]) -> tuple[Fee, ...]:
+    """Return the fees the hall collects for this application, at the prices of this item version.
+
+    Amounts that another system computes (formula, market) and fees paid elsewhere (offline) are not collected here.
+    """
+    return tuple(
+        Fee(fee["key"], fee["name"], fee["amount_fen"], fee["when_paid"], fee["basis"])
+        for fee in items.visible_fees(item, answers)
+        if fee["amount_fen"] and fee["when_paid"] != "offline"
+    )
+
+
+def has_delivery(item: Mapping[str, Any]) -> bool:
+    """Say whether the item has a delivery step of its own."""
+    return any(step["stage"] == "deliver" for step in item["steps"])

@@ -1,0 +1,109 @@
+"""Cases in MongoDB: one document per case, changed only by compare-and-set on its version."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError
+
+from app.cases.errors import CaseConflict, CaseNotFound
+from app.cases.model import Case
+from app.kernel.clock import SHANGHAI, utc_now
+from app.kernel.crypto import KeyRing
+from app.kernel.events import Event
+from app.storage import outbox
+from app.storage.mongo import Database
+
+INDEXES = {
+    "cases": [
+        IndexModel([("owner_id", ASCENDING), ("_id", ASCENDING)], name="of_owner"),
+        IndexModel([("owner_id", ASCENDING), ("state", ASCENDING), ("_id", ASCENDING)], name="of_owner_by_state"),
+        IndexModel([("number", ASCENDING)], name="number", unique=True),
+        # The work list: an agency's open cases, the most urgent first.
+        IndexModel(
+            [("agency_id", ASCENDING), ("due_on", ASCENDING), ("_id", ASCENDING)],
+            name="work_list",
+            partialFilterExpression={"is_open": True},
+        ),
+        IndexModel(
+            [("agency_id", ASCENDING), ("state", ASCENDING), ("due_on", ASCENDING), ("_id", ASCENDING)],
+            name="work_list_by_state",
+        ),
+        IndexModel([("deadline_estimated", ASCENDING)], name="estimated", partialFilterExpression={"deadline_estimated": True}),
+    ]
+}
+
+
+class CaseStore:
+    def __init__(self, database: Database, keys: KeyRing) -> None:
+        self._database = database
+        self._cases = database["cases"]
+        self._keys = keys
+
+    async def next_number(self, item_code: str) -> str:
+        """Return a new case number: item code 31 + day 8 + serial of at least 4 (the layout observed in the province).
+
+        The serial is one counter per item and day, outside any transaction: a number may be skipped, never given twice.
+        """
+        day = utc_now().astimezone(SHANGHAI).strftime("%Y%m%d")
+        counter = await self._database["counters"].find_one_and_update(
+            {"_id": f"case:{item_code}:{day}"}, {"$inc": {"value": 1}}, upsert=True, return_document=True
+        )
+        return f"{item_code}{day}{counter['value']:04d}"
+
+    async def insert(self, case: Case, events: Sequence[Event], personal: frozenset[str]) -> Case:
+        """Insert a new case and its events; when this id exists already (a retry after a crash), return that case."""
+
+        async def work(session: AsyncClientSession) -> None:
+            await self._cases.insert_one(case.to_document(self._keys, personal), session=session)
+            await outbox.append(self._database, session, events)
+
+        try:
+            await self._database.transaction(work)
+        except DuplicateKeyError:
+            document = await self._cases.find_one({"_id": case.id, "owner_id": case.owner_id})
+            if document is None:
+                raise
+            return Case.from_document(document, self._keys)
+        return case
+
+    async def load(self, query: Mapping[str, Any], session: AsyncClientSession | None = None) -> Case:
+        """Return the one case that fits. Raises CaseNotFound."""
+        document = await self._cases.find_one(query, session=session)
+        if document is None:
+            raise CaseNotFound
+        return Case.from_document(document, self._keys)
+
+    async def save(
+        self, case: Case, events: Sequence[Event], personal: frozenset[str], session: AsyncClientSession
+    ) -> Case:
+        """Write a changed case and its events, both in the transaction of `session`.
+
+        Raises:
+            CaseConflict: the stored version is no longer `case.version`; nothing was written.
+        """
+        newer = replace(case, version=case.version + 1, updated_at=utc_now())
+        # The version sits in the filter: a check after reading would let two clerks through.
+        result = await self._cases.replace_one(
+            {"_id": case.id, "version": case.version}, newer.to_document(self._keys, personal), session=session
+        )
+        if result.matched_count == 0:
+            raise CaseConflict("办件刚刚被更新，请刷新后再操作。", en="The case was changed meanwhile.", case_id=case.id)
+        await outbox.append(self._database, session, events)
+        return newer
+
+    async def page(
+        self, query: Mapping[str, Any], sort: list[tuple[str, int]], limit: int
+    ) -> tuple[list[Case], bool]:
+        """Return up to `limit` cases in order, and whether there are more."""
+        documents = await self._cases.find(query).sort(sort).limit(limit + 1).to_list()
+        return [Case.from_document(document, self._keys) for document in documents[:limit]], len(documents) > limit
+
+    async def reassign_owner(self, from_id: str, into_id: str) -> None:
+        """Give all cases of a joined resident to the one that stays. Harmless when repeated.
+
+        The version moves too, so that a writer who loaded the case before cannot put the old owner back.
+        """
+        await self._cases.update_many({"owner_id": from_id}, {"$set": {"owner_id": into_id}, "$inc": {"version": 1}})

@@ -1,0 +1,223 @@
+"""A case as the API shows it: to its owner, to its agency's clerks, and to whoever holds its number and query code."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.cases import machine, materials
+from app.cases.model import STATE_NAMES, Case, Fee, State
+from app.catalogue import model as items
+from app.kernel.calendar import WorkingCalendar
+from app.kernel.clock import chinese_day, format_utc
+from app.kernel.numbers import mask_name
+
+# Who acts next, and what the resident can do meanwhile. {agency}, {accept_by}, {deadline} are filled in.
+_NEXT: Mapping[State, tuple[str, str]] = {
+    State.DRAFT: ("applicant", "填好表单、传齐材料后提交。"),
+    State.SUBMITTED: ("agency", "{agency}将在{accept_by}前告诉您是否受理，您不用做什么。"),
+    State.SUPPLEMENT_REQUIRED: ("applicant", "请按告知补齐材料后再次提交，所有要补的都列在这里。"),
+    State.ACCEPTED: ("agency", "{agency}将在{deadline}前作出决定，您不用做什么。"),
+    State.IN_REVIEW: ("agency", "{agency}正在审查，将在{deadline}前作出决定。"),
+    State.SUSPENDED: ("agency", "特别程序进行中，这段时间不计入期限；结束后会告诉您。"),
+    State.AWAITING_PAYMENT: ("applicant", "请缴费，到账后办件自动继续。"),
+    State.APPROVED: ("agency", "{agency}正在准备结果，送达前会告诉您。"),
+    State.DELIVERING: ("agency", "结果正在送达。"),
+    State.NOT_ACCEPTED: ("nobody", "如有疑问请拨打12345，补齐条件后可以重新申请。"),
+    State.DENIED: ("nobody", "对决定不服的，可以在收到之日起60日内申请行政复议，或6个月内提起行政诉讼。"),
+    State.COMPLETED: ("nobody", "已办结，欢迎评价。"),
+    State.WITHDRAWN: ("nobody", "已撤回，需要时可以重新申请。"),
+}
+
+
+def for_resident(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar) -> dict[str, Any]:
+    """Return the case as its owner sees it."""
+    return {
+        **_common(case, item),
+        "query_code": case.query_code,
+        "form": {"fields": forms_fields(item, case), "values": dict(case.form)},
+        "allowed_actions": machine.allowed_actions(case, machine.RESIDENT),
+        "identity_level": item["identity_level"],
+        "evaluation": case.evaluation_level,
+    }
+
+
+def for_staff(
+    case: Case, item: Mapping[str, Any], calendar: WorkingCalendar, allowed: Sequence[str]
+) -> dict[str, Any]:
+    """Return the case as its agency may see it: without the query code, and without the rating (it is hidden from the handler)."""
+    return {
+        **_common(case, item),
+        "form": {"fields": forms_fields(item, case), "values": dict(case.form)},
+        "allowed_actions": list(allowed),
+        "assignee": case.assignee,
+    }
+
+
+def task(case: Case, allowed: Sequence[str]) -> dict[str, Any]:
+    """Return a line of the work list; the applicant is masked."""
+    return {
+        "id": case.id,
+        "number": case.number,
+        "item": {"code": case.item_code, "name": case.item_name},
+        "applicant_masked": mask_name(str(case.form.get("name") or case.form.get("org_name") or "")),
+        "division_code": case.division_code,
+        "state": case.state.value,
+        "state_name": STATE_NAMES[case.state],
+        "assignee": case.assignee,
+        "submitted_at": format_utc(case.submitted_at),
+        "accept_by_on": _day(case.accept_by_on),
+        "deadline_on": _day(case.deadline_on),
+        "deadline_estimated": case.deadline_estimated,
+        "allowed_actions": list(allowed),
+    }
+
+
+def summary(case: Case) -> dict[str, Any]:
+    """Return a line of the resident's list."""
+    return {
+        "id": case.id,
+        "number": case.number,
+        "item": {"code": case.item_code, "name": case.item_name},
+        "agency": {"id": case.agency_id, "name": case.agency_name},
+        "state": case.state.value,
+        "state_name": STATE_NAMES[case.state],
+        "version": case.version,
+        "created_at": format_utc(case.created_at),
+        "updated_at": format_utc(case.updated_at),
+        "deadline_on": _day(case.deadline_on),
+        "deadline_estimated": case.deadline_estimated,
+        "next": next_step(case),
+        "allowed_actions": machine.allowed_actions(case, machine.RESIDENT),
+    }
+
+
+def progress(case: Case) -> dict[str, Any]:
+    """Return what may be told without sign-in: state and timeline titles, nothing personal and no reasons."""
+    return {
+        "number": case.number,
+        "item": {"code": case.item_code, "name": case.item_name},
+        "agency": {"id": case.agency_id, "name": case.agency_name},
+        "state": case.state.value,
+        "state_name": STATE_NAMES[case.state],
+        "deadline_on": _day(case.deadline_on),
+        "deadline_estimated": case.deadline_estimated,
+        "next": next_step(case),
+        "timeline": [
+            {"at": format_utc(entry.at), "event": entry.event, "by": entry.by, "title": entry.title, "detail": ""}
+            for entry in case.timeline
+        ],
+    }
+
+
+def next_step(case: Case) -> dict[str, Any]:
+    """Return who acts next, by when, and the sentence for the resident."""
+    actor, text = _NEXT[case.state]
+    by_on = None
+    if actor == "agency":
+        by_on = case.accept_by_on if case.state is State.SUBMITTED else case.deadline_on
+    return {
+        "actor": actor,
+        "by_on": _day(by_on),
+        "text": text.format(
+            agency=case.agency_name,
+            accept_by=chinese_day(case.accept_by_on) if case.accept_by_on else "期限",
+            deadline=chinese_day(case.deadline_on) if case.deadline_on else "期限",
+        ),
+    }
+
+
+def forms_fields(item: Mapping[str, Any], case: Case) -> list[Mapping[str, Any]]:
+    """Return the fields of the case's form that apply under its situation answers; `show_when` is left to the client."""
+    return [field for field in item["form"] if items.applies(field.get("when"), case.answers)]
+
+
+def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": case.id,
+        "number": case.number,
+        "item": {"code": case.item_code, "name": case.item_name, "version": case.item_version, "alias": item["alias"]},
+        "agency": {"id": case.agency_id, "name": case.agency_name},
+        "division_code": case.division_code,
+        "state": case.state.value,
+        "state_name": STATE_NAMES[case.state],
+        "version": case.version,
+        "answers": dict(case.answers),
+        "situations": item["situations"],
+        "materials": materials.view(item, case.answers, case.materials),
+        "fee": _fee(case, item),
+        "created_at": format_utc(case.created_at),
+        "submitted_at": format_utc(case.submitted_at),
+        "accepted_at": format_utc(case.accepted_at),
+        "decided_at": format_utc(case.decided_at),
+        "completed_at": format_utc(case.completed_at),
+        "accept_by_on": _day(case.accept_by_on),
+        "deadline_on": _day(case.deadline_on),
+        "deadline_estimated": case.deadline_estimated if case.deadline_on else case.accept_by_estimated,
+        "next": next_step(case),
+        "supplement": _supplement(case),
+        "decision": _decision(case),
+        "delivery": _moment_in(case.delivery),
+        "result": item["result"],
+        "timeline": [
+            {
+                "at": format_utc(entry.at),
+                "event": entry.event,
+                "by": entry.by,
+                "title": entry.title,
+                "detail": entry.detail,
+            }
+            for entry in case.timeline
+        ],
+    }
+
+
+def _fee(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
+    """`state`: none, pending (falls due at a later step), due, paid. Before submission the amounts are those of today's answers."""
+    fees: Sequence[Fee] = case.fees
+    if case.state is State.DRAFT:
+        fees = [
+            Fee(fee["key"], fee["name"], fee["amount_fen"] or 0, fee["when_paid"], fee["basis"])
+            for fee in items.visible_fees(item, case.answers)
+            if fee["amount_fen"] and fee["when_paid"] != "offline"
+        ]
+    states = {fee.state for fee in fees}
+    state = next((name for name in ("due", "pending", "paid") if name in states), "none")
+    return {
+        "amount_fen": sum(fee.amount_fen for fee in fees),
+        "due_fen": sum(fee.amount_fen for fee in fees if fee.state == "due"),
+        "state": state,
+        "lines": [
+            {
+                "key": fee.key,
+                "name": fee.name,
+                "amount_fen": fee.amount_fen,
+                "when_paid": fee.when_paid,
+                "basis": fee.basis,
+                "state": fee.state,
+            }
+            for fee in fees
+        ],
+    }
+
+
+def _supplement(case: Case) -> dict[str, Any] | None:
+    if case.supplement is None:
+        return None
+    return {
+        "requested_at": format_utc(case.supplement["requested_at"]),
+        "returned_at": format_utc(case.supplement["returned_at"]),
+        "missing": list(case.supplement["missing"]),
+    }
+
+
+def _decision(case: Case) -> dict[str, Any] | None:
+    return _moment_in(case.decision)
+
+
+def _moment_in(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if facts is None else {**facts, "at": format_utc(facts["at"])}
+
+
+def _day(day: Any) -> str | None:
+    return day.isoformat() if day else None
+
+

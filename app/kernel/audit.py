@@ -1,0 +1,31 @@
+"""Audit: who did what to whose data. Rows are only ever added; no personal data stands in them."""
+
+from typing import Any
+
+from app.kernel import context
+from app.kernel.clock import utc_now
+from app.kernel.ids import new_id
+
+
+async def record(collection: Any, *, actor: str, action: str, subject: str, owner_id: str, purpose: str = "") -> None:
+    """Add one row to the `audit` collection.
+
+    Args:
+        actor: staff account or resident id.
+        action: `<subject>.<verb>`, for example `case.read`.
+        subject: id of what was touched.
+        owner_id: whose data it is.
+        purpose: why, where the law asks for it (个人信息保护法 art. 6).
+    """
+    await collection.insert_one(
+        {
+            "_id": new_id("aud"),
+            "at": utc_now(),
+            "actor": actor,
+            "action": action,
+            "subject": subject,
+            "owner_id": owner_id,
+            "purpose": purpose,
+            "request_id": context.request_id.get(),
+        }
+    )
