@@ -1,0 +1,25 @@
+"""What every process does first: read the settings (in dev and test with what they make by themselves) and start logging."""
+
+import os
+from pathlib import Path
+
+from app.kernel import context
+from commands.defaults import fill_in
+from config.logging import configure_logging
+from config.settings import Settings, read_settings
+
+
+def load_settings() -> Settings:
+    """Return this process's settings. Raises SettingsError."""
+    settings = read_settings()
+    if settings.is_production:
+        return settings
+    from commands.dev import sandbox_settings  # dev and test only: production never imports the stand-ins
+
+    data_dir = Path(settings.data_dir)
+    return read_settings(fill_in(dict(os.environ), sandbox_settings(data_dir, settings.sandbox_port), data_dir))
+
+
+def start_logging(settings: Settings, process: str) -> None:
+    """Send this process's logs to stderr, each line with the present request id."""
+    configure_logging(settings.log_level, settings.log_format, process=process, request_id=context.request_id.get)

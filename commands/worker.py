@@ -1,0 +1,89 @@
+"""The worker: relays events, delivers messages, follows payments, recomputes deadlines. Any number may run.
+
+Everything it does is found in MongoDB, so a worker that dies loses nothing: the next one, or the same one restarted, goes on. Redis only
+wakes it sooner.
+"""
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import click
+import structlog
+from redis.exceptions import RedisError
+
+from app.kernel import context
+from app.kernel.clock import utc_now
+from app.kernel.ids import new_id
+from commands.environment import load_settings, start_logging
+from config.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+
+@click.command()
+def command() -> None:
+    """Relay events, deliver messages, follow payments."""
+    settings = load_settings()
+    start_logging(settings, "worker")
+    asyncio.run(work(settings))
+
+
+async def work(settings: Settings) -> None:
+    """Work until SIGTERM or SIGINT; what is in hand is finished first."""
+    from commands.assembly import assemble
+
+    hall = await assemble(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    log.info("worker.started")
+    deliver_soon = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(hall.relay.run(stop))
+        group.create_task(_every(0.5, stop, "deliver", lambda: hall.push.deliver_due(utc_now()), deliver_soon))
+        group.create_task(_every(2, stop, "payments", lambda: hall.payments.sweep(utc_now())))
+        group.create_task(_every(1800, stop, "deadlines", hall.recompute_deadlines))
+        group.create_task(_listen(hall, stop, deliver_soon))
+    await hall.close()
+    log.info("worker.stopped")
+
+
+async def _every(
+    seconds: float, stop: asyncio.Event, name: str, job: Callable[[], Awaitable[Any]], soon: asyncio.Event | None = None
+) -> None:
+    """Run a job again and again until `stop`; a failure is logged and the next round comes all the same."""
+    while not stop.is_set():
+        context.request_id.set(new_id("job"))
+        try:
+            await job()
+        except Exception as error:  # a loop of the worker must outlive whatever one round meets
+            log.warning("worker.round_failed", job=name, exc_info=error)
+        waits = [asyncio.ensure_future(stop.wait())] + ([asyncio.ensure_future(soon.wait())] if soon else [])
+        await asyncio.wait(waits, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        for wait in waits:
+            wait.cancel()
+        if soon:
+            soon.clear()
+
+
+async def _listen(hall: Any, stop: asyncio.Event, deliver_soon: asyncio.Event) -> None:
+    """Wake the relay and the deliveries when another process says there is something new."""
+    while not stop.is_set():
+        try:
+            async with hall.redis.pubsub() as channel:
+                await channel.subscribe("events", "deliveries")
+                while not stop.is_set():
+                    message = await channel.get_message(ignore_subscribe_messages=True, timeout=1)
+                    if message and message["channel"] == "events":
+                        hall.relay.wake()
+                    elif message:
+                        deliver_soon.set()
+        except (RedisError, OSError) as error:
+            log.warning("worker.redis_away", error=type(error).__name__)
+            try:
+                await asyncio.wait_for(stop.wait(), 2)
+            except TimeoutError:
+                pass

@@ -1,0 +1,210 @@
+"""A resident's cases (/v1/cases) and progress without sign-in."""
+
+from urllib.parse import quote
+
+from marshmallow import Schema, fields, validate
+
+from app.cases import views
+from app.cases.model import State
+from app.cases.uploads import MAX_FILE_BYTES
+from app.kernel.errors import NotFound, TooLarge, ValidationFailed, error_row
+from handlers.base import HallHandler, operation
+
+
+class CreateCaseRequest(Schema):
+    item_code = fields.String(required=True, validate=validate.Length(1, 50))
+    division_code = fields.String(required=True, validate=validate.Length(1, 12))
+    answers = fields.Dict(keys=fields.String(), values=fields.Raw(), load_default=dict)
+
+
+class SaveCaseRequest(Schema):
+    form = fields.Dict(keys=fields.String(), values=fields.Raw(allow_none=True), load_default=dict)
+    answers = fields.Dict(keys=fields.String(), values=fields.Raw(), load_default=None, allow_none=True)
+    version = fields.Integer(required=True, strict=True, validate=validate.Range(min=1))
+
+
+class LicenceRequest(Schema):
+    licence_id = fields.String(required=True, validate=validate.Length(1, 60))
+
+
+class WithdrawRequest(Schema):
+    reason = fields.String(load_default="", validate=validate.Length(max=500))
+
+
+
+class EvaluationRequest(Schema):
+    level = fields.Integer(required=True, strict=True, validate=validate.Range(1, 5))
+    tags = fields.List(fields.String(validate=validate.Length(1, 30)), load_default=list, validate=validate.Length(max=10))
+    text = fields.String(load_default="", validate=validate.Length(max=1000))
+
+
+class CaseListQuery(Schema):
+    state = fields.String(load_default=None, validate=validate.OneOf([state.value for state in State]))
+    limit = fields.Integer(load_default=20, validate=validate.Range(1, 100))
+    cursor = fields.String(load_default=None, validate=validate.Regexp(r"case_[0-9A-Z]{26}\Z"))
+
+
+class ProgressRequest(Schema):
+    case_number = fields.String(required=True, validate=validate.Length(1, 60))
+    query_code = fields.String(required=True, validate=validate.Length(1, 20))
+
+
+class TimelineEntryResponse(Schema):
+    at = fields.String()
+    event = fields.String()
+    by = fields.String()
+    title = fields.String()
+    detail = fields.String()
+
+
+class MaterialResponse(Schema):
+    key = fields.String()
+    name = fields.String()
+    required = fields.Boolean()
+    status = fields.String(validate=validate.OneOf(["missing", "optional", "uploaded", "licence", "generated", "at_window"]))
+    files = fields.List(fields.Dict())
+    licence_id = fields.String(allow_none=True)
+
+
+class CaseResponse(Schema):
+    id = fields.String()
+    number = fields.String()
+    item = fields.Dict()
+    state = fields.String(validate=validate.OneOf([state.value for state in State]))
+    version = fields.Integer()
+    form = fields.Dict()
+    materials = fields.List(fields.Nested(MaterialResponse))
+    fee = fields.Dict()
+    deadline_on = fields.String(allow_none=True)
+    deadline_estimated = fields.Boolean()
+    allowed_actions = fields.List(fields.String())
+    timeline = fields.List(fields.Nested(TimelineEntryResponse))
+
+
+class CaseListResponse(Schema):
+    items = fields.List(fields.Dict())
+    next_cursor = fields.String(allow_none=True)
+
+
+class Cases(HallHandler):
+    @operation(
+        "Open a draft, prefilled", body=CreateCaseRequest, answers={201: CaseResponse}, auth="resident", idempotent=True
+    )
+    async def post(self) -> None:
+        case = await self.hall.cases.create(
+            self.resident.resident_id,
+            self.body["item_code"],
+            self.body["division_code"],
+            self.body["answers"],
+            case_id=self.idempotent_id("case"),
+        )
+        await self.answer(await self.hall.cases.view(case), 201)
+
+    @operation("The resident's cases, newest first", query=CaseListQuery, answers={200: CaseListResponse}, auth="resident")
+    async def get(self) -> None:
+        cases, cursor = await self.hall.cases.list(self.resident.resident_id, **self.query)
+        await self.answer({"items": [views.summary(case) for case in cases], "next_cursor": cursor})
+
+
+class OneCase(HallHandler):
+    @operation("A case", answers={200: CaseResponse}, auth="resident")
+    async def get(self, case_id: str) -> None:
+        await self.answer(await self.hall.cases.view(await self.hall.cases.get(case_id, self.resident.resident_id)))
+
+    @operation("Keep answers of a draft", body=SaveCaseRequest, answers={200: CaseResponse}, auth="resident")
+    async def patch(self, case_id: str) -> None:
+        case = await self.hall.cases.save(case_id, self.resident.resident_id, **self.body)
+        await self.answer(await self.hall.cases.view(case))
+
+
+class Material(HallHandler):
+    @operation("Hand in a material: multipart `file`, or JSON {licence_id}", answers={200: MaterialResponse}, auth="resident")
+    async def put(self, case_id: str, key: str) -> None:
+        cases, owner = self.hall.cases, self.resident.resident_id
+        if self.request.headers.get("Content-Type", "").startswith("multipart/form-data"):
+            uploads = self.request.files.get("file", [])
+            if len(uploads) != 1:
+                raise ValidationFailed([error_row("/file", "required", "请用 file 字段上传一个文件")])
+            if len(uploads[0].body) > MAX_FILE_BYTES:
+                raise TooLarge("文件超过10MB，请压缩后再传。", en="The file is larger than 10 MB.")
+            case = await cases.put_material(case_id, owner, key, uploads[0].filename, uploads[0].body)
+        else:
+            case = await cases.put_licence(case_id, owner, key, self.load_json(LicenceRequest)["licence_id"])
+        view = await cases.view(case)
+        material = next(row for row in view["materials"] if row["key"] == key)
+        await self.answer(material | {"version": case.version})
+
+
+class MaterialFile(HallHandler):
+    @operation("A file of a material", auth="resident")
+    async def get(self, case_id: str, _key: str, file_id: str) -> None:
+        send_file(self, *await self.hall.cases.read_material(case_id, self.resident.resident_id, file_id))
+
+    @operation("Take a file back out", answers={200: MaterialResponse}, auth="resident")
+    async def delete(self, case_id: str, key: str, file_id: str) -> None:
+        case = await self.hall.cases.remove_material(case_id, self.resident.resident_id, key, file_id)
+        view = await self.hall.cases.view(case)
+        rows = [row for row in view["materials"] if row["key"] == key]
+        if not rows:
+            raise NotFound("这个事项没有这项材料。", en="No such material.")
+        await self.answer(rows[0] | {"version": case.version})
+
+
+def send_file(handler: HallHandler, name: str, content_type: str, content: bytes) -> None:
+    """Send an uploaded file so that no browser runs it on the hall's origin."""
+    handler.set_header("Content-Type", content_type)
+    handler.set_header("Content-Disposition", f"inline; filename*=UTF-8''{quote(name)}")
+    handler.set_header("Content-Security-Policy", "default-src 'none'; sandbox")
+    handler.set_header("Cache-Control", "private, no-store")
+    handler.finish(content)
+
+
+class Submit(HallHandler):
+    @operation("Hand the application in", answers={200: CaseResponse}, auth="resident", idempotent=True)
+    async def post(self, case_id: str) -> None:
+        case = await self.hall.cases.submit(case_id, self.resident.resident_id)
+        await self.answer(await self.hall.cases.view(case))
+
+
+class Supplement(HallHandler):
+    @operation("Hand in what the notice asked for", answers={200: CaseResponse}, auth="resident", idempotent=True)
+    async def post(self, case_id: str) -> None:
+        case = await self.hall.cases.supplement(case_id, self.resident.resident_id)
+        await self.answer(await self.hall.cases.view(case))
+
+
+class Withdraw(HallHandler):
+    @operation(
+        "Take the application back", body=WithdrawRequest, answers={200: CaseResponse}, auth="resident", body_optional=True
+    )
+    async def post(self, case_id: str) -> None:
+        case = await self.hall.cases.withdraw(case_id, self.resident.resident_id, self.body["reason"])
+        await self.answer(await self.hall.cases.view(case))
+
+
+class Evaluation(HallHandler):
+    @operation("Rate a finished case", body=EvaluationRequest, answers={200: CaseResponse}, auth="resident")
+    async def post(self, case_id: str) -> None:
+        case = await self.hall.feedback.evaluate(case_id, self.resident.resident_id, **self.body)
+        await self.answer(await self.hall.cases.view(case))
+
+
+class Progress(HallHandler):
+    """POST /v1/progress: whoever holds number and query code; a wrong pair is simply not found."""
+
+    @operation("Progress of a case without sign-in", body=ProgressRequest)
+    async def post(self) -> None:
+        await self.answer(await self.hall.cases.progress(self.body["case_number"], self.body["query_code"]))
+
+
+routes = [
+    (r"/v1/cases", Cases),
+    (r"/v1/cases/([\w-]+)", OneCase),
+    (r"/v1/cases/([\w-]+)/materials/(\w+)", Material),
+    (r"/v1/cases/([\w-]+)/materials/(\w+)/files/(\w+)", MaterialFile),
+    (r"/v1/cases/([\w-]+)/submit", Submit),
+    (r"/v1/cases/([\w-]+)/supplement", Supplement),
+    (r"/v1/cases/([\w-]+)/withdraw", Withdraw),
+    (r"/v1/cases/([\w-]+)/evaluation", Evaluation),
+    (r"/v1/progress", Progress),
+]

@@ -1,0 +1,156 @@
+"""The clerks' API (/staff/v1): sign-in, work list, cases of the own agency, and the actions on them."""
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, pre_load, validate, validates_schema
+
+from app.cases import review, views
+from app.cases.model import Case, State
+from app.kernel.clock import today
+from app.kernel.errors import NotFound
+from app.supervision.lamps import lamp
+from handlers.base import HallHandler, operation
+from handlers.cases import CaseListResponse, CaseResponse, send_file
+
+
+class StaffLoginRequest(Schema):
+    account = fields.String(required=True, validate=validate.Length(1, 80))
+    password = fields.String(required=True, validate=validate.Length(1, 200))
+
+
+class TaskQuery(Schema):
+    state = fields.String(load_default=None, validate=validate.OneOf([state.value for state in State]))
+    mine = fields.Boolean(load_default=False)
+    limit = fields.Integer(load_default=20, validate=validate.Range(1, 100))
+    cursor = fields.String(load_default=None, validate=validate.Regexp(r"\d{4}-\d\d-\d\d~case_[0-9A-Z]{26}\Z"))
+
+
+_reason = validate.Length(1, 1000)
+
+
+class NoFields(Schema):
+    """Nothing is needed; a note may come along and is not kept."""
+
+    note = fields.String(load_default="", validate=validate.Length(max=1000))
+
+
+class MissingRow(Schema):
+    key = fields.String(required=True, validate=validate.Length(1, 60))
+    reason = fields.String(required=True, validate=_reason)
+
+
+class SupplementRequest(Schema):
+    missing = fields.List(fields.Nested(MissingRow), required=True, validate=validate.Length(1, 60))
+
+
+class RejectRequest(Schema):
+    reason = fields.String(required=True, validate=_reason)
+
+
+class SuspendRequest(Schema):
+    kind = fields.String(required=True, validate=validate.Length(1, 40))
+    days = fields.Integer(required=True, strict=True, validate=validate.Range(1, 365))
+
+
+class DecideRequest(Schema):
+    outcome = fields.String(required=True, validate=validate.OneOf(["approved", "denied"]))
+    opinion = fields.String(load_default="", validate=validate.Length(max=2000))
+
+    @pre_load
+    def _verbs(self, data: Any, **_kwargs: Any) -> Any:
+        # "approve" and "deny" say the same; clerks' systems send either.
+        words = {"approve": "approved", "deny": "denied"}
+        if isinstance(data, dict) and isinstance(data.get("outcome"), str):
+            return {**data, "outcome": words.get(data["outcome"], data["outcome"])}
+        return data
+
+    @validates_schema
+    def _reasons(self, data: Any, **_kwargs: Any) -> None:
+        if data["outcome"] == "denied" and not data["opinion"].strip():
+            raise ValidationError("不予办理要说明理由（行政许可法第三十八条）", "opinion")
+
+
+class DeliverRequest(Schema):
+    method = fields.String(required=True, validate=validate.OneOf(["electronic", "self", "window", "express", "post"]))
+    tracking = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 60))
+
+
+class ReassignRequest(Schema):
+    account = fields.String(required=True, validate=validate.Length(1, 80))
+
+
+BODIES: dict[str, type[Schema]] = {
+    "claim": NoFields,
+    "request_supplement": SupplementRequest,
+    "accept": NoFields,
+    "reject": RejectRequest,
+    "suspend": SuspendRequest,
+    "resume": NoFields,
+    "decide": DecideRequest,
+    "deliver": DeliverRequest,
+    "reassign": ReassignRequest,
+}
+
+
+class StaffLogin(HallHandler):
+    @operation("Sign in as staff", body=StaffLoginRequest)
+    async def post(self) -> None:
+        token, expires_in, staff = await self.hall.staff.login(self.body["account"], self.body["password"])
+        await self.answer(
+            {
+                "access_token": token,
+                "token_type": "Bearer",
+                "expires_in": expires_in,
+                "staff": {"account": staff.account, "name": staff.name, "role": staff.role, "agency": staff.agency_id},
+            }
+        )
+
+
+class Tasks(HallHandler):
+    @operation("The agency's open cases, most urgent first", query=TaskQuery, answers={200: CaseListResponse}, auth="staff")
+    async def get(self) -> None:
+        cases, cursor = await self.hall.review.tasks(self.staff, **self.query)
+        rows = [
+            views.task(case, review.allowed_actions(case, self.staff)) | {"lamp": lamp_of(self.hall, case)}
+            for case in cases
+        ]
+        await self.answer({"items": rows, "next_cursor": cursor})
+
+
+def lamp_of(hall: Any, case: Case) -> str:
+    """Return the lamp of a case by the day by which its agency must act."""
+    return lamp(case.deadline_on or case.accept_by_on, today(), hall.calendar) if case.is_open else "none"
+
+
+class StaffCase(HallHandler):
+    @operation("A case of the own agency", answers={200: CaseResponse}, auth="staff")
+    async def get(self, case_id: str) -> None:
+        case = await self.hall.review.get(case_id, self.staff)
+        await self.answer(await self.hall.review.view(case, self.staff) | {"lamp": lamp_of(self.hall, case)})
+
+
+class StaffFile(HallHandler):
+    @operation("A file of a case of the own agency", auth="staff")
+    async def get(self, case_id: str, _key: str, file_id: str) -> None:
+        send_file(self, *await self.hall.review.read_material(case_id, self.staff, file_id))
+
+
+class StaffAction(HallHandler):
+    """POST /staff/v1/cases/{id}/<action>: claim, request_supplement, accept, reject, suspend, resume, decide, deliver, reassign."""
+
+    @operation("Act on a case", answers={200: CaseResponse}, auth="staff")
+    async def post(self, case_id: str, action: str) -> None:
+        if action not in BODIES:
+            raise NotFound("没有这个操作。", en="No such action.")
+        body = self.load_json(BODIES[action], optional=BODIES[action] is NoFields)
+        case = await self.hall.review.act(case_id, action, self.staff, body)
+        await self.answer(await self.hall.review.view(case, self.staff))
+
+
+routes = [
+    (r"/staff/v1/login", StaffLogin),
+    (r"/staff/v1/tasks", Tasks),
+    (r"/staff/v1/cases/([\w-]+)", StaffCase),
+    (r"/staff/v1/cases/([\w-]+)/materials/(\w+)/files/(\w+)", StaffFile),
+    (r"/staff/v1/cases/([\w-]+)/(\w+)", StaffAction),
+]

@@ -1,0 +1,1 @@
+"""HTTP for the two mini-programs: sign-in, phone, message templates and grants, message push."""
