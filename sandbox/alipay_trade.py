@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import quote_plus
 
 from sandbox.base import CHINA, Sandbox, china_text
+from sandbox.people import person
 from sandbox.signing import rsa_sign
 from sandbox.store import Notice, Trade
 from sandbox.wechatpay_prepay import is_notify_url
@@ -85,10 +86,9 @@ def query(sandbox: Sandbox, content: dict[str, Any], _notify_url: str) -> dict[s
         "invoice_amount": "0.00",
     }
     if trade.payer:
-        answer |= {"buyer_open_id": trade.payer, "buyer_logon_id": "138******00"}
-        person = sandbox.store.get("alipay_user", trade.payer)
-        if person:
-            answer["buyer_user_id"] = person["user_id"]
+        known = _known(sandbox, trade)
+        answer |= {"buyer_open_id": trade.payer, "buyer_logon_id": known["logon_id"]}
+        answer |= {"buyer_user_id": known["user_id"]} if known["user_id"] else {}
     if trade.paid_at is not None:
         paid = yuan(trade.reported_fen)
         answer |= {
@@ -131,7 +131,7 @@ def notice_fields(sandbox: Sandbox, trade: Trade) -> dict[str, str]:
     """Return the fields of the notice of a payment, without the ones that are fresh at each delivery."""
     own = sandbox.credentials
     paid = yuan(trade.reported_fen)
-    person = sandbox.store.get("alipay_user", trade.payer) or {}
+    known = _known(sandbox, trade)
     shown = {
         "notify_type": "trade_status_sync",
         "app_id": own.alipay_app_id,
@@ -141,7 +141,7 @@ def notice_fields(sandbox: Sandbox, trade: Trade) -> dict[str, str]:
         "trade_no": trade.trade_id,
         "out_trade_no": trade.out_trade_no,
         "buyer_open_id": trade.payer,
-        "buyer_logon_id": "138******00",
+        "buyer_logon_id": known["logon_id"],
         "seller_id": own.alipay_seller_id,
         "seller_email": "hall-sandbox@example.gov.cn",
         "trade_status": STATES[trade.state],
@@ -156,8 +156,8 @@ def notice_fields(sandbox: Sandbox, trade: Trade) -> dict[str, str]:
         "gmt_payment": china_text(trade.paid_at or trade.created_at),
         "fund_bill_list": json.dumps([{"amount": paid, "fundChannel": "ALIPAYACCOUNT"}], separators=(",", ":")),
     }
-    if person:
-        shown["buyer_id"] = person["user_id"]
+    if known["user_id"]:
+        shown["buyer_id"] = known["user_id"]
     if trade.extra.get("passback_params"):
         shown["passback_params"] = trade.extra["passback_params"]
     return shown
@@ -238,6 +238,15 @@ def _buyer(sandbox: Sandbox, content: dict[str, Any]) -> str:
     return known["open_id"]
 
 
+def _known(sandbox: Sandbox, trade: Trade) -> dict[str, str]:
+    """Return what is shown of the buyer: user_id, and the masked login name, which is the phone."""
+    user = sandbox.store.get("alipay_user", trade.payer)
+    if not user:
+        return {"user_id": "", "logon_id": "159******00"}
+    phone = person(user["name"]).phone
+    return {"user_id": user["user_id"], "logon_id": f"{phone[:3]}******{phone[-2:]}"}
+
+
 def _expires_at(content: dict[str, Any], now: float) -> float:
     text = content.get("time_expire")
     if text is not None:
@@ -248,6 +257,8 @@ def _expires_at(content: dict[str, Any], now: float) -> float:
         if not now < at <= now + _LONGEST_S + 60:
             raise _invalid("time_expire 应晚于当前时间且不超过15天")
         return at
+    if content.get("timeout_express") == "1c":  # until the end of the day in China, whatever the hour
+        return (now + 8 * 3600) // 86400 * 86400 + 86400 - 8 * 3600
     match = re.fullmatch(r"(\d{1,5})([mhd])", str(content.get("timeout_express", "15d")))
     if not match:
         raise _invalid("timeout_express 不合法")

@@ -167,7 +167,7 @@ class StandIn(RequestHandler):
         """Read the body as a JSON object, None when it is anything else."""
         try:
             value = json.loads(self.request.body)
-        except (ValueError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             return None
         return value if isinstance(value, dict) else None
 

@@ -1,4 +1,19 @@
-"""The hidden side of the sandbox, /_sim/...: what residents, platforms and bad luck do in a test."""
+"""The hidden side of the sandbox, /_sim/...: what residents, platforms and bad luck do in a test.
+
+| call | does |
+| --- | --- |
+| `POST /_sim/pay` {provider, out_trade_no, outcome, client_params?} | the resident finishes in the cashier |
+| `GET /_sim/sent?channel=&to=&after=` | everything that went out, newest last |
+| `GET /_sim/trades?out_trade_no=` | trades and the story of their notices |
+| `POST /_sim/notices/hurry` {out_trade_no?} | what waits for its next try goes out now |
+| `GET, POST /_sim/faults` {provider, mode, count?} | bad luck, see base.FAULT_MODES |
+| `POST /_sim/people` {name} | makes a person known to both apps and shows phone, openid, user_id |
+| `POST /_sim/wechat/grants`, `/_sim/wechat/refuse`, `/_sim/alipay/refuse`, `/_sim/wechat/templates` | who may be told |
+| `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
+| `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
+| `POST /_sim/reset` {what: bills, sent, faults} | back to the beginning |
+| `GET /_sim/cashier`, `/_sim/login` | pages in the place of the platforms' own apps |
+"""
 
 from __future__ import annotations
 
