@@ -20,7 +20,7 @@ from sandbox.base import CHINA, Sandbox, StandIn, china_text, compact, rfc3339_u
 from sandbox.people import Person, person_of_code
 from sandbox.signing import cbc_seal, rsa_sign, rsa_verify
 
-# The documents ask for Beijing time without a figure; merchants see refusals from about a quarter of an hour on.
+# The documents ask for Beijing time and give no figure. Ten minutes: too little for a forgotten time zone to pass.
 _CLOCK_WINDOW_S = 600
 _TOKEN_LIVES_S = 15 * 86400
 _REFRESH_LIVES_S = 30 * 86400

@@ -268,11 +268,11 @@ def _expires_at(content: dict[str, Any], now: float) -> float:
 
 def _find(sandbox: Sandbox, content: dict[str, Any]) -> Trade:
     number, trade_no = content.get("out_trade_no"), content.get("trade_no")
-    if not isinstance(number or trade_no, str):
-        raise _invalid("out_trade_no 与 trade_no 不能同时为空")
+    if not (number or trade_no) or not all(isinstance(text, str) for text in (number or "", trade_no or "")):
+        raise _invalid("out_trade_no 与 trade_no 不能同时为空，且为字符串")
     store = sandbox.store
     # When both are given, Alipay goes by trade_no.
-    trade = store.trade_by_id("alipay", trade_no) if trade_no else store.trade("alipay", str(number))
+    trade = store.trade_by_id("alipay", trade_no) if trade_no else store.trade("alipay", number)
     if trade is None:
         raise Refused("ACQ.TRADE_NOT_EXIST", "交易不存在")
     return settle_expiry(sandbox, trade)

@@ -134,7 +134,8 @@ class HurryNotices(Control):
     """POST /_sim/notices/hurry {out_trade_no?}: send now what waits for its next try."""
 
     def post(self) -> None:
-        moved = self.store.hurry_notices(self.now(), self.body().get("out_trade_no"))
+        number = self.body().get("out_trade_no")
+        moved = self.store.hurry_notices(self.now(), None if number is None else str(number))
         if self.sandbox.courier:
             self.sandbox.courier.wake()
         self.send({"ok": True, "hurried": moved})
@@ -149,11 +150,11 @@ class Faults(Control):
     def post(self) -> None:
         body = self.body()
         provider, mode, count = body.get("provider"), body.get("mode"), body.get("count")
-        names = FAULT_PROVIDERS if provider == "all" else _GROUPS.get(str(provider), (provider,))
+        names = FAULT_PROVIDERS if provider == "all" else _GROUPS.get(str(provider), (str(provider),))
         if mode not in FAULT_MODES or not set(names) <= set(FAULT_PROVIDERS):
             known = {"modes": FAULT_MODES, "providers": (*FAULT_PROVIDERS, *_GROUPS, "all")}
             return self.refuse(422, "unknown_fault", "provider 或 mode 不正确", **known)
-        if count is not None and (not isinstance(count, int) or count < 1):
+        if count is not None and (type(count) is not int or count < 1):
             return self.refuse(422, "invalid_count", "count 应为正整数")
         for name in names:
             self.sandbox.faults.set(name, mode, count)

@@ -45,7 +45,7 @@ class Lookup(DepartmentHandler):
     async def post(self) -> None:
         body = self.json_object() or {}
         kind, keys = body.get("kind"), body.get("keys")
-        if kind not in bills.KINDS:
+        if not isinstance(kind, str) or kind not in bills.KINDS:
             return self.refuse(404, "unknown_kind", "没有这种账单", kinds=sorted(bills.KINDS))
         if not isinstance(keys, dict) or not all(isinstance(value, str) for value in keys.values()):
             return self.refuse(422, "invalid_keys", "keys 应为文本")

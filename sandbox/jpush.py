@@ -66,8 +66,10 @@ def _find_problem(body: dict[str, Any]) -> tuple[int, str] | None:
         if not isinstance(values, list) or not 1 <= len(values) <= most or not all(isinstance(v, str) for v in values):
             return 1003, f"Parameter value is invalid: audience.{kind}"
     notification, message = body.get("notification"), body.get("message")
-    if not isinstance(notification, dict) and not isinstance(message, dict):
+    if notification is None and message is None:
         return 1002, "The notification or message is missing"
+    if not all(isinstance(part, dict) for part in _parts(notification, message)):
+        return 1003, "Parameter value is invalid: notification or message"
     options = body.get("options")
     if not isinstance(options, dict) or not isinstance(options.get("apns_production"), bool):
         return 1003, "Parameter value is invalid: options.apns_production"
@@ -76,12 +78,20 @@ def _find_problem(body: dict[str, Any]) -> tuple[int, str] | None:
     return None
 
 
+def _parts(notification: Any, message: Any) -> list[Any]:
+    """List what must be an object: both, and the parts of the notification for each system."""
+    parts = [part for part in (notification, message) if part is not None]
+    inner = notification if isinstance(notification, dict) else {}
+    return parts + [inner[name] for name in ("android", "ios", "hmos") if name in inner]
+
+
 def _alert(body: dict[str, Any]) -> str:
     notification = body.get("notification") or {}
     for part in (notification, *(notification.get(name) or {} for name in ("android", "ios", "hmos"))):
         alert = part.get("alert")
         if alert:
-            return alert if isinstance(alert, str) else str(alert.get("body", ""))
+            # iOS takes an object too: {"title", "body"}.
+            return str(alert.get("body", "")) if isinstance(alert, dict) else str(alert)
     return str((body.get("message") or {}).get("msg_content", ""))
 
 

@@ -15,7 +15,7 @@ from sandbox import alipay_trade, wechatpay_notice
 from sandbox.base import Sandbox, log
 from sandbox.store import Notice
 
-# WeChat Pay gives the merchant 5 s; Alipay publishes no figure, 10 s is what merchants see.
+# WeChat Pay gives the merchant 5 s. Alipay publishes no figure; 10 s is the assumption here.
 _ANSWER_WITHIN_S = {"wechatpay": 5.0, "alipay": 10.0}
 
 

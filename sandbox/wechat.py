@@ -182,8 +182,8 @@ def register(sandbox: Sandbox, who: Person) -> None:
 
 def _make_token(sandbox: Sandbox, kind: str) -> dict[str, Any]:
     now = sandbox.clock()
-    # Real ones have room up to 512 bytes demanded of the caller; 136 is what is seen today.
-    token = f"{secrets.randbelow(90) + 10}_{secrets.token_urlsafe(100)}"[:136]
+    # Callers must keep room for 512 bytes; long enough here to catch a column that is too short.
+    token = f"{secrets.randbelow(90) + 10}_{secrets.token_urlsafe(224)}"[:300]
     kept = {"token": token, "made": now, "until": now + _TOKEN_LIVES_S}
     sandbox.store.put("wechat_token", token, {"until": kept["until"]})
     sandbox.store.put("wechat_current", kind, kept)

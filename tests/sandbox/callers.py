@@ -3,8 +3,10 @@
 import json
 import secrets
 import time
+from base64 import b64encode
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import aiohttp
@@ -15,6 +17,21 @@ from wechatpayv3 import utils
 from sandbox.credentials import Credentials
 
 HEADERS = {"Accept": "application/json", "Content-Type": "application/json", "User-Agent": "hall-test"}
+
+
+# Reading a key costs tens of milliseconds in both libraries, hence once per key.
+private_key = lru_cache(utils.load_private_key)
+
+
+@lru_cache
+def _alipay_sdk(credentials: Credentials) -> AliPay:
+    return AliPay(
+        appid=credentials.alipay_app_id,
+        app_notify_url=None,
+        app_private_key_string=credentials.alipay_app_private_key,
+        alipay_public_key_string=credentials.alipay_public_key,
+        sign_type="RSA2",
+    )
 
 
 def number() -> str:
@@ -72,7 +89,7 @@ class Merchant:
             method,
             overrides.get("mchid", self.credentials.wechatpay_mch_id),
             overrides.get("serial_no", self.credentials.merchant_serial),
-            utils.load_private_key(self.credentials.merchant_private_key),
+            private_key(self.credentials.merchant_private_key),
             data=text,
         )
         sent = HEADERS | {"Authorization": authorization, "Wechatpay-Serial": self.credentials.wechatpay_public_key_id}
@@ -118,13 +135,7 @@ class Merchant:
 
     @property
     def sdk(self) -> AliPay:
-        return AliPay(
-            appid=self.credentials.alipay_app_id,
-            app_notify_url=None,
-            app_private_key_string=self.credentials.alipay_app_private_key,
-            alipay_public_key_string=self.credentials.alipay_public_key,
-            sign_type="RSA2",
-        )
+        return _alipay_sdk(self.credentials)
 
     def trade(self, out_trade_no: str, /, **changes: Any) -> dict[str, Any]:
         content = {
@@ -171,3 +182,7 @@ class Merchant:
         signature = json.loads(text)["sign"]
         assert self.sdk._verify(text[len(head) : end], signature)
         return value
+
+    @staticmethod
+    def basic(user: str, password: str) -> dict[str, str]:
+        return {"Authorization": f"Basic {b64encode(f'{user}:{password}'.encode()).decode()}"}

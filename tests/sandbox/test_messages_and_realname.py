@@ -1,9 +1,9 @@
 """SMS, JPush and the real-name service."""
 
-from base64 import b64encode
-
 import aiohttp
 import pytest
+
+from tests.sandbox.callers import Merchant
 
 ID_NUMBER = "44020019000101001X"
 
@@ -46,8 +46,7 @@ async def test_sms_refuses_what_no_gateway_takes(call, change):
 
 async def test_push_needs_the_key_and_a_person(running, http, call):
     own = running.sandbox.credentials
-    login = f"{own.jpush_app_key}:{own.jpush_master_secret}"
-    headers = {"Authorization": f"Basic {b64encode(login.encode()).decode()}"}
+    headers = Merchant.basic(own.jpush_app_key, own.jpush_master_secret)
     push = {
         "platform": "all",
         "audience": {"registration_id": ["1a0018970a8", "gone-1"]},

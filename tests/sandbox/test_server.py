@@ -11,6 +11,7 @@ import time
 import aiohttp
 import pytest
 
+from sandbox.base import Pace
 from sandbox.credentials import load_or_make
 from sandbox.server import start
 from tests.sandbox.callers import Merchant, number
@@ -33,6 +34,11 @@ def test_hall_settings_name_every_stand_in(data_dir):
     assert settings["HALL_WECHATPAY_MERCHANT_KEY"].startswith("-----BEGIN PRIVATE KEY-----\n")
     assert (len(own.wechat_message_aes_key), len(own.wechatpay_api_v3_key), len(own.merchant_serial)) == (43, 32, 40)
     assert all(settings.values())
+
+
+def test_the_ladders_are_the_documented_ones():
+    assert sum(Pace().wechatpay_retries_s) == 24 * 3600 + 4 * 60 and len(Pace().wechatpay_retries_s) == 15
+    assert Pace().alipay_retries_s == (240, 600, 600, 3600, 7200, 21600, 54000)
 
 
 async def test_production_has_no_sandbox(data_dir, monkeypatch):

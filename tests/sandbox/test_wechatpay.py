@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from wechatpayv3 import utils
 
-from tests.sandbox.callers import number
+from tests.sandbox.callers import number, private_key
 
 JSAPI = "/v3/pay/transactions/jsapi"
 
@@ -74,7 +74,7 @@ async def test_one_flipped_character_of_the_signature_is_refused(merchant, runni
     path = query_path(merchant, "pay_nothing")
     authorization = utils.build_authorization(
         path, "GET", merchant.credentials.wechatpay_mch_id, merchant.credentials.merchant_serial,
-        utils.load_private_key(merchant.credentials.merchant_private_key),
+        private_key(merchant.credentials.merchant_private_key),
     )  # fmt: skip
     head, tail = authorization.split('signature="')
     flipped = head + 'signature="' + ("B" if tail[0] == "A" else "A") + tail[1:]
@@ -241,7 +241,7 @@ async def test_client_params_are_checked_as_the_client_does(merchant, sim):
     out_trade_no, answer = await prepaid(merchant)
     package = f"prepay_id={answer.json['prepay_id']}"
     text = f"{merchant.credentials.wechat_app_id}\n1790000000\nabc\n{package}\n"
-    sign = utils.rsa_sign(utils.load_private_key(merchant.credentials.merchant_private_key), text)
+    sign = utils.rsa_sign(private_key(merchant.credentials.merchant_private_key), text)
     params = {"timeStamp": "1790000000", "nonceStr": "abc", "package": package, "signType": "RSA", "paySign": sign}
     pay = {"provider": "wechatpay", "out_trade_no": out_trade_no, "outcome": "success"}
     assert (await sim("pay", **pay, client_params=params | {"nonceStr": "abd"}))[0] == 400
