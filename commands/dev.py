@@ -1,0 +1,222 @@
+"""Everything on this machine: the real mongod and redis-server, the stand-ins, web and worker, supervised.
+
+A part that dies is started again with the same data; Ctrl-C stops all in order and keeps the data. When something cannot start, one
+line says what and nothing is left running.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from commands.defaults import fill_in
+from commands.servers import (
+    CannotStart,
+    check_disk,
+    check_port_free,
+    die_with_parent,
+    start_embedded,
+    start_mongod,
+    start_redis,
+)
+from config.settings import ROOT, Settings, read_settings
+
+READY_WITHIN_S = 40
+STOP_WITHIN_S = 20
+console = Console(highlight=False, soft_wrap=True)
+
+
+def sandbox_settings(data_dir: Path, sandbox_port: int) -> dict[str, str]:
+    """Return the HALL_* settings that lead to the stand-ins, with both sides' keys, made once and kept."""
+    from sandbox.credentials import load_or_make
+
+    return load_or_make(data_dir / "sandbox").hall_settings(f"http://127.0.0.1:{sandbox_port}")
+
+
+@dataclass
+class Part:
+    """One supervised process."""
+
+    name: str
+    start: Callable[[], "subprocess.Popen[bytes]"]
+    log: Path
+    process: "subprocess.Popen[bytes] | None" = None
+    deaths: list[float] = field(default_factory=list)
+
+    def stop(self, within_s: float = STOP_WITHIN_S) -> None:
+        """End it in good order, and for certain after a while."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(within_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+
+
+@click.command()
+def command() -> None:
+    """Everything on this machine: servers, stand-ins, web and worker."""
+    settings = read_settings()
+    if settings.is_production:
+        raise CannotStart("dev is not for HALL_ENV=production: run web and worker there (docs/operations.md)")
+    Supervisor(settings).run()
+
+
+class Supervisor:
+    """Starts the parts in order, watches them, stops them in the reverse order."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._data_dir = settings.data_dir.resolve()
+        self._parts: list[Part] = []
+        self._stopping = False
+
+    def run(self) -> None:
+        began = time.monotonic()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._stop_soon)
+        try:
+            environment = self._start()
+            if not self._stopping:
+                self._tell(environment, time.monotonic() - began)
+            while not self._stopping:
+                self._watch()
+                time.sleep(0.2)
+        finally:
+            if self._parts:
+                console.print("\n正在停止，数据保留在", str(self._settings.data_dir), "…")
+            for part in reversed(self._parts):
+                part.stop()
+
+    def _stop_soon(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _start(self) -> dict[str, str]:
+        settings, data_dir = self._settings, self._data_dir
+        check_disk(data_dir)
+        check_port_free(settings.host, settings.port, "web", "HALL_PORT")
+        check_port_free("127.0.0.1", settings.sandbox_port, "the stand-ins", "HALL_SANDBOX_PORT")
+        console.print("[bold]韶关掌上办事大厅[/bold] 正在启动 (starting) …")
+        environment = fill_in(dict(os.environ), sandbox_settings(data_dir, settings.sandbox_port), data_dir)
+        environment["HALL_DATA_DIR"] = str(data_dir)
+        self._start_servers(environment)
+        self._add("sandbox", ["-m", "sandbox", "--port", str(settings.sandbox_port), "--data-dir", str(data_dir / "sandbox")], environment)
+        ready = self._add("prepare", ["main.py", "migrate", "--with-demo"], environment)
+        code = ready.process.wait() if ready.process else 1
+        self._parts.remove(ready)
+        if code and not self._stopping:
+            raise CannotStart(f"preparing the database failed: {_last_line(ready.log)} (log: {ready.log})")
+        self._add("web", ["main.py", "web"], environment)
+        self._add("worker", ["main.py", "worker"], environment)
+        self._wait_ready()
+        return environment
+
+    def _start_servers(self, environment: dict[str, str]) -> None:
+        servers = start_embedded(
+            self._data_dir,
+            mongod=not self._settings.mongodb_uri,
+            redis=not self._settings.redis_url,
+        )
+        for name, key, again in (
+            ("redis-server", "HALL_REDIS_URL", start_redis),
+            ("mongod", "HALL_MONGODB_URI", start_mongod),
+        ):
+            server = servers.get(name)
+            if server is None:
+                continue
+            environment[key] = server.address
+            port = int(server.address.partition("127.0.0.1:")[2].partition("/")[0])
+
+            def start(again: Callable[..., object] = again, port: int = port) -> "subprocess.Popen[bytes]":
+                return again(self._data_dir, port).process  # type: ignore[attr-defined,no-any-return]
+
+            self._parts.append(Part(name, start, server.log, server.process))
+
+    def _add(self, name: str, arguments: list[str], environment: dict[str, str]) -> Part:
+        logs = self._data_dir / "logs"
+        logs.mkdir(exist_ok=True)
+        log = logs / f"{name}.log"
+
+        def start() -> "subprocess.Popen[bytes]":
+            with log.open("ab") as sink:
+                return subprocess.Popen(
+                    [sys.executable, *arguments],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    stdin=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C reaches the supervisor alone
+                    preexec_fn=die_with_parent,
+                )
+
+        part = Part(name, start, log, start())
+        self._parts.append(part)
+        return part
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + READY_WITHIN_S
+        url = f"http://127.0.0.1:{self._settings.port}/readyz"
+        while not self._stopping:
+            try:
+                with urllib.request.urlopen(url, timeout=2):
+                    return
+            except (urllib.error.URLError, OSError):
+                pass
+            for part in self._parts:
+                if part.process is not None and part.process.poll() is not None:
+                    raise CannotStart(f"{part.name} ended while starting: {_last_line(part.log)} (log: {part.log})")
+            if time.monotonic() > deadline:
+                raise CannotStart(f"web did not become ready: {_last_line(self._parts[-2].log)} (logs: {self._data_dir / 'logs'})")
+            time.sleep(0.05)
+
+    def _watch(self) -> None:
+        for part in self._parts:
+            if part.process is None or part.process.poll() is None:
+                continue
+            now = time.monotonic()
+            part.deaths = [death for death in part.deaths if now - death < 60] + [now]
+            if len(part.deaths) > 10:
+                raise CannotStart(f"{part.name} keeps dying: {_last_line(part.log)} (log: {part.log})")
+            console.print(f"[yellow]{part.name} 停了，正在重新启动 (restarting)[/yellow]")
+            try:
+                part.process = part.start()
+            except CannotStart as error:
+                console.print(f"[red]{error}[/red]")
+            time.sleep(min(2.0, 0.1 * len(part.deaths)))
+
+    def _tell(self, environment: dict[str, str], seconds: float) -> None:
+        settings = self._settings
+        web, sandbox = settings.public_url, f"http://127.0.0.1:{settings.sandbox_port}"
+        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+        table.add_row("大厅 (hall)", f"[bold]{web}/[/bold]", "用手机大小的窗口打开 (open in a phone-sized window)")
+        table.add_row("工作台 (clerks)", f"{web}/staff/sign-in", f"clerk.sg-gaj / {environment['HALL_DEMO_PASSWORD']}")
+        table.add_row("接口 (API)", f"{web}/docs", f"{web}/openapi.json")
+        table.add_row("替身 (stand-ins)", sandbox, f"{sandbox}/_sim/sent  发出的短信和消息 (what was sent)")
+        table.add_row("居民 (resident)", "微信登录, 名字随意, 如 zhangsan", "姓名 张示例  身份证 44020019000101001X")
+        console.print(table)
+        console.print(
+            f"[green]已就绪 (ready)[/green] {seconds:.1f} s。"
+            "先试试：首页搜“身份证丢了怎么办” → 微信登录 → 填表、传照片、提交 → 缴 40 元 → 用工作台受理、决定，看进度自己更新。\n"
+            "或另开终端运行 ./hall demo。按 Ctrl-C 停止，数据会保留。日志: "
+            f"{self._data_dir / 'logs'}"
+        )
+
+
+def _last_line(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines()
+    except OSError:
+        return "no log"
+    return lines[-1][:400] if lines else "no output"

@@ -1,0 +1,38 @@
+"""Create the indexes; in dev and test also publish the catalogue and make the demo accounts. Safe to run any number of times."""
+
+import asyncio
+
+import click
+
+from app.identity.staff import StaffAccounts
+from app.kernel.crypto import KeyRing
+from app.storage.mongo import Database, ensure_indexes, wait_until_up
+from commands.environment import load_settings, start_logging
+from config.settings import Settings
+
+
+@click.command()
+@click.option("--with-demo", is_flag=True, help="dev and test: publish config/catalogue and make demo staff accounts.")
+def command(with_demo: bool) -> None:
+    """Create indexes."""
+    settings = load_settings()
+    start_logging(settings, "migrate")
+    asyncio.run(prepare(settings, with_demo=with_demo and not settings.is_production))
+
+
+async def prepare(settings: Settings, *, with_demo: bool) -> None:
+    """Make the database ready for web and worker."""
+    from commands.assembly import INDEXES, load_catalogue
+    from app.catalogue.publish import publish
+
+    database = Database(settings.mongodb_uri, settings.mongodb_database)
+    try:
+        await wait_until_up(database, 10)
+        await ensure_indexes(database, INDEXES)
+        if with_demo:
+            catalogue = load_catalogue()
+            await publish(database, catalogue)
+            keys = KeyRing.from_text(settings.secret_keys, settings.field_cipher)
+            await StaffAccounts(database, keys).ensure_demo_accounts(catalogue.agencies, settings.demo_password)
+    finally:
+        await database.close()
