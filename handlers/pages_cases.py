@@ -1,0 +1,354 @@
+"""办: applying (questions, form, materials, check, submit), a resident's cases, one case with its progress, progress by query code."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from app.cases import errors, forms, materials, views
+from app.cases.uploads import ACCEPTED, MAX_FILE_BYTES
+from app.kernel.clock import today
+from app.kernel.errors import HallError, NotFound, TooLarge, ValidationFailed
+from handlers import pages_forms, pages_text
+from handlers.cases import send_file
+from handlers.pages_base import PageHandler, errors_by_field
+
+ID = r"(case_[0-9A-Z]{26})"
+EDITABLE = ("draft", "supplement_required")
+
+
+class CasePage(PageHandler):
+    """What the pages of one case share: the resident's own case, as the API would show it."""
+
+    needs = "resident"
+    tab = "cases"
+
+    @property
+    def owner(self) -> str:
+        return self.resident.resident_id
+
+    async def load(self, case_id: str) -> dict[str, Any]:
+        """Return the view of the resident's own case. Raises CaseNotFound."""
+        view: dict[str, Any] = await self.hall.cases.view(await self.hall.cases.get(case_id, self.owner))
+        return view
+
+    async def load_editable(self, case_id: str) -> dict[str, Any]:
+        """Return a case that may be filled in; anything else leads to its page."""
+        view = await self.load(case_id)
+        if "save" not in view["allowed_actions"]:
+            self.leave_for(f"/cases/{case_id}")
+        return view
+
+    @property
+    def divisions(self) -> dict[str, str]:
+        return {row["code"]: row["name"] for row in self.hall.catalogue.choosable_divisions()}
+
+
+class Apply(CasePage):
+    """GET: the questions before a draft is made; POST: make it. Two taps on the button make one draft."""
+
+    async def get(self, code: str) -> None:
+        await self._ask(code, pages_forms.read_answers(self._item(code)["situations"], self._query_lists()))
+
+    async def post(self, code: str) -> None:
+        item = self._item(code)
+        answers = pages_forms.read_answers(item["situations"], self.form_fields)
+        try:
+            case = await self.hall.cases.create(
+                self.owner, item["code"], self.text("division", limit=12), answers, case_id=self.once("case")
+            )
+        except ValidationFailed as error:
+            return await self._ask(code, answers, error)
+        self.redirect(f"/cases/{case.id}/edit", status=303)
+
+    async def _ask(self, code: str, answers: Mapping[str, Any], error: ValidationFailed | None = None) -> None:
+        item = self._item(code)
+        await self.show(
+            "apply.html",
+            error.status if error else 200,
+            item=item,
+            answers=answers,
+            level=int(item["identity_level"][1:]),
+            reached=self.resident.level,
+            divisions=self.divisions,
+            division=self.text("division", self.division, 12),
+            error=error,
+            errors=errors_by_field(error) if error else {},
+            back=f"/items/{code}",
+        )
+
+    def _item(self, code: str) -> Mapping[str, Any]:
+        item: Mapping[str, Any] = self.hall.catalogue.item(code)
+        return item
+
+    def _query_lists(self) -> dict[str, list[str]]:
+        return {name: self.get_query_arguments(name) for name in self.request.query_arguments}
+
+
+class Edit(CasePage):
+    """Step 1: the form. Whatever was typed is kept, also half-typed or wrong; `next` also says at once what is wrong."""
+
+    async def get(self, case_id: str) -> None:
+        view = await self.load_editable(case_id)
+        await self._show(view, view["form"]["values"])
+
+    async def post(self, case_id: str) -> None:
+        view = await self.load_editable(case_id)
+        typed = pages_forms.read_values(view["form"]["fields"], self.form_fields)
+        answers = pages_forms.read_answers(view["situations"], self.form_fields)
+        version = self.text("version", limit=9)
+        try:
+            case = await self.hall.cases.save(
+                case_id, self.owner, form=typed, answers=answers, version=int(version) if version.isdigit() else 0
+            )
+        except (errors.CaseConflict, ValidationFailed) as error:
+            if self._is_autosave:
+                raise
+            return await self._show(view, typed, error=error, errors=errors_by_field(error))
+        if self._is_autosave:
+            return await self.answer({"version": case.version, "saved_at": pages_text.moment(case.updated_at)})
+        view = await self.hall.cases.view(case)
+        if self.text("do") == "next":
+            wrong = await self._wrong(case)
+            if wrong:
+                return await self._show(view, typed, error=ValidationFailed(wrong), errors=errors_by_field(ValidationFailed(wrong)))
+            return self.redirect(f"/cases/{case_id}/materials", status=303)
+        self.redirect(f"/cases/{case_id}/edit#saved", status=303)
+
+    @property
+    def _is_autosave(self) -> bool:
+        return self.request.headers.get("X-Hall-Autosave") == "1"
+
+    async def _wrong(self, case: Any) -> list[Any]:
+        """Return what submitting would say of the form: the domain's own judgement, only earlier."""
+        item = await self.hall.catalogue.item_at(case.item_code, case.item_version)
+        held = frozenset(key for key, holding in case.materials.items() if materials.is_met(holding))
+        # A photo may still come in the next step.
+        facts = forms.Facts(today(), self.hall.catalogue.division_codes, held | set(materials.photo_fields(item)))
+        return forms.judge(item, case.answers, case.form, facts)[1]
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        error = kwargs.get("exc_info", (None, None))[1]
+        if self._is_autosave and isinstance(error, HallError):
+            return self.answer_problem(error)
+        super().write_error(status_code, **kwargs)
+
+    async def _show(
+        self,
+        view: Mapping[str, Any],
+        values: Mapping[str, Any],
+        error: HallError | None = None,
+        errors: Mapping[str, str] | None = None,
+    ) -> None:
+        await self.show(
+            "case_edit.html",
+            error.status if error else 200,
+            case=view,
+            item=view,
+            fields=view["form"]["fields"],
+            values=values,
+            answers=view["answers"],
+            # After a conflict the newest version goes along: what is on this page is what the person wants to keep.
+            version=view["version"],
+            divisions=self.divisions,
+            f=pages_forms,
+            error=error,
+            errors=errors or {},
+            back=f"/cases/{view['id']}" if view["state"] != "draft" else "/cases",
+        )
+
+
+class Materials(CasePage):
+    """Step 2: files, one plain upload form per material."""
+
+    async def get(self, case_id: str) -> None:
+        await self._show(await self.load_editable(case_id))
+
+    async def post(self, case_id: str) -> None:
+        view = await self.load_editable(case_id)
+        key = self.text("key", limit=60)
+        uploads = self.request.files.get("file", [])
+        try:
+            for upload in uploads:
+                if len(upload.body) > MAX_FILE_BYTES:
+                    raise TooLarge("文件超过10MB，请压缩后再传。")
+                await self.hall.cases.put_material(case_id, self.owner, key, upload.filename, upload.body)
+            if self.text("licence_id", limit=60):
+                await self.hall.cases.put_licence(case_id, self.owner, key, self.text("licence_id", limit=60))
+            elif not uploads:
+                raise errors.FileBroken("还没有选文件，请先选择照片或文件。")
+        except HallError as error:
+            if error.status not in (404, 409, 413, 415, 422):
+                raise
+            return await self._show(await self.load(case_id), key, error)
+        await self._back(view, key)
+
+    async def _back(self, view: Mapping[str, Any], key: str) -> None:
+        where = f"/cases/{view['id']}" if self.text("from") == "case" else f"/cases/{view['id']}/materials"
+        self.redirect(f"{where}#material-{key}", status=303)
+
+    async def _show(self, view: Mapping[str, Any], key: str = "", error: HallError | None = None) -> None:
+        await self.show(
+            "case_materials.html",
+            error.status if error else 200,
+            case=view,
+            accepted=ACCEPTED,
+            licences=await licences_by_type(self),
+            errors={key: error.detail} if error else {},
+            back=f"/cases/{view['id']}/edit",
+        )
+
+
+async def licences_by_type(page: CasePage) -> dict[str, list[Mapping[str, Any]]]:
+    """Return the resident's licences by type, to offer them in place of a file."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for licence in await page.hall.licences.wallet(page.owner):
+        found.setdefault(licence.get("type", ""), []).append(licence)
+    return found
+
+
+class RemoveFile(CasePage):
+    async def post(self, case_id: str, key: str, file_id: str) -> None:
+        await self.hall.cases.remove_material(case_id, self.owner, key, file_id)
+        self.redirect(f"/cases/{case_id}/materials#material-{key}", status=303)
+
+
+class File(CasePage):
+    async def get(self, case_id: str, file_id: str) -> None:
+        send_file(self, *await self.hall.cases.read_material(case_id, self.owner, file_id))
+
+
+class Check(CasePage):
+    """Step 3: read everything once more, prove who one is if the item asks for it, submit."""
+
+    async def get(self, case_id: str) -> None:
+        await self._show(await self.load_editable(case_id))
+
+    async def post(self, case_id: str) -> None:
+        view = await self.load_editable(case_id)
+        action = "supplement" if view["state"] == "supplement_required" else "submit"
+        try:
+            await getattr(self.hall.cases, action)(case_id, self.owner)
+        except errors.Incomplete as error:
+            return await self._show(view, error)
+        self.redirect(f"/cases/{case_id}", status=303)
+
+    async def _show(self, view: Mapping[str, Any], error: ValidationFailed | None = None) -> None:
+        values = view["form"]["values"]
+        await self.show(
+            "case_check.html",
+            error.status if error else 200,
+            case=view,
+            fields=[field for field in view["form"]["fields"] if is_asked(field, values)],
+            divisions=self.divisions,
+            level=int(view["identity_level"][1:]),
+            reached=self.resident.level,
+            error=error,
+            gaps=[(row, gap_link(view["id"], row["pointer"])) for row in (error.errors if error else [])],
+            back=f"/cases/{view['id']}/materials",
+        )
+
+
+def is_asked(field: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """Say whether a field is asked under the other answers, by the domain's own rule."""
+    return bool(forms.applies(field.get("show_when"), values))
+
+
+def gap_link(case_id: str, pointer: str) -> str:
+    """Return where a gap is mended: `/form/mobile` is a field of step 1, `/materials/hukou` an upload of step 2."""
+    part, _, key = pointer.strip("/").partition("/")
+    if part == "materials":
+        return f"/cases/{case_id}/materials#material-{key}"
+    return f"/cases/{case_id}/edit#field-{key}"
+
+
+class OneCase(CasePage):
+    async def get(self, case_id: str) -> None:
+        view = await self.load(case_id)
+        if view["state"] == "draft":
+            return self.redirect(f"/cases/{case_id}/edit", status=303)
+        await self.show_case(view)
+
+    async def show_case(self, view: Mapping[str, Any], status: int = 200, error: HallError | None = None) -> None:
+        missing = {row["key"] for row in (view["supplement"] or {}).get("missing", ())}
+        material_keys = {row["key"] for row in view["materials"]}
+        await self.show(
+            "case.html",
+            status,
+            case=view,
+            timeline=list(reversed(view["timeline"])),
+            to_upload=[row for row in view["materials"] if row["key"] in missing],
+            to_answer=sorted(missing - material_keys),
+            accepted=ACCEPTED,
+            licences=await licences_by_type(self) if view["state"] == "supplement_required" else {},
+            error=error,
+            back="/cases",
+        )
+
+
+class Withdraw(OneCase):
+    """GET asks once more, POST takes the application back."""
+
+    async def get(self, case_id: str) -> None:
+        view = await self.load(case_id)
+        if "withdraw" not in view["allowed_actions"]:
+            return self.redirect(f"/cases/{case_id}", status=303)
+        await self.show("case_withdraw.html", case=view, back=f"/cases/{case_id}")
+
+    async def post(self, case_id: str) -> None:
+        case = await self.hall.cases.withdraw(case_id, self.owner, self.text("reason", limit=500))
+        self.redirect(f"/cases/{case.id}" if case.submitted_at else "/cases", status=303)
+
+
+class Evaluate(OneCase):
+    async def get(self, case_id: str) -> None:
+        self.redirect(f"/cases/{case_id}", status=303)
+
+    async def post(self, case_id: str) -> None:
+        level = self.text("level", limit=1)
+        if level not in {str(number) for number, _name in pages_text.EVALUATION}:
+            problem = ValidationFailed([], "请先选一个满意度。")
+            return await self.show_case(await self.load(case_id), 422, problem)
+        await self.hall.feedback.evaluate(
+            case_id, self.owner, level=int(level), tags=[], text=self.text("text", limit=1000).strip()
+        )
+        self.redirect(f"/cases/{case_id}#evaluation", status=303)
+
+
+class MyCases(CasePage):
+    async def get(self) -> None:
+        cursor = self.text("cursor", limit=40) or None
+        cases, next_cursor = await self.hall.cases.list(self.owner, limit=20, cursor=cursor)
+        await self.show("cases.html", cases=[views.summary(case) for case in cases], next_cursor=next_cursor)
+
+
+class Progress(PageHandler):
+    """Progress by case number and query code, for whoever holds both: no sign-in."""
+
+    tab = "cases"
+
+    async def get(self) -> None:
+        await self.show("progress.html", found=None, number="", code="")
+
+    async def post(self) -> None:
+        number, code = self.text("number", limit=60).strip(), self.text("code", limit=20).strip()
+        try:
+            found = await self.hall.cases.progress(number, code)
+        except NotFound:
+            problem = NotFound("编号或查询码不对。请对照受理短信或消息逐位核对。")
+            return await self.show("progress.html", 404, found=None, number=number, code=code, error=problem)
+        found = {**found, "timeline": list(reversed(found["timeline"]))}
+        await self.show("progress.html", found=found, number=number, code=code)
+
+
+routes = [
+    (r"/apply/(\w+)", Apply),
+    (r"/cases", MyCases),
+    (rf"/cases/{ID}", OneCase),
+    (rf"/cases/{ID}/edit", Edit),
+    (rf"/cases/{ID}/materials", Materials),
+    (rf"/cases/{ID}/materials/(\w+)/(\w+)/remove", RemoveFile),
+    (rf"/cases/{ID}/files/(\w+)", File),
+    (rf"/cases/{ID}/check", Check),
+    (rf"/cases/{ID}/withdraw", Withdraw),
+    (rf"/cases/{ID}/evaluation", Evaluate),
+    (r"/progress", Progress),
+]

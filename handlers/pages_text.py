@@ -1,0 +1,264 @@
+"""What the pages say: states, steps, money and days in the words of a resident. Pure functions, no rules."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+from typing import Any
+from urllib.parse import urlencode
+
+from app.kernel.clock import SHANGHAI, shanghai_day, today, utc_now
+from app.kernel.errors import HallError
+from app.kernel.money import yuan_text
+
+# The tone of a state: go (somebody works on it), wait (the resident must act), done, stop, rest. The names are app/cases' own.
+CASE_TONES = {
+    "supplement_required": "wait",
+    "awaiting_payment": "wait",
+    "not_accepted": "stop",
+    "denied": "stop",
+    "draft": "rest",
+    "suspended": "rest",
+    "withdrawn": "rest",
+    "approved": "done",
+    "completed": "done",
+}
+
+ORDER_STATES = {
+    "open": ("等待付款", "wait"),
+    "paying": ("确认中", "wait"),
+    "paid": ("已付款", "done"),
+    "closed": ("已关闭", "rest"),
+    "refunding": ("退款中", "go"),
+    "refunded": ("已退款", "rest"),
+    "partly_refunded": ("已部分退款", "rest"),
+}
+
+PROVIDERS = {"wechatpay": "微信支付", "alipay": "支付宝"}
+CHANNELS = {"wechat": "微信", "alipay": "支付宝", "sms": "短信验证码"}
+
+EVALUATION = ((1, "非常满意"), (2, "满意"), (3, "基本满意"), (4, "不满意"), (5, "非常不满意"))
+
+LEVELS = {
+    1: "登录即可",
+    2: "需要验证手机号",
+    3: "需要实名认证",
+    4: "需要实名认证和人脸核验",
+}
+
+DELIVERY = {"electronic": "电子证照", "self": "窗口领取", "window": "窗口领取", "express": "邮寄", "post": "邮寄"}
+
+ACTIONS = {
+    "claim": "领办",
+    "request_supplement": "一次性告知补正",
+    "accept": "受理",
+    "reject": "不予受理",
+    "suspend": "特别程序（暂停计时）",
+    "resume": "恢复计时",
+    "decide": "作出决定",
+    "deliver": "送达",
+    "reassign": "转给他人",
+}
+
+STAGES = ("提交", "受理", "审查", "决定", "送达")
+_STAGE_OF = {
+    "draft": 0,
+    "submitted": 1,
+    "supplement_required": 1,
+    "not_accepted": 1,
+    "accepted": 2,
+    "in_review": 2,
+    "suspended": 2,
+    "denied": 3,
+    "approved": 4,
+    "delivering": 4,
+    "completed": 5,
+}
+_WEEKDAYS = "一二三四五六日"
+
+
+def state_tone(state: str) -> str:
+    """Return the tone (colour and shape) of a case state."""
+    return CASE_TONES.get(state, "go")
+
+
+def order_name(state: str) -> str:
+    """Return an order state in plain words."""
+    return ORDER_STATES.get(state, (state, "rest"))[0]
+
+
+def order_tone(state: str) -> str:
+    """Return the tone of an order state."""
+    return ORDER_STATES.get(state, (state, "rest"))[1]
+
+
+def stages(case: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the five stages of a case with how each stands: past, now, or nothing yet."""
+    events = {entry["event"] for entry in case["timeline"]}
+    at = _STAGE_OF.get(case["state"])
+    if at is None:  # waiting for a fee, or withdrawn: where it stood is told by what has happened
+        at = 4 if "case.approved" in events else 2 if "case.accepted" in events else 1
+    return [(name, "past" if place < at else "now" if place == at else "") for place, name in enumerate(STAGES)]
+
+
+def yuan(fen: int | None) -> str:
+    """Return fen as yuan for people: 4000 -> `40`, 4050 -> `40.50`."""
+    if fen is None:
+        return ""
+    text = yuan_text(fen)
+    return text.removesuffix(".00")
+
+
+def yuan_exact(fen: int | None) -> str:
+    """Return fen as yuan with two decimals."""
+    return "" if fen is None else yuan_text(fen)
+
+
+def moment(value: datetime | str | None) -> str:
+    """Return a moment in Shanghai time, the way a person says it: `今天 14:05`, `昨天 09:00`, `12月8日 14:05`."""
+    if not value:
+        return ""
+    when = _moment(value)
+    day, now = shanghai_day(when), today()
+    clock = when.astimezone(SHANGHAI).strftime("%H:%M")
+    if day == now:
+        return f"今天 {clock}"
+    if (now - day).days == 1:
+        return f"昨天 {clock}"
+    return f"{short_day(day)} {clock}"
+
+
+def exact_moment(value: datetime | str | None) -> str:
+    """Return a moment with year and seconds, Shanghai time, for receipts."""
+    return _moment(value).astimezone(SHANGHAI).strftime("%Y-%m-%d %H:%M:%S") if value else ""
+
+
+def _moment(value: datetime | str) -> datetime:
+    when = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
+
+
+def short_day(value: date | str | None) -> str:
+    """Return a day without this year's number: `12月8日`, `2027年1月5日`."""
+    if not value:
+        return ""
+    day = date.fromisoformat(value[:10]) if isinstance(value, str) else value
+    return f"{day.month}月{day.day}日" if day.year == today().year else f"{day.year}年{day.month}月{day.day}日"
+
+
+def full_day(value: date | str | None) -> str:
+    """Return a day with its weekday: `12月8日（星期二）`."""
+    if not value:
+        return ""
+    day = date.fromisoformat(value[:10]) if isinstance(value, str) else value
+    return f"{short_day(day)}（星期{_WEEKDAYS[day.weekday()]}）"
+
+
+def days_left(value: date | str | None) -> str:
+    """Return how far a day is: `今天`, `明天`, `还有5天`, `已过2天`."""
+    left = _days_until(value)
+    if left is None:
+        return ""
+    if left < 0:
+        return f"已过{-left}天"
+    return ("今天", "明天", "后天")[left] if left < 3 else f"还有{left}天"
+
+
+def due_tone(value: date | str | None) -> str:
+    """Return the lamp of a deadline for clerks: stop when passed or today, wait when two days or fewer are left, else go."""
+    left = _days_until(value)
+    if left is None:
+        return "rest"
+    return "stop" if left <= 0 else "wait" if left <= 2 else "go"
+
+
+def _days_until(value: date | str | None) -> int | None:
+    if not value:
+        return None
+    day = date.fromisoformat(value[:10]) if isinstance(value, str) else value
+    return (day - today()).days
+
+
+def minutes_left(value: datetime | str | None) -> str:
+    """Return how long an order stays open: `还有29分钟`, `已到期`."""
+    if not value:
+        return ""
+    left_s = (_moment(value) - utc_now()).total_seconds()
+    if left_s <= 0:
+        return "已到期"
+    minutes = max(1, int(left_s // 60))
+    return f"还有{minutes}分钟" if minutes < 120 else f"还有{minutes // 60}小时"
+
+
+def limit(limit: Mapping[str, Any] | None) -> str:
+    """Return a time limit in words: `10个工作日`, `60天`, `当场`."""
+    if not limit or limit.get("days") is None:
+        return "没有固定期限"
+    if not limit["days"]:
+        return "当场办结"
+    return f"{limit['days']}个工作日" if limit["unit"] == "working" else f"{limit['days']}天"
+
+
+def size(count: int) -> str:
+    """Return a file size for people."""
+    return f"{count / 1048576:.1f} MB" if count >= 1048576 else f"{max(1, count // 1024)} KB"
+
+
+def share(count: int, total: int) -> int:
+    """Return a percentage."""
+    return round(100 * count / total) if total else 0
+
+
+def step_after(error: HallError) -> tuple[str, str]:
+    """Return the next step a person can take after a failure: (words, address)."""
+    if error.code == "identity.level_required":
+        return ("去完成身份核验", "/me/identity?level=" + str(error.context.get("required_level", 2)))
+    if error.status == 401:
+        return ("去登录", "/sign-in")
+    if error.status == 409:
+        return ("看看最新状态", "/cases")
+    return ("回到首页", "/")
+
+
+def query(**values: str | int | None) -> str:
+    """Return a query string of the values that are there."""
+    found = {name: value for name, value in values.items() if value not in (None, "")}
+    return "?" + urlencode(found) if found else ""
+
+
+def when_text(field: Mapping[str, Any], fields: Sequence[Mapping[str, Any]]) -> str:
+    """Return when a conditional field is to be filled, for those who see it without script: `选“邮寄到付”时填写`."""
+    labels = [
+        option_label(other, value)
+        for other in fields
+        for value in (field.get("show_when") or {}).get(other["key"], ())
+    ]
+    return f"选“{'”或“'.join(labels)}”时填写" if labels else ""
+
+
+def option_label(field: Mapping[str, Any], value: Any) -> str:
+    """Return the words of an option."""
+    for option in field.get("options") or ():
+        if option["value"] == value:
+            return str(option["label"])
+    return str(value)
+
+
+def shown(field: Mapping[str, Any], value: Any, divisions: Mapping[str, str]) -> str:
+    """Return an answer of a form as a person reads it."""
+    kind = field["type"]
+    if value is None or value == "" or value == []:
+        return "（未填）"
+    if kind == "boolean":
+        return "是" if value else "否"
+    if kind == "select":
+        return option_label(field, value)
+    if kind == "multiselect":
+        return "、".join(option_label(field, entry) for entry in value)
+    if kind == "division":
+        return divisions.get(value, str(value))
+    if kind == "list":
+        return "、".join(value)
+    if kind == "table":
+        return "；".join("，".join(f"{name} {cell}" for name, cell in row.items() if cell) for row in value)
+    if kind == "money":
+        return f"{value} 元"
+    return str(value).replace("T", " ") if kind == "datetime" else str(value)
