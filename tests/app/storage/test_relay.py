@@ -1,0 +1,116 @@
+"""The relay hands every event to every subscriber at least once, whoever fails or dies in between."""
+
+import asyncio
+from datetime import timedelta
+
+from app.kernel.clock import utc_now
+from app.kernel.events import new_event
+from app.storage import outbox, relay
+from app.storage.relay import Relay
+
+
+async def put(database, *names):
+    events = [new_event(name, subject=("case", "case_1"), owner_id="res_1") for name in names]
+    await database.transaction(lambda session: outbox.append(database, session, events))
+    return events
+
+
+async def test_each_subscriber_gets_each_event_and_a_failing_one_is_tried_again_alone(database):
+    got, tries = [], []
+
+    async def steady(event):
+        got.append(event.id)
+
+    async def shaky(event):
+        tries.append(event.id)
+        if len(tries) == 1:
+            raise RuntimeError("first time fails")
+
+    [event] = await put(database, "case.submitted")
+    relays = Relay(database, {"case.submitted": [("steady", steady), ("shaky", shaky)]})
+    await relays.drain()
+    assert (got, tries) == ([event.id], [event.id])
+    await database["events"].update_many({}, {"$set": {"next_at": utc_now()}})
+    await relays.drain()
+    assert (got, tries) == ([event.id], [event.id, event.id])
+    assert (await database["events"].find_one({"_id": event.id}))["state"] == "done"
+
+
+async def test_an_event_whose_relay_died_is_taken_again_after_its_lease(database):
+    got = []
+
+    async def note(event):
+        got.append(event.id)
+
+    [event] = await put(database, "case.submitted")
+    dying = Relay(database, {})
+    assert (await dying._claim())["_id"] == event.id  # ... and then the process is gone
+    living = Relay(database, {"case.submitted": [("note", note)]})
+    assert await living.drain() == 0, "the lease still holds"
+    await database["events"].update_one({"_id": event.id}, {"$inc": {"tries": 0}, "$set": {"next_at": utc_now() - timedelta(seconds=1)}})
+    assert await living.drain() == 1
+    assert got == [event.id]
+
+
+async def test_two_relays_share_the_events(database):
+    got = []
+
+    async def note(event):
+        got.append(event.id)
+        await asyncio.sleep(0)
+
+    events = [event for _ in range(5) for event in await put(database, "order.paid", "case.fee_paid")]
+    both = [Relay(database, {"order.paid": [("n", note)], "case.fee_paid": [("n", note)]}) for _ in range(2)]
+    await asyncio.gather(*(one.drain() for one in both))
+    assert sorted(got) == sorted(event.id for event in events)
+
+
+async def test_what_keeps_failing_is_kept_as_dead_and_can_be_replayed(database):
+    broken = True
+    got = []
+
+    async def subscriber(event):
+        if broken:
+            raise RuntimeError("still broken")
+        got.append(event.id)
+
+    [event] = await put(database, "case.submitted")
+    one = Relay(database, {"case.submitted": [("s", subscriber)]})
+    for _ in range(relay.MAX_TRIES):
+        await database["events"].update_many({"state": "waiting"}, {"$set": {"next_at": utc_now()}})
+        await one.drain()
+    stored = await database["events"].find_one({"_id": event.id})
+    assert stored["state"] == "dead"
+    assert stored["errors"] == ["s: RuntimeError: still broken"]
+    broken = False
+    assert await relay.replay(database) == 1
+    await one.drain()
+    assert got == [event.id]
+
+
+async def test_an_aborted_transaction_leaves_no_event(database):
+    async def work(session):
+        await outbox.append(database, session, [new_event("case.submitted", subject=("case", "c"), owner_id="r")])
+        raise RuntimeError("the process changes its mind")
+
+    try:
+        await database.transaction(work)
+    except RuntimeError:
+        pass
+    assert await database["events"].count_documents({}) == 0
+
+
+async def test_running_relay_stops_in_good_order(database):
+    got = asyncio.Event()
+
+    async def note(_event):
+        got.set()
+
+    stop = asyncio.Event()
+    one = Relay(database, {"case.submitted": [("n", note)]})
+    task = asyncio.create_task(one.run(stop, poll_s=0.1))
+    await put(database, "case.submitted")
+    one.wake()
+    await asyncio.wait_for(got.wait(), 5)
+    stop.set()
+    await asyncio.wait_for(task, 5)

@@ -1,0 +1,48 @@
+"""Settings: named, all wrong ones at once, files too, secrets never shown."""
+
+import pytest
+
+from config.settings import SettingsError, read_settings
+
+
+def read(**given):
+    return read_settings({f"HALL_{name.upper()}": value for name, value in given.items()}, env_file=None)
+
+
+def test_dev_needs_nothing():
+    settings = read()
+    assert (settings.env, settings.port, settings.public_url) == ("dev", 8888, "http://127.0.0.1:8888")
+
+
+def test_every_wrong_value_is_named():
+    with pytest.raises(SettingsError) as caught:
+        read(port="no", field_cipher="rot13", env="prod")
+    assert all(name in str(caught.value) for name in ("PORT", "FIELD_CIPHER", "ENV"))
+
+
+def test_production_names_everything_it_lacks():
+    with pytest.raises(SettingsError) as caught:
+        read(env="production")
+    for name in ("HALL_SECRET_KEYS", "HALL_MONGODB_URI", "HALL_WECHATPAY_MERCHANT_KEY", "HALL_ALIPAY_APP_PRIVATE_KEY"):
+        assert f"{name} is missing" in str(caught.value)
+
+
+def test_a_secret_can_come_from_a_file_and_loses_its_final_newline(tmp_path):
+    (tmp_path / "secret").write_text("s3cret\n")
+    assert read(wechat_app_secret_file=str(tmp_path / "secret")).wechat_app_secret == "s3cret"
+
+
+def test_secrets_are_not_in_the_repr():
+    assert "s3cret" not in repr(read(wechat_app_secret="s3cret", demo_password="s3cret"))
+
+
+def test_production_has_no_stand_ins_and_no_demo_password():
+    with pytest.raises(SettingsError, match="DEMO_PASSWORD"):
+        read(env="production", demo_password="x")
+    assert read(env="test").sandbox_url
+
+
+def test_urls_lose_their_final_slash_and_nonsense_is_refused():
+    assert read(wechat_api_url="http://127.0.0.1:9/").wechat_api_url == "http://127.0.0.1:9"
+    with pytest.raises(SettingsError, match="HALL_SMS_URL"):
+        read(sms_url="ftp://x")
