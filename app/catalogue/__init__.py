@@ -1,0 +1,1 @@
+"""Divisions, agencies, items and their versions, guides, search, knowledge."""

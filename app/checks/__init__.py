@@ -1,0 +1,1 @@
+"""查: queries against department systems, and the bills they find."""

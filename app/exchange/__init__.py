@@ -1,0 +1,1 @@
+"""Department systems: adapters behind one Protocol."""
