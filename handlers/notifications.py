@@ -1,0 +1,141 @@
+"""The inbox, notification preferences and devices of the resident who is signed in."""
+
+import re
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+
+from handlers.base import HallHandler, operation
+from push.model import CHANNELS, EVENTS, LANGUAGES
+
+_CLOCK = validate.Regexp(r"([01]\d|2[0-3]):[0-5]\d$", error="应为时刻，例如 22:00")
+
+
+class InboxQuery(Schema):
+    unread = fields.Bool(load_default=False, metadata={"description": "`1`: only unread messages"})
+    limit = fields.Int(load_default=20, validate=validate.Range(1, 100, error="应为 1 到 100"))
+    cursor = fields.Str(load_default=None, validate=validate.Length(1, 64))
+
+
+class Subject(Schema):
+    kind = fields.Str(metadata={"example": "case"})
+    id = fields.Str()
+
+
+class Message(Schema):
+    id = fields.Str(metadata={"example": "msg_01KB2M3N4P5Q6R7S8T9V0W1X2Y"})
+    at = fields.Str(metadata={"format": "date-time"})
+    kind = fields.Str(validate=validate.OneOf(tuple(EVENTS)))
+    title = fields.Str()
+    body = fields.Str(metadata={"description": "several lines of plain text"})
+    link = fields.Str(metadata={"description": "path inside the hall"})
+    read_at = fields.Str(allow_none=True, metadata={"format": "date-time"})
+    event = fields.Str(metadata={"example": "case.accepted"})
+    subject = fields.Nested(Subject)
+    case_id = fields.Str(allow_none=True)
+    order_id = fields.Str(allow_none=True)
+    state = fields.Str(allow_none=True)
+
+
+class Inbox(Schema):
+    items = fields.List(fields.Nested(Message))
+    next_cursor = fields.Str(allow_none=True)
+    unread_count = fields.Int(metadata={"description": "at most 100, which means 100 or more"})
+
+
+class ReadCount(Schema):
+    read = fields.Int(metadata={"description": "how many messages became read"})
+    unread_count = fields.Int()
+
+
+class _Switches(Schema):
+    wechat = fields.Bool()
+    alipay = fields.Bool()
+    app = fields.Bool()
+    sms = fields.Bool()
+
+
+_Kinds = Schema.from_dict({kind: fields.Nested(_Switches) for kind in EVENTS}, name="NotificationKinds")
+_Quiet = Schema.from_dict(
+    {"from": fields.Str(required=True, validate=_CLOCK), "to": fields.Str(required=True, validate=_CLOCK)}, name="QuietHours"
+)
+
+
+class Preferences(Schema):
+    """What a PUT does not name stays as it is."""
+
+    kinds = fields.Nested(_Kinds)
+    quiet_hours = fields.Nested(_Quiet, allow_none=True, metadata={"description": "Shanghai times; urgent messages pass"})
+    elder_mode = fields.Bool()
+    language = fields.Str(validate=validate.OneOf(LANGUAGES))
+
+
+class Device(Schema):
+    platform = fields.Str(required=True, validate=validate.OneOf(("android", "ios", "hmos")))
+    vendor = fields.Str(load_default="", validate=validate.Length(0, 32))
+
+    @validates_schema
+    def _plain(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        if not re.fullmatch(r"[\w-]*", data.get("vendor", "")):
+            raise ValidationError("只能是字母、数字、横线", "vendor")
+
+
+class Notifications(HallHandler):
+    @operation("The inbox, newest first", query=InboxQuery, answers={200: Inbox}, auth="resident")
+    async def get(self) -> None:
+        found = await self.hall.push.inbox(
+            self.resident.resident_id,
+            unread=self.query["unread"],
+            limit=self.query["limit"],
+            cursor=self.query["cursor"],
+        )
+        await self.answer(found)
+
+
+class ReadNotification(HallHandler):
+    @operation("Mark one message read", answers={200: Message}, auth="resident")
+    async def post(self, message_id: str) -> None:
+        await self.answer(await self.hall.push.mark_read(self.resident.resident_id, message_id))
+
+
+class ReadAll(HallHandler):
+    @operation("Mark every message read", answers={200: ReadCount}, auth="resident")
+    async def post(self) -> None:
+        read = await self.hall.push.mark_all_read(self.resident.resident_id)
+        await self.answer({"read": read, "unread_count": await self.hall.push.unread_count(self.resident.resident_id)})
+
+
+class NotificationPreferences(HallHandler):
+    @operation("What reaches me on which channel", answers={200: Preferences}, auth="resident")
+    async def get(self) -> None:
+        preferences = await self.hall.push.preferences(self.resident.resident_id)
+        await self.answer(preferences.view())
+
+    @operation("Change what reaches me", body=Preferences, answers={200: Preferences}, auth="resident")
+    async def put(self) -> None:
+        changed = await self.hall.push.set_preferences(self.resident.resident_id, self.body)
+        await self.answer(changed.view())
+
+
+class Devices(HallHandler):
+    @operation("Register a device for native push", body=Device, answers={204: None}, auth="resident")
+    async def put(self, registration_id: str) -> None:
+        await self.hall.push.put_device(self.resident.resident_id, registration_id, **self.body)
+        self.set_status(204)
+
+    @operation("Forget a device, at sign-out at the latest", answers={204: None}, auth="resident")
+    async def delete(self, registration_id: str) -> None:
+        await self.hall.push.drop_device(self.resident.resident_id, registration_id)
+        self.set_status(204)
+
+
+# Switches and channels are one list in two places; a channel added to one only would be a silent hole.
+assert set(_Switches().fields) == set(CHANNELS)  # noqa: S101
+
+routes = [
+    (r"/v1/notifications", Notifications),
+    (r"/v1/notifications/read-all", ReadAll),
+    (r"/v1/notifications/([\w-]{1,64})/read", ReadNotification),
+    (r"/v1/me/notification-preferences", NotificationPreferences),
+    (r"/v1/me/devices/([\w-]{1,64})", Devices),
+]

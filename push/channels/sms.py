@@ -1,0 +1,120 @@
+"""Text messages through the city's gateway: POST {base}/messages with a request id; the same id is one message.
+
+Repeatable: the delivery id is the request id, so a send of unknown outcome is simply made again.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+import structlog
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from app.kernel.errors import HallError, NotFound, ProviderUnavailable
+from app.kernel.ids import new_id
+from app.kernel.numbers import check_mobile
+from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable
+from push.channel import Envelope, Letter, People, Refused, TryLater, Unclear
+
+log = structlog.get_logger(__name__)
+
+TIMEOUT_S = 5
+CODE_MINUTES = 5
+_PURPOSES = {"login": "登录", "phone": "验证手机号"}
+
+
+class SmsGateway:
+    """Thin client of the gateway."""
+
+    def __init__(self, http: HttpClient, base_url: str) -> None:
+        self._http = http
+        self._url = f"{base_url.rstrip('/')}/messages"
+
+    async def send(self, request_id: str, phone: str, template: str, params: Mapping[str, str], text: str) -> str:
+        """Send one message and return the gateway's id.
+
+        Raises:
+            Refused: the gateway does not take this message (a 4xx other than 429).
+            TryLater: too many at once, or not reachable. Unclear: no answer.
+        """
+        body = {"request_id": request_id, "phone": phone, "template": template, "params": dict(params), "text": text}
+        try:
+            response = await self._http.request(
+                "sms",
+                "POST",
+                self._url,
+                headers={"Content-Type": "application/json", "Accept": "application/json"},
+                body=orjson.dumps(body),
+                timeout_s=TIMEOUT_S,
+            )
+        except VendorUnreachable as error:
+            raise TryLater("unreachable") from error
+        except VendorUnknown as error:
+            raise Unclear(str(error.context.get("cause", "unknown"))) from error
+        if response.status in (408, 425, 429):
+            raise TryLater(str(response.status))
+        if response.status >= 300:
+            log.error("sms.refused", status=response.status, template=template)
+            raise Refused(str(response.status))
+        return _message_id(response.body)
+
+    async def send_code(self, phone: str, code: str, purpose: str) -> None:
+        """Send a sign-in code at once. Raises ProviderUnavailable when the gateway does not take it.
+
+        An unclear send is made once more with the same request id: still one message.
+        """
+        what = _PURPOSES.get(purpose, "办理业务")
+        text = (
+            f"【韶关办事】您的验证码是{code}，{CODE_MINUTES}分钟内有效。您正在{what}，"
+            "请不要告诉任何人，工作人员也不会向您要。"
+        )
+        request_id = new_id("sms")
+        for is_last in (False, True):
+            try:
+                await self.send(request_id, phone, f"code.{purpose}", {"code": code}, text)
+                return
+            except Refused as error:
+                raise _code_not_sent() from error
+            except (TryLater, Unclear) as error:
+                if is_last:
+                    raise _code_not_sent() from error
+
+
+class Sms:
+    """Channel `sms`: for a person whose phone number is verified."""
+
+    name = "sms"
+    repeatable = True
+
+    def __init__(self, gateway: SmsGateway, people: People) -> None:
+        self._gateway = gateway
+        self._people = people
+
+    async def prepare(self, letter: Letter) -> Envelope | None:
+        try:
+            phone = await self._people.phone_of(letter.owner_id)
+            return Envelope(letter, check_mobile(phone))
+        except (NotFound, ValueError):  # no account any more, no number, or one the gateway does not serve
+            return None
+
+    async def send(self, envelope: Envelope) -> str:
+        letter = envelope.letter
+        params = {name: letter.values[name] for name in ("item_name",) if name in letter.values}
+        return await self._gateway.send(letter.delivery_id, envelope.to, letter.event, params, letter.short)
+
+    async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
+        """Nothing follows for later messages."""
+
+
+def _message_id(body: bytes) -> str:
+    try:
+        answer: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    return str(answer.get("message_id", "")) if isinstance(answer, dict) else ""
+
+
+def _code_not_sent() -> HallError:
+    return ProviderUnavailable(
+        "短信暂时发不出去，请稍后再试，或用微信、支付宝登录。", en="The text message could not be sent; please try again.", retry_after_s=10
+    )

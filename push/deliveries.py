@@ -1,0 +1,301 @@
+"""Deliveries: from a stored intent to a final state, one resumable step at a time.
+
+    waiting -> (claimed by pushing next_at forward) -> sending -> sent
+                                                               -> waiting   try later, or the next channel
+                                                               -> unclear   outcome unknown, not repeated
+               no channel reaches the person                   -> inbox     the inbox and the stream alone
+               72 hours of trying                              -> failed    counted and logged: a human must look
+
+Guarantee: on a channel that cannot recognise a repetition (WeChat, Alipay) at most one send is made per delivery, whatever dies when:
+`sending` is written before the call, and who finds it after a crash does not call again. On a repeatable channel (text message, native
+push) the call is repeated with the same delivery id until its outcome is known.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from prometheus_client import Counter, Histogram
+from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from app.kernel import context
+from app.kernel.events import Event
+from app.kernel.ids import new_id, random_code
+from app.storage.mongo import Database
+from push.channel import Channel, ChannelError, Envelope, Letter, Refused, TryLater
+from push.model import Preferences
+from push.store import Store
+from push.templates import EventSpec, Rendered
+
+log = structlog.get_logger(__name__)
+
+# Longer than any channel's call may take, so whoever finds it run out knows that the one before is dead.
+LEASE = timedelta(seconds=60)
+GIVE_UP_AFTER = timedelta(hours=72)
+CONCURRENCY = 16
+# After so many failed tries the next channel goes first.
+_TIRED_AFTER = 4
+_DELAYS_S = (2, 10, 60, 300, 1800, 3600)
+
+INDEXES = {
+    "deliveries": [
+        # Only what is not final, so it stays small however many deliveries there have been.
+        IndexModel([("next_at", ASCENDING)], name="due", partialFilterExpression={"is_open": True}),
+        IndexModel([("event_id", ASCENDING), ("owner_id", ASCENDING)], name="once", unique=True),
+        IndexModel([("subject.id", ASCENDING), ("_id", ASCENDING)], name="of_subject"),
+        IndexModel([("owner_id", ASCENDING)], name="of_owner"),
+        # WeChat reports the fate of a message by its id.
+        IndexModel([("vendor_id", ASCENDING)], name="of_vendor", partialFilterExpression={"vendor_id": {"$gt": ""}}),
+    ]
+}
+
+outcomes = Counter("hall_deliveries", "Tries to deliver and final states", ["channel", "outcome"])
+delay_seconds = Histogram(
+    "hall_delivery_seconds", "From the event until it was sent", buckets=(0.5, 1, 3, 10, 60, 600, 3600, 86400)
+)
+
+
+def new_delivery(message_id: str, owner_id: str, event: Event, spec: EventSpec, rendered: Rendered, now: datetime) -> dict[str, Any]:
+    """Return the intent to tell one person of one event. One that may not leave the hall is final at once."""
+    leaves = bool(spec.channels)
+    return {
+        "_id": new_id("dlv"),
+        "message_id": message_id,
+        "owner_id": owner_id,
+        "event_id": event.id,
+        "event": event.name,
+        "kind": spec.kind,
+        "subject": {"kind": event.subject_kind, "id": event.subject_id},
+        "request_id": event.request_id,
+        "at": event.at,
+        "state": "waiting" if leaves else "inbox",
+        "is_open": leaves,
+        "next_at": now,
+        "chain": list(spec.channels),
+        "closed": [],
+        "tries": {},
+        "attempts": [],
+        "urgent": spec.urgent,
+        "must_arrive": spec.must_arrive,
+        "short": rendered.short,
+        "values": dict(rendered.values),
+        "link": rendered.link,
+    }
+
+
+class Deliveries:
+    def __init__(self, database: Database, store: Store, channels: Sequence[Channel], clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._deliveries = database["deliveries"]
+        self._store = store
+        self._channels: Mapping[str, Channel] = {channel.name: channel for channel in channels}
+        self._clock = clock
+
+    async def add(self, delivery: Mapping[str, Any], session: AsyncClientSession) -> None:
+        await self._deliveries.insert_one(dict(delivery), session=session)
+
+    async def deliver_due(self, now: datetime | None = None) -> int:
+        """Work on everything that is due at `now` (default: the clock's) and return how many deliveries were taken up.
+
+        At most CONCURRENCY at a time. Several workers may run it at once.
+        """
+        loop = asyncio.get_running_loop()
+        began, begin = loop.time(), now or self._clock()
+
+        def present() -> datetime:
+            return begin + timedelta(seconds=loop.time() - began)
+
+        first = await self._claim(present())
+        if first is None:
+            return 0
+        count = 1
+
+        async def work(delivery: dict[str, Any] | None) -> None:
+            nonlocal count
+            while delivery is not None:
+                await self._take_up(delivery, present)
+                delivery = await self._claim(present())
+                count += delivery is not None
+
+        await asyncio.gather(work(first), *(self._claim_and(work, present) for _ in range(CONCURRENCY - 1)))
+        return count
+
+    async def _claim_and(self, work: Any, present: Callable[[], datetime]) -> None:
+        delivery = await self._claim(present())
+        if delivery is not None:
+            await work(delivery)
+
+    async def _claim(self, now: datetime) -> dict[str, Any] | None:
+        """Take one due delivery under a lease; it is returned as it was before, so `sending` tells of a crash."""
+        claim = random_code(12)
+        found = await self._deliveries.find_one_and_update(
+            {"is_open": True, "next_at": {"$lte": now}},
+            {"$set": {"next_at": now + LEASE, "claim": claim}},
+            sort=[("next_at", 1)],
+        )
+        return None if found is None else found | {"claim": claim}
+
+    async def _take_up(self, delivery: dict[str, Any], present: Callable[[], datetime]) -> None:
+        context.request_id.set(delivery["request_id"])
+        try:
+            await self._work(delivery, present)
+        except Exception as error:  # the lease brings it back; one broken delivery must not stop the others
+            log.error("delivery.broken", delivery_id=delivery["_id"], exc_info=error)
+
+    async def _work(self, delivery: dict[str, Any], present: Callable[[], datetime]) -> None:
+        now = present()
+        if delivery["state"] == "sending" and not self._is_repeatable(delivery["channel"]):
+            # Whoever sent it died before noting the outcome.
+            if not await self._note_unclear(delivery, delivery["channel"], "crashed", now):
+                return
+        preferences = await self._store.preferences(delivery["owner_id"])
+        quiet_until = None if delivery["urgent"] else preferences.quiet_until(now)
+        if quiet_until is not None:
+            await self._change(delivery, {"state": "waiting", "next_at": quiet_until})
+            return
+        letter = Letter(
+            delivery["_id"], delivery["event"], delivery["owner_id"], delivery["short"], delivery["values"], delivery["link"]
+        )
+        for name in self._order(delivery, preferences):
+            channel = self._channels[name]
+            envelope = await channel.prepare(letter)
+            if envelope is None:
+                continue
+            if not await self._change(delivery, {"state": "sending", "channel": name}):
+                return  # the lease had run out and somebody else has it
+            if await self._send(delivery, channel, envelope, present):
+                return
+        await self._finish(delivery, "inbox")
+
+    def _is_repeatable(self, name: str) -> bool:
+        return name in self._channels and self._channels[name].repeatable
+
+    def _order(self, delivery: Mapping[str, Any], preferences: Preferences) -> list[str]:
+        """Return the channels to try: the person's wishes first, then those that have not failed again and again."""
+        names = [
+            name
+            for name in delivery["chain"]
+            if name in self._channels and name not in delivery["closed"] and preferences.allows(delivery["kind"], name)
+        ]
+        if preferences.elder_mode:
+            names.sort(key=lambda name: name != "sms")
+        return sorted(names, key=lambda name: delivery["tries"].get(name, 0) >= _TIRED_AFTER)
+
+    async def _send(
+        self, delivery: dict[str, Any], channel: Channel, envelope: Envelope, present: Callable[[], datetime]
+    ) -> bool:
+        """Send once and note the outcome; False: the next channel is to be tried now."""
+        try:
+            vendor_id = await channel.send(envelope)
+        except Refused as error:
+            return not await self._note_refused(delivery, channel, envelope, error, present())
+        except TryLater as error:
+            await self._note_try_later(delivery, channel.name, error.code, present())
+            return True
+        except Exception as error:  # Unclear, or a bug of ours after the call: either way nobody knows
+            code = error.code if isinstance(error, ChannelError) else type(error).__name__
+            if not isinstance(error, ChannelError):
+                log.error("delivery.channel_bug", channel=channel.name, exc_info=error)
+            if channel.repeatable:
+                await self._note_try_later(delivery, channel.name, code, present())
+                return True
+            return not await self._note_unclear(delivery, channel.name, code, present())
+        now = present()
+
+        async def record(session: AsyncClientSession) -> bool:
+            changes = {"state": "sent", "is_open": False, "sent_at": now, "vendor_id": vendor_id}
+            if await self._change(delivery, changes, _attempt(channel.name, "sent", now, vendor_id=vendor_id), session):
+                await channel.settle(envelope, "", session)
+                return True
+            return False
+
+        if await self._database.transaction(record):
+            outcomes.labels(channel.name, "sent").inc()
+            delay_seconds.observe(max(0.0, (now - delivery["at"]).total_seconds()))
+        return True
+
+    async def _note_refused(
+        self, delivery: dict[str, Any], channel: Channel, envelope: Envelope, error: Refused, now: datetime
+    ) -> bool:
+        """Note a final refusal; True: go on to the next channel."""
+        closed = [*delivery["closed"], channel.name]
+
+        async def record(session: AsyncClientSession) -> bool:
+            attempt = _attempt(channel.name, "refused", now, code=error.code)
+            if await self._change(delivery, {"state": "waiting", "closed": closed}, attempt, session):
+                await channel.settle(envelope, error.code, session)
+                return True
+            return False
+
+        outcomes.labels(channel.name, "refused").inc()
+        log.info("delivery.refused", delivery_id=delivery["_id"], channel=channel.name, code=error.code)
+        delivery["closed"] = closed
+        return await self._database.transaction(record)
+
+    async def _note_try_later(self, delivery: dict[str, Any], name: str, code: str, now: datetime) -> None:
+        tries = {**delivery["tries"], name: delivery["tries"].get(name, 0) + 1}
+        outcomes.labels(name, "try_later").inc()
+        if now - delivery["at"] > GIVE_UP_AFTER:
+            log.error("delivery.failed", delivery_id=delivery["_id"], channel=name, code=code)
+            await self._finish(delivery, "failed", _attempt(name, "try_later", now, code=code))
+            return
+        pause_s = _DELAYS_S[min(sum(tries.values()), len(_DELAYS_S)) - 1] * random.uniform(0.8, 1.2)  # noqa: S311
+        await self._change(
+            delivery,
+            {"state": "waiting", "tries": tries, "next_at": now + timedelta(seconds=pause_s)},
+            _attempt(name, "try_later", now, code=code),
+        )
+
+    async def _note_unclear(self, delivery: dict[str, Any], name: str, code: str, now: datetime) -> bool:
+        """Note that nobody knows whether it went out; True: it must arrive, so go on to the next channel."""
+        outcomes.labels(name, "unclear").inc()
+        log.warning("delivery.unclear", delivery_id=delivery["_id"], channel=name, code=code)
+        attempt = _attempt(name, "unclear", now, code=code)
+        if not delivery["must_arrive"]:
+            await self._finish(delivery, "unclear", attempt)
+            return False
+        delivery["closed"] = [*delivery["closed"], name]
+        return await self._change(delivery, {"state": "waiting", "closed": delivery["closed"]}, attempt)
+
+    async def _finish(self, delivery: Mapping[str, Any], state: str, attempt: Mapping[str, Any] | None = None) -> None:
+        if await self._change(delivery, {"state": state, "is_open": False}, attempt):
+            outcomes.labels("none", state).inc()
+
+    async def _change(
+        self,
+        delivery: Mapping[str, Any],
+        changes: Mapping[str, Any],
+        attempt: Mapping[str, Any] | None = None,
+        session: AsyncClientSession | None = None,
+    ) -> bool:
+        """Change a delivery that is still ours; False when its lease ran out and another worker has taken it."""
+        update: dict[str, Any] = {"$set": dict(changes)}
+        if attempt is not None:
+            update["$push"] = {"attempts": {"$each": [attempt], "$slice": -30}}
+        result = await self._deliveries.update_one(
+            {"_id": delivery["_id"], "claim": delivery["claim"], "is_open": True}, update, session=session
+        )
+        return result.matched_count == 1
+
+    # --- what others ask ---
+
+    async def report(self, vendor_id: str, fate: str, now: datetime) -> None:
+        """Note what a vendor later says of a message it took (`success`, `user block`, ...)."""
+        await self._deliveries.update_one({"vendor_id": vendor_id}, {"$set": {"fate": fate, "fate_at": now}})
+
+    async def of_subject(self, subject_id: str) -> list[dict[str, Any]]:
+        """Return what was told about one case or order, for staff: event, state, channel, attempts. No addresses."""
+        wanted = {"event": 1, "state": 1, "channel": 1, "at": 1, "sent_at": 1, "fate": 1, "attempts": 1}
+        return await self._deliveries.find({"subject.id": subject_id}, wanted).sort("_id", 1).to_list()
+
+    async def move(self, from_id: str, into_id: str, session: AsyncClientSession) -> None:
+        await self._deliveries.update_many({"owner_id": from_id}, {"$set": {"owner_id": into_id}}, session=session)
+
+
+def _attempt(channel: str, outcome: str, at: datetime, *, code: str = "", vendor_id: str = "") -> dict[str, Any]:
+    attempt: dict[str, Any] = {"channel": channel, "outcome": outcome, "at": at}
+    return attempt | ({"code": code} if code else {}) | ({"vendor_id": vendor_id} if vendor_id else {})

@@ -1,0 +1,138 @@
+"""What push knows: the events it tells of, the channels, a person's preferences."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta
+from typing import Any
+
+from app.kernel.clock import SHANGHAI, format_utc
+
+# Every event that a person is told of, by kind. The texts are in config/messages/<kind>.json: one for each, no other.
+EVENTS: Mapping[str, tuple[str, ...]] = {
+    "case": (
+        "case.submitted",
+        "case.fee_due",
+        "case.fee_paid",
+        "case.supplement_requested",
+        "case.supplemented",
+        "case.accepted",
+        "case.not_accepted",
+        "case.review_started",
+        "case.suspended",
+        "case.resumed",
+        "case.approved",
+        "case.denied",
+        "case.delivering",
+        "case.completed",
+        "case.withdrawn",
+        "case.evaluated",
+    ),
+    "order": (
+        "order.created",
+        "order.paying",
+        "order.paid",
+        "order.closed",
+        "order.payment_held",
+        "order.overpaid",
+        "order.refunded",
+    ),
+    "identity": ("identity.joined",),
+}
+
+# In the order in which they are tried: what costs the person and the city least comes first. `app` is the native app.
+CHANNELS = ("wechat", "alipay", "app", "sms")
+LANGUAGES = ("zh", "en")
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """What a person wants. The inbox and the live stream cannot be turned off: a legal notice is always there.
+
+    Attributes:
+        muted: per kind the channels that are off.
+        quiet_from, quiet_to: Shanghai times between which nothing goes out that can wait (may pass midnight), or None.
+        elder_mode: a text message first, since it needs no app.
+        language: of titles and texts.
+    """
+
+    muted: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    quiet_from: time | None = None
+    quiet_to: time | None = None
+    elder_mode: bool = False
+    language: str = "zh"
+
+    def allows(self, kind: str, channel: str) -> bool:
+        return channel not in self.muted.get(kind, frozenset())
+
+    def quiet_until(self, now: datetime) -> datetime | None:
+        """Return the end of the quiet hours in which `now` falls, or None."""
+        if self.quiet_from is None or self.quiet_to is None or self.quiet_from == self.quiet_to:
+            return None
+        local = now.astimezone(SHANGHAI)
+        clock = local.time()
+        over_midnight = self.quiet_from > self.quiet_to
+        if over_midnight:
+            is_quiet = clock >= self.quiet_from or clock < self.quiet_to
+        else:
+            is_quiet = self.quiet_from <= clock < self.quiet_to
+        if not is_quiet:
+            return None
+        day = local.date() + timedelta(days=1 if over_midnight and clock >= self.quiet_from else 0)
+        return datetime.combine(day, self.quiet_to, SHANGHAI)
+
+    def view(self) -> dict[str, Any]:
+        """Return them as the API shows them: every kind and channel with true or false."""
+        quiet = None
+        if self.quiet_from is not None and self.quiet_to is not None:
+            quiet = {"from": f"{self.quiet_from:%H:%M}", "to": f"{self.quiet_to:%H:%M}"}
+        return {
+            "kinds": {kind: {channel: self.allows(kind, channel) for channel in CHANNELS} for kind in EVENTS},
+            "quiet_hours": quiet,
+            "elder_mode": self.elder_mode,
+            "language": self.language,
+        }
+
+    def to_document(self) -> dict[str, Any]:
+        return {
+            "muted": {kind: sorted(channels) for kind, channels in self.muted.items() if channels},
+            "quiet_from": self.quiet_from.isoformat("minutes") if self.quiet_from else None,
+            "quiet_to": self.quiet_to.isoformat("minutes") if self.quiet_to else None,
+            "elder_mode": self.elder_mode,
+            "language": self.language,
+        }
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any] | None) -> "Preferences":
+        if document is None:
+            return cls()
+        return cls(
+            muted={kind: frozenset(channels) for kind, channels in document["muted"].items()},
+            quiet_from=time.fromisoformat(document["quiet_from"]) if document["quiet_from"] else None,
+            quiet_to=time.fromisoformat(document["quiet_to"]) if document["quiet_to"] else None,
+            elder_mode=document["elder_mode"],
+            language=document["language"],
+        )
+
+
+def stream_id(seq: int) -> str:
+    """Return a sequence number as the stream's id: text that sorts as the number does."""
+    return f"{seq:012d}"
+
+
+def view_message(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored message as the inbox and the stream show it."""
+    subject = document["subject"]
+    return {
+        "id": document["_id"],
+        "at": format_utc(document["at"]),
+        "kind": document["kind"],
+        "title": document["title"],
+        "body": document["body"],
+        "link": document["link"],
+        "read_at": format_utc(document["read_at"]),
+        "event": document["event"],
+        "subject": subject,
+        "case_id": subject["id"] if subject["kind"] == "case" else None,
+        "order_id": subject["id"] if subject["kind"] == "order" else None,
+        "state": document["state"],
+    }

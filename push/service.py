@@ -1,0 +1,206 @@
+"""Push: what the rest of the hall calls. `tell` for the relay, `deliver_due` for the worker, the inbox for handlers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, time
+from typing import Any
+
+import structlog
+from prometheus_client import Counter
+from pymongo import IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError
+from redis.asyncio import Redis
+
+from app.kernel.clock import utc_now
+from app.kernel.errors import BadRequest, NotFound
+from app.kernel.events import Event
+from app.kernel.ids import new_id
+from app.storage.mongo import Database
+from app.storage.redis import publish
+from push import deliveries, grants, store
+from push.channel import Channel, People
+from push.channels.sms import SmsGateway
+from push.deliveries import Deliveries, new_delivery
+from push.grants import Grants
+from push.model import EVENTS, Preferences, view_message
+from push.store import Store
+from push.templates import MessageTemplates
+
+log = structlog.get_logger(__name__)
+
+STREAM_CHANNEL = "stream"  # Redis: the message is the id of the person who has something new
+MAX_UNREAD_COUNT = 100
+
+INDEXES: Mapping[str, Sequence[IndexModel]] = {**store.INDEXES, **deliveries.INDEXES, **grants.INDEXES}
+
+told = Counter("hall_messages_told", "Messages written to inboxes", ["event"])
+
+
+class Push:
+    """Made once per process by assembly. `channels` are tried in the order of push.model.CHANNELS."""
+
+    def __init__(
+        self,
+        database: Database,
+        redis: Redis,
+        templates: MessageTemplates,
+        *,
+        people: People,
+        store: Store,
+        grants: Grants,
+        channels: Sequence[Channel],
+        sms: SmsGateway,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._database = database
+        self._redis = redis
+        self._clock = clock
+        self._sms = sms
+        self._people = people
+        self.templates = templates
+        self.store = store
+        self.grants = grants
+        self.deliveries = Deliveries(database, store, channels, clock)
+
+    @property
+    def event_names(self) -> tuple[str, ...]:
+        """Every event this subscribes to."""
+        return tuple(name for names in EVENTS.values() for name in names)
+
+    # --- telling ---
+
+    async def tell(self, event: Event) -> None:
+        """Write the message of an event and the intent to deliver it, both in one transaction. Idempotent.
+
+        The relay's subscriber "tell". An event that nobody wrote a text for is a mistake of ours and raises KeyError: the relay
+        keeps it as a dead letter instead of losing it.
+        """
+        spec = self.templates.specs[event.name]
+        now = self._clock()
+        language = (await self.store.preferences(await self.store.present_owner(event.owner_id))).language
+        rendered = self.templates.render(event, language)
+
+        async def write(session: AsyncClientSession) -> str | None:
+            owner_id = await self.store.present_owner(event.owner_id, session)
+            if await self.store.has_message(event.id, owner_id, session):
+                return None
+            seq = await self.store.next_seq(owner_id, session)
+            message = {
+                "_id": new_id("msg"),
+                "owner_id": owner_id,
+                "seq": seq,
+                "event_id": event.id,
+                "event": event.name,
+                "kind": rendered.kind,
+                "at": event.at,
+                "title": rendered.title,
+                "body": rendered.body,
+                "link": rendered.link,
+                "subject": {"kind": event.subject_kind, "id": event.subject_id},
+                "state": event.data.get("state"),
+                "unread": True,
+                "read_at": None,
+            }
+            await self.store.add_message(message, session)
+            await self.deliveries.add(new_delivery(message["_id"], owner_id, event, spec, rendered, now), session)
+            return owner_id
+
+        owner_id = await self._once(write)
+        if owner_id is not None:
+            told.labels(event.name).inc()
+            await publish(self._redis, STREAM_CHANNEL, owner_id)
+
+    async def _once(self, write: Callable[[AsyncClientSession], Any]) -> str | None:
+        # Two at once on the same event, or the very first two messages of one person: the loser of the unique index runs
+        # again, finds the winner's message (or its head document), and is right the second time.
+        for last in (False, False, True):
+            try:
+                return await self._database.transaction(write)
+            except DuplicateKeyError:
+                if last:
+                    raise
+        return None
+
+    async def deliver_due(self, now: datetime | None = None) -> int:
+        """Send what is due; called in a loop by the worker. Returns how many deliveries were taken up."""
+        return await self.deliveries.deliver_due(now)
+
+    async def send_code(self, phone: str, code: str, purpose: str) -> None:
+        """Send a sign-in code by text message at once. Raises ProviderUnavailable."""
+        await self._sms.send_code(phone, code, purpose)
+
+    # --- the inbox ---
+
+    async def inbox(self, owner_id: str, *, unread: bool, limit: int, cursor: str | None) -> dict[str, Any]:
+        """Return a page of messages, newest first: `{items, next_cursor, unread_count}` (at most 100 are counted)."""
+        if cursor is not None and not cursor.startswith("msg_"):
+            raise BadRequest("翻页标记不对，请从第一页重新打开。", en="The cursor is not valid.")
+        found = await self.store.page(owner_id, unread=unread, before=cursor, limit=limit + 1)
+        items = found[:limit]
+        return {
+            "items": [view_message(message) for message in items],
+            "next_cursor": items[-1]["_id"] if len(found) > limit else None,
+            "unread_count": await self.store.unread_count(owner_id, MAX_UNREAD_COUNT),
+        }
+
+    async def unread_count(self, owner_id: str) -> int:
+        """Return how many messages are unread, at most 100."""
+        return await self.store.unread_count(owner_id, MAX_UNREAD_COUNT)
+
+    async def mark_read(self, owner_id: str, message_id: str) -> dict[str, Any]:
+        """Mark a message read and return it. Raises NotFound, also for somebody else's."""
+        message = await self.store.mark_read(owner_id, message_id, self._clock())
+        if message is None:
+            raise NotFound("没有找到这条消息。", en="No such message.")
+        return view_message(message)
+
+    async def mark_all_read(self, owner_id: str) -> int:
+        return await self.store.mark_all_read(owner_id, self._clock())
+
+    # --- preferences, devices, grants ---
+
+    async def preferences(self, owner_id: str) -> Preferences:
+        return await self.store.preferences(owner_id)
+
+    async def set_preferences(self, owner_id: str, wanted: Mapping[str, Any]) -> Preferences:
+        """Change what `wanted` names (kinds, quiet_hours, elder_mode, language); the rest stays."""
+        now = await self.store.preferences(owner_id)
+        muted = {kind: set(channels) for kind, channels in now.muted.items()}
+        for kind, switches in wanted.get("kinds", {}).items():
+            for channel, is_on in switches.items():
+                (muted.setdefault(kind, set()).discard if is_on else muted.setdefault(kind, set()).add)(channel)
+        quiet = wanted.get("quiet_hours", now.view()["quiet_hours"])
+        changed = Preferences(
+            muted={kind: frozenset(channels) for kind, channels in muted.items()},
+            quiet_from=time.fromisoformat(quiet["from"]) if quiet else None,
+            quiet_to=time.fromisoformat(quiet["to"]) if quiet else None,
+            elder_mode=wanted.get("elder_mode", now.elder_mode),
+            language=wanted.get("language", now.language),
+        )
+        await self.store.save_preferences(owner_id, changed)
+        return changed
+
+    async def put_device(self, owner_id: str, registration_id: str, platform: str, vendor: str) -> None:
+        await self.store.put_device(owner_id, registration_id, {"platform": platform, "vendor": vendor}, self._clock())
+
+    async def drop_device(self, owner_id: str, registration_id: str) -> None:
+        """Forget a device. Raises NotFound, also for somebody else's."""
+        if not await self.store.drop_device(registration_id, owner_id):
+            raise NotFound("没有找到这台设备。", en="No such device.")
+
+    async def wechat_openid(self, owner_id: str) -> str:
+        """Return a person's openid in our mini-program, or empty text."""
+        identity = await self._people.channel_identity(owner_id, "wechat")
+        return str(identity["openid"]) if identity else ""
+
+    # --- joining ---
+
+    async def reassign(self, from_id: str, into_id: str) -> None:
+        """Move messages, deliveries, devices and preferences after two residents were joined. Idempotent."""
+
+        async def move(session: AsyncClientSession) -> None:
+            await self.store.move(from_id, into_id, session)
+            await self.deliveries.move(from_id, into_id, session)
+
+        await self._database.transaction(move)
+        await publish(self._redis, STREAM_CHANNEL, into_id)

@@ -1,0 +1,158 @@
+"""Inbox, preferences and devices in MongoDB.
+
+Each person's messages carry a sequence number, taken from that person's head document inside the transaction that writes the message.
+Two writers for one person conflict on the head, so the order of numbers is the order of commits: a reader that has seen number n will
+never see a smaller one appear later. That is what lets the stream's cursor have neither gap nor repeat.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo.asynchronous.client_session import AsyncClientSession
+
+from app.storage.mongo import Database
+from push.model import Preferences
+
+Document = dict[str, Any]
+
+INDEXES = {
+    "messages": [
+        IndexModel([("owner_id", ASCENDING), ("seq", ASCENDING)], name="stream", unique=True),
+        IndexModel([("event_id", ASCENDING), ("owner_id", ASCENDING)], name="once", unique=True),
+        IndexModel([("owner_id", ASCENDING), ("_id", DESCENDING)], name="inbox"),
+        # Only what is unread, so it stays small and the count is bounded.
+        IndexModel(
+            [("owner_id", ASCENDING), ("_id", DESCENDING)], name="inbox_unread", partialFilterExpression={"unread": True}
+        ),
+    ],
+    "push_heads": [IndexModel([("moved_to", ASCENDING)], name="moved", sparse=True)],
+    "push_devices": [IndexModel([("owner_id", ASCENDING), ("at", DESCENDING)], name="of_owner")],
+}
+
+MAX_DEVICES = 10
+
+
+class Store:
+    def __init__(self, database: Database) -> None:
+        self._messages = database["messages"]
+        self._heads = database["push_heads"]
+        self._preferences = database["push_preferences"]
+        self._devices = database["push_devices"]
+
+    # --- writing, inside a transaction ---
+
+    async def present_owner(self, owner_id: str, session: AsyncClientSession | None = None) -> str:
+        """Return whose inbox it is now: a resident who was joined to another has moved there."""
+        head = await self._heads.find_one({"_id": owner_id}, session=session)
+        return str(head["moved_to"]) if head and head.get("moved_to") else owner_id
+
+    async def next_seq(self, owner_id: str, session: AsyncClientSession) -> int:
+        head = await self._heads.find_one_and_update(
+            {"_id": owner_id}, {"$inc": {"seq": 1}}, upsert=True, return_document=ReturnDocument.AFTER, session=session
+        )
+        return int(head["seq"])
+
+    async def has_message(self, event_id: str, owner_id: str, session: AsyncClientSession) -> bool:
+        return await self._messages.find_one({"event_id": event_id, "owner_id": owner_id}, {"_id": 1}, session=session) is not None
+
+    async def add_message(self, message: Document, session: AsyncClientSession) -> None:
+        await self._messages.insert_one(message, session=session)
+
+    # --- the inbox ---
+
+    async def page(self, owner_id: str, *, unread: bool, before: str | None, limit: int) -> list[Document]:
+        """Return messages, newest first, older than the message `before`."""
+        query: Document = {"owner_id": owner_id}
+        if unread:
+            query["unread"] = True
+        if before:
+            query["_id"] = {"$lt": before}
+        return await self._messages.find(query).sort("_id", DESCENDING).limit(limit).to_list()
+
+    async def unread_count(self, owner_id: str, most: int) -> int:
+        """Return how many messages are unread, counting no further than `most`."""
+        return await self._messages.count_documents({"owner_id": owner_id, "unread": True}, limit=most)
+
+    async def mark_read(self, owner_id: str, message_id: str, now: datetime) -> Document | None:
+        """Mark one message read (the first time counts) and return it; None when this person has no such message."""
+        await self._messages.update_one(
+            {"_id": message_id, "owner_id": owner_id, "unread": True}, {"$set": {"unread": False, "read_at": now}}
+        )
+        return await self._messages.find_one({"_id": message_id, "owner_id": owner_id})
+
+    async def mark_all_read(self, owner_id: str, now: datetime) -> int:
+        result = await self._messages.update_many(
+            {"owner_id": owner_id, "unread": True}, {"$set": {"unread": False, "read_at": now}}
+        )
+        return int(result.modified_count)
+
+    # --- the stream ---
+
+    async def head(self, owner_id: str) -> int:
+        """Return the highest sequence number of a person, 0 when there is none."""
+        head = await self._heads.find_one({"_id": owner_id})
+        return int(head.get("seq", 0)) if head else 0
+
+    async def heads(self, owner_ids: Sequence[str]) -> dict[str, int]:
+        """Return the highest sequence numbers of many persons in one query."""
+        return {
+            head["_id"]: int(head.get("seq", 0))
+            async for head in self._heads.find({"_id": {"$in": list(owner_ids)}}, {"seq": 1})
+        }
+
+    async def after(self, owner_id: str, seq: int, limit: int) -> list[Document]:
+        """Return messages with a number above `seq`, in order."""
+        query = {"owner_id": owner_id, "seq": {"$gt": seq}}
+        return await self._messages.find(query).sort("seq", ASCENDING).limit(limit).to_list()
+
+    async def seq_of(self, owner_id: str, message_id: str) -> int | None:
+        message = await self._messages.find_one({"_id": message_id, "owner_id": owner_id}, {"seq": 1})
+        return int(message["seq"]) if message else None
+
+    # --- preferences and devices ---
+
+    async def preferences(self, owner_id: str) -> Preferences:
+        return Preferences.from_document(await self._preferences.find_one({"_id": owner_id}))
+
+    async def save_preferences(self, owner_id: str, preferences: Preferences) -> None:
+        await self._preferences.replace_one({"_id": owner_id}, preferences.to_document(), upsert=True)
+
+    async def put_device(self, owner_id: str, registration_id: str, details: Mapping[str, str], now: datetime) -> None:
+        """Register a device. A phone that changes hands belongs to whoever registered it last."""
+        await self._devices.replace_one(
+            {"_id": registration_id}, {"owner_id": owner_id, **details, "at": now}, upsert=True
+        )
+
+    async def drop_device(self, registration_id: str, owner_id: str | None = None) -> bool:
+        query = {"_id": registration_id} | ({"owner_id": owner_id} if owner_id else {})
+        return bool((await self._devices.delete_one(query)).deleted_count)
+
+    async def devices(self, owner_id: str) -> list[Document]:
+        return await self._devices.find({"owner_id": owner_id}).sort("at", DESCENDING).limit(MAX_DEVICES).to_list()
+
+    # --- joining two residents ---
+
+    async def move(self, from_id: str, into_id: str, session: AsyncClientSession) -> None:
+        """Move everything of one person to another. Run again it finds nothing left to move.
+
+        Moved messages get numbers above both heads, in their old order. A client that followed the old inbox therefore sees nothing
+        newer swallowed; what it had seen before the join can come once more, with the same message id.
+        """
+        moved = await self._messages.find({"owner_id": from_id}, {"_id": 1}, session=session).sort("seq", 1).to_list()
+        old = await self._heads.find_one({"_id": from_id}, session=session)
+        new = await self._heads.find_one({"_id": into_id}, session=session)
+        seq = max(int((old or {}).get("seq", 0)), int((new or {}).get("seq", 0)))
+        for message in moved:
+            seq += 1
+            await self._messages.update_one(
+                {"_id": message["_id"]}, {"$set": {"owner_id": into_id, "seq": seq}}, session=session
+            )
+        await self._heads.update_one({"_id": into_id}, {"$set": {"seq": seq}}, upsert=True, session=session)
+        await self._heads.update_one({"_id": from_id}, {"$set": {"moved_to": into_id}}, upsert=True, session=session)
+        await self._heads.update_many({"moved_to": from_id}, {"$set": {"moved_to": into_id}}, session=session)
+        await self._devices.update_many({"owner_id": from_id}, {"$set": {"owner_id": into_id}}, session=session)
+        kept = await self._preferences.find_one_and_delete({"_id": from_id}, session=session)
+        if kept is not None and await self._preferences.find_one({"_id": into_id}, session=session) is None:
+            await self._preferences.insert_one(kept | {"_id": into_id}, session=session)

@@ -1,0 +1,215 @@
+"""The live stream: every open connection of this process, and who has something new.
+
+Redis says at once whose inbox grew; every five seconds one query asks MongoDB the same for all connected persons, so losing Redis only
+makes the stream slower. What is sent is always read from MongoDB by sequence number above the connection's own cursor: no gap, no repeat.
+"""
+
+import asyncio
+from typing import Any, Protocol
+
+import orjson
+import structlog
+from prometheus_client import Gauge
+from pymongo.errors import PyMongoError
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from push.model import stream_id, view_message
+from push.service import STREAM_CHANNEL
+from push.store import Store
+
+log = structlog.get_logger(__name__)
+
+MAX_CONNECTIONS_PER_PERSON = 10  # in one process
+POLL_S = 5.0
+_BATCH = 100
+_FLUSH_S = 5.0  # a reader that has not taken a batch by then is cut off; it comes back with its cursor
+_OWNERS_PER_QUERY = 1000
+
+connections = Gauge("hall_stream_connections", "Open connections of the live stream", multiprocess_mode="livesum")
+
+
+class Connection(Protocol):
+    """One open connection. `cursor`: the highest sequence number it was sent."""
+
+    cursor: int
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame. Raises OSError when the connection is gone."""
+        ...
+
+    async def flushed(self) -> None:
+        """Return once everything queued has left, or the connection is gone."""
+        ...
+
+    def cut(self) -> None:
+        """Close at once."""
+        ...
+
+
+class TooManyConnections(Exception):
+    """This person has as many connections open as one may have."""
+
+
+class _Group:
+    """All connections of one person."""
+
+    def __init__(self) -> None:
+        self.members: set[Connection] = set()
+        self.is_stale = False
+        self.pump: asyncio.Task[None] | None = None
+
+
+class Stream:
+    """One per web process. Starts by itself at the first connection; `close()` at the end."""
+
+    def __init__(self, store: Store, redis: Redis, *, poll_s: float = POLL_S) -> None:
+        self._store = store
+        self._redis = redis
+        self._poll_s = poll_s
+        self._groups: dict[str, _Group] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def head(self, owner_id: str) -> int:
+        """Return the cursor of somebody who wants only what comes from now on."""
+        return await self._store.head(owner_id)
+
+    async def cursor_after(self, owner_id: str, after: str) -> int:
+        """Read what a client gives as `after`: a stream id, or the id of a message in its inbox.
+
+        Raises:
+            ValueError: neither.
+        """
+        if after.startswith("msg_"):
+            seq = await self._store.seq_of(owner_id, after)
+            if seq is None:
+                raise ValueError("no such message")
+            return seq
+        if not (after.isascii() and after.isdigit() and len(after) <= 18):
+            raise ValueError("not a stream id")
+        # A cursor from before the inbox was moved can be ahead of it; then nothing was missed.
+        return min(int(after), await self._store.head(owner_id))
+
+    def join(self, owner_id: str, connection: Connection) -> None:
+        """Serve a connection from its cursor on. Raises TooManyConnections."""
+        group = self._groups.setdefault(owner_id, _Group())
+        if connection in group.members:
+            return self.wake(owner_id)
+        if len(group.members) >= MAX_CONNECTIONS_PER_PERSON:
+            raise TooManyConnections
+        group.members.add(connection)
+        connections.inc()
+        self._start()
+        return self.wake(owner_id)
+
+    def leave(self, owner_id: str, connection: Connection) -> None:
+        group = self._groups.get(owner_id)
+        if group is None or connection not in group.members:
+            return
+        group.members.discard(connection)
+        connections.dec()
+        if not group.members:
+            del self._groups[owner_id]
+
+    def wake(self, owner_id: str) -> None:
+        """Look into the inbox of a person, when somebody here listens."""
+        group = self._groups.get(owner_id)
+        if group is None:
+            return
+        group.is_stale = True
+        if group.pump is None or group.pump.done():
+            group.pump = asyncio.create_task(self._pump(owner_id, group))
+
+    async def close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+    # --- inside ---
+
+    def _start(self) -> None:
+        if not self._tasks or any(task.done() for task in self._tasks):
+            for task in self._tasks:
+                task.cancel()
+            self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._poll())]
+
+    async def _pump(self, owner_id: str, group: _Group) -> None:
+        """Bring every connection of one person up to date. One pump per person runs, so frames never overtake each other."""
+        while group.is_stale and group.members:
+            group.is_stale = False
+            lowest = min(connection.cursor for connection in group.members)
+            try:
+                batch = await self._store.after(owner_id, lowest, _BATCH)
+            except PyMongoError as error:
+                log.warning("stream.database_away", error=type(error).__name__)
+                return  # the poll wakes this person again
+            if len(batch) == _BATCH:
+                group.is_stale = True
+            busy: set[Connection] = set()
+            for message in batch:
+                frame = encode(stream_id(message["seq"]), message["event"], view_message(message))
+                for connection in tuple(group.members):
+                    # One that went back below `lowest` while we read gets its turn in the next round, from there.
+                    if lowest <= connection.cursor < message["seq"]:
+                        connection.cursor = message["seq"]
+                        try:
+                            connection.send(frame)
+                            busy.add(connection)
+                        except OSError:
+                            self._cut(owner_id, connection)
+            if busy:
+                await asyncio.gather(*(self._flush(owner_id, connection) for connection in busy))
+
+    async def _flush(self, owner_id: str, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(_FLUSH_S):
+                await connection.flushed()
+        except TimeoutError:
+            log.info("stream.slow_reader_cut")
+            self._cut(owner_id, connection)
+
+    def _cut(self, owner_id: str, connection: Connection) -> None:
+        connection.cut()
+        self.leave(owner_id, connection)
+
+    async def _listen(self) -> None:
+        """Follow the Redis channel; one subscription for the whole process, made again whenever it breaks."""
+        while True:
+            try:
+                async with self._redis.pubsub(ignore_subscribe_messages=True) as subscription:
+                    await subscription.subscribe(STREAM_CHANNEL)
+                    self._wake_all()  # what was told before the subscription stood
+                    while True:
+                        message = await subscription.get_message(timeout=10)
+                        if message is not None and message["type"] == "message":
+                            self.wake(str(message["data"]))
+            except (RedisError, OSError, TimeoutError) as error:
+                log.warning("stream.redis_away", error=type(error).__name__)
+                await asyncio.sleep(1)
+
+    def _wake_all(self) -> None:
+        for owner_id in tuple(self._groups):
+            self.wake(owner_id)
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            try:
+                await self._wake_behind()
+            except PyMongoError as error:
+                log.warning("stream.database_away", error=type(error).__name__)
+
+    async def _wake_behind(self) -> None:
+        owners = tuple(self._groups)
+        for start in range(0, len(owners), _OWNERS_PER_QUERY):
+            heads = await self._store.heads(owners[start : start + _OWNERS_PER_QUERY])
+            for owner_id, head in heads.items():
+                group = self._groups.get(owner_id)
+                if group is not None and any(connection.cursor < head for connection in group.members):
+                    self.wake(owner_id)
+
+
+def encode(message_id: str | None, kind: str, data: dict[str, Any]) -> bytes:
+    """Return one frame of the stream."""
+    return orjson.dumps({"id": message_id, "type": kind, "data": data})

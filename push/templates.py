@@ -1,0 +1,244 @@
+"""The texts of config/messages: loaded once, judged whole, rendered per event and language.
+
+A text that could go wrong later (an event without a text, a name nobody fills, a field that WeChat would refuse, a text for the
+lock screen that tells more than the matter) stops the start instead, with file, event and field.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+from marshmallow import Schema, ValidationError, fields, validate
+
+from app.kernel.events import Event
+from push import wording
+from push.model import CHANNELS, EVENTS, LANGUAGES
+from push.vendor_templates import VendorTemplate, check_field, load_vendor_templates
+
+FOLDER = Path(__file__).resolve().parent.parent / "config" / "messages"
+_PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_SIGNATURE = {"zh": "【韶关办事】", "en": "[Shaoguan Hall] "}
+
+
+class TemplatesError(Exception):
+    """The texts are wrong; one line per mistake, each with file, event and field."""
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One sentence of a body; left out when something it names is not there or its condition does not hold."""
+
+    text: str
+    when: str = ""
+
+
+@dataclass(frozen=True)
+class Texts:
+    title: str
+    body: tuple[Sentence, ...]
+    hint: str  # at most 20 characters, for a WeChat field
+    short: str  # for text messages and native pushes
+
+
+@dataclass(frozen=True)
+class EventSpec:
+    """How one event is told.
+
+    Attributes:
+        channels: which may carry it outside the hall; empty: inbox and stream only.
+        urgent: goes out in quiet hours too.
+        must_arrive: when it is unclear whether one channel delivered, the next one is used as well.
+        phrase: the state in at most five Chinese characters.
+    """
+
+    event: str
+    kind: str
+    link: str
+    channels: tuple[str, ...]
+    urgent: bool
+    must_arrive: bool
+    phrase: str
+    texts: Mapping[str, Texts]
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A message in words. `values` are those that may leave the hall."""
+
+    kind: str
+    title: str
+    body: str
+    link: str
+    short: str
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class MessageTemplates:
+    specs: Mapping[str, EventSpec]
+    wechat: tuple[VendorTemplate, ...]
+    alipay: tuple[VendorTemplate, ...]
+
+    def render(self, event: Event, language: str) -> Rendered:
+        """Return an event in words. Works for any data: what is not there is not said."""
+        spec = self.specs[event.name]
+        texts = spec.texts[language]
+        values = wording.values_of(event, spec.kind, language) | {"phrase": spec.phrase, "hint": texts.hint}
+        sentences = [
+            filled
+            for sentence in texts.body
+            if not sentence.when or wording.holds(sentence.when, event.data)
+            if (filled := _filled(sentence.text, values)) is not None
+        ]
+        return Rendered(
+            kind=spec.kind,
+            title=_filled(texts.title, values) or "",
+            body="\n".join(sentences),
+            link=_filled(spec.link, values) or "/",
+            short=_SIGNATURE[language] + (_filled(texts.short, values) or ""),
+            values=self._outside(event, spec),
+        )
+
+    def _outside(self, event: Event, spec: EventSpec) -> dict[str, str]:
+        """Return the values for templates of WeChat and Alipay: Chinese always, as the approved templates are."""
+        values = wording.values_of(event, spec.kind, "zh") | {"phrase": spec.phrase, "hint": spec.texts["zh"].hint}
+        return {name: value for name, value in values.items() if name in wording.OUTSIDE}
+
+
+def load_templates(folder: Path = FOLDER) -> MessageTemplates:
+    """Read and judge all texts.
+
+    Raises:
+        TemplatesError: names every mistake.
+    """
+    wrong: list[str] = []
+    specs: dict[str, EventSpec] = {}
+    for kind in EVENTS:
+        path = folder / f"{kind}.json"
+        try:
+            data = _KindFile().load(orjson.loads(path.read_bytes()))
+        except (OSError, orjson.JSONDecodeError) as error:
+            wrong.append(f"{path.name}: {error}")
+        except ValidationError as error:
+            wrong += [f"{path.name}: {line}" for line in _lines(error.messages)]
+        else:
+            if data["kind"] != kind:
+                wrong.append(f"{path.name}: kind: want {kind!r}")
+            for name, entry in data["events"].items():
+                specs[name] = _spec(name, kind, data["link"], entry)
+            known = set(EVENTS[kind])
+            wrong += [f"{path.name}: {name}: unknown event" for name in sorted(set(data["events"]) - known)]
+            wrong += [f"{path.name}: {name}: text is missing" for name in sorted(known - set(data["events"]))]
+            for name in sorted(known & set(data["events"])):
+                wrong += [f"{path.name}: {name}: {line}" for line in _mistakes(specs[name])]
+    vendors = []
+    for name in ("wechat", "alipay"):
+        templates, mistakes = load_vendor_templates(folder / f"{name}_templates.json", specs, wording.OUTSIDE)
+        vendors.append(templates)
+        wrong += mistakes
+    if wrong:
+        raise TemplatesError("\n".join(f"messages: {line}" for line in wrong))
+    return MessageTemplates(specs, vendors[0], vendors[1])
+
+
+def _filled(text: str, values: Mapping[str, str]) -> str | None:
+    """Return a text with its placeholders filled, or None when one has no value."""
+    if any(name not in values for name in _PLACEHOLDER.findall(text)):
+        return None
+    return _PLACEHOLDER.sub(lambda match: values[match[1]], text)
+
+
+def _spec(name: str, kind: str, link: str, entry: Mapping[str, Any]) -> EventSpec:
+    texts = {
+        language: Texts(
+            title=entry[language]["title"],
+            body=tuple(
+                Sentence(row["text"], row["when"]) if isinstance(row, dict) else Sentence(row)
+                for row in entry[language]["body"]
+            ),
+            hint=entry[language]["hint"],
+            short=entry[language]["short"],
+        )
+        for language in LANGUAGES
+    }
+    chain = tuple(channel for channel in CHANNELS if channel in entry["channels"])
+    return EventSpec(name, kind, link, chain, entry["urgent"], entry["must_arrive"], entry["phrase"], texts)
+
+
+def _mistakes(spec: EventSpec) -> list[str]:
+    wrong = []
+    known, always = wording.PLACEHOLDERS[spec.kind], wording.ALWAYS[spec.kind]
+
+    def check(field: str, text: str, allowed: frozenset[str], why: str) -> None:
+        for name in _PLACEHOLDER.findall(text):
+            if name not in known:
+                wrong.append(f"{field}: placeholder {{{name}}} is not known for {spec.kind}")
+            elif name not in allowed:
+                wrong.append(f"{field}: placeholder {{{name}}} {why}")
+        if "{" in _PLACEHOLDER.sub("", text) or "}" in _PLACEHOLDER.sub("", text):
+            wrong.append(f"{field}: a brace that is not a placeholder")
+
+    check("link", spec.link, always, "is not always there")
+    if problem := check_field("phrase", spec.phrase):
+        wrong.append(f"phrase: {problem}")
+    for language, texts in spec.texts.items():
+        check(f"{language}.title", texts.title, always, "is not always there")
+        check(f"{language}.short", texts.short, wording.OUTSIDE & always, "must not leave the hall, or is not always there")
+        if problem := check_field("thing", texts.hint) if language == "zh" else None:
+            wrong.append(f"{language}.hint: {problem}")
+        for index, sentence in enumerate(texts.body):
+            field = f"{language}.body[{index}]"
+            check(field, sentence.text, known if index else always, "is not always there; the first sentence always stands")
+            if sentence.when and not wording.is_condition(sentence.when):
+                wrong.append(f"{field}.when: condition {sentence.when!r} is not known")
+        if texts.body[0].when:
+            wrong.append(f"{language}.body[0].when: the first sentence always stands")
+    return wrong
+
+
+class _SentenceField(fields.Field[Any]):
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        if isinstance(value, str) and value.strip():
+            return value
+        if isinstance(value, dict) and set(value) == {"text", "when"} and all(isinstance(v, str) for v in value.values()):
+            return value
+        raise ValidationError('want a text, or {"text": ..., "when": ...}')
+
+
+_some = validate.Length(min=1)
+
+
+class _TextsSchema(Schema):
+    title = fields.Str(required=True, validate=validate.Length(1, 40))
+    body = fields.List(_SentenceField(), required=True, validate=_some)
+    hint = fields.Str(required=True, validate=validate.Length(1, 40))
+    # Seven parts of a long text message are 469 characters; two are what a person reads.
+    short = fields.Str(required=True, validate=validate.Length(1, 200))
+
+
+class _EventSchema(Schema):
+    channels = fields.List(fields.Str(validate=validate.OneOf(CHANNELS)), required=True)
+    urgent = fields.Bool(load_default=False)
+    must_arrive = fields.Bool(load_default=False)
+    phrase = fields.Str(required=True)
+    zh = fields.Nested(_TextsSchema, required=True)
+    en = fields.Nested(_TextsSchema, required=True)
+
+
+class _KindFile(Schema):
+    kind = fields.Str(required=True)
+    link = fields.Str(required=True, validate=validate.Regexp(r"/.*"))
+    events = fields.Dict(keys=fields.Str(), values=fields.Nested(_EventSchema), required=True)
+
+
+def _lines(messages: Any, path: str = "") -> list[str]:
+    if isinstance(messages, dict):
+        lines: list[str] = []
+        for key, inner in messages.items():
+            # Dict fields report {"event": {"value": ...}}: the word between says nothing to the reader.
+            lines += _lines(inner, path if key in ("value", "key") else f"{path}{': ' if path else ''}{key}")
+        return lines
+    return [f"{path}: {text}" for text in (messages if isinstance(messages, list) else [messages])]
