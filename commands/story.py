@@ -3,7 +3,7 @@
 import asyncio
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import aiohttp
@@ -158,6 +158,64 @@ def id_number(seed: int) -> str:
     """Return a checksum-valid sample citizen number; different seeds give different numbers."""
     first = f"44020319{70 + seed % 30:02d}{seed // 30 % 12 + 1:02d}{seed // 360 % 28 + 1:02d}{seed // 10080 % 1000:03d}"
     return first + "10X98765432"[sum(w * int(d) for w, d in zip(_WEIGHTS, first, strict=True)) % 11]
+
+
+_SAMPLES: dict[str, Any] = {
+    "text": "示例内容",
+    "textarea": "示例内容",
+    "address": "韶关市武江区示例路1号",
+    "mobile": "13800000001",
+    "number": 1,
+    "money": 100,
+    "boolean": True,
+    "date": "2026-11-01",
+    "datetime": "2026-11-30T09:30",
+    "month": "2026-11",
+    "division": "440203",
+    "bank_card": "6222020000000000000",
+    "uscc": "91440200999009018L",
+    "plate": "粤F12345",
+    "vin": "LSVAA4182E2000001",
+    "list": ["示例"],
+}
+
+# A value for each pattern the catalogue's text fields ask for.
+_BY_PATTERN = {
+    r"^\d{12}$": "440200000015",
+    r"^\d{20}$": "44020026000000001012",
+    r"^\d{15,16}$": "4402031900000015",
+    r"^\d{8,10}$": "12345678",
+    r"^\d{8,12}$": "44020000101",
+    r"^[A-Z]\d{9}$": "A123456789",
+    r"^\d{6}[\dA-Z]{22}$": "440203001001GB00001F00010001",
+    r"^[A-Z0-9]{4,20}$": "ABC123",
+    r"^[A-Z0-9]{8,20}$": "ABC12345",
+    r"^[A-Z0-9]{12,43}$": "ABC123456789",
+    r"^[A-Z0-9]{6}$": "ABC123",
+}
+
+
+def sample_value(field: Mapping[str, Any], seed: int = 1) -> Any:
+    """Return an answer that fits a form field's own definition."""
+    kind = field["type"]
+    if kind == "select":
+        return field["options"][0]["value"]
+    if kind == "multiselect":
+        return [field["options"][0]["value"]]
+    if kind == "id_number":
+        return id_number(seed)
+    if kind == "table":
+        return [{column: "示例" for column in field["columns"]}]
+    if kind in ("text", "photo"):
+        return _BY_PATTERN.get(field.get("pattern", ""), "示例内容")
+    if kind in ("number", "money"):
+        return max(_SAMPLES[kind], field.get("min", 0))
+    return _SAMPLES[kind]
+
+
+def sample_form(fields: Sequence[Mapping[str, Any]], seed: int = 1) -> dict[str, Any]:
+    """Return answers for all fields of a form."""
+    return {field["key"]: sample_value(field, seed) for field in fields}
 
 
 def picture(shade: int = 120) -> bytes:
