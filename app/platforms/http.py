@@ -1,0 +1,185 @@
+"""The one way out: every call to another system goes through this client.
+
+What it guarantees, whoever is called: explicit time-outs, no redirects, no cookies, no automatic repetition of a POST, a limit on
+the size of the answer, a cap on calls in flight per vendor, a circuit breaker per vendor, raw bytes back, and one log line per call
+that holds neither query nor body (tokens travel in queries, personal data in bodies).
+
+Failures are split by what the caller may do:
+
+ProviderUnavailable (kernel)
+├── VendorUnreachable   nothing was sent: the same call may be made again, or another vendor chosen
+└── VendorUnknown       it may have happened: ask what happened, or repeat only what may be repeated
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import aiohttp
+import structlog
+from prometheus_client import Counter, Histogram
+from purgatory import AsyncCircuitBreakerFactory
+from purgatory.domain.model import OpenedState
+from yarl import URL
+
+from app.kernel.errors import ProviderUnavailable
+
+log = structlog.get_logger(__name__)
+
+CONNECT_TIMEOUT_S = 3
+CALLS_IN_FLIGHT = 32
+MAX_ANSWER_BYTES = 2 * 1024 * 1024
+# Eight failures in a row mean that a vendor is away; five seconds later one call tries again. Short on purpose: a breaker spares
+# our residents the waiting, it must not keep a vendor away that is back.
+BREAKER_FAILURES = 8
+BREAKER_REST_S = 5
+
+calls = Counter("hall_vendor_calls", "Calls to other systems", ["vendor", "outcome"])
+call_seconds = Histogram(
+    "hall_vendor_seconds", "Time until another system answered", ["vendor"], buckets=(0.02, 0.1, 0.3, 1, 3, 10, 30)
+)
+
+_AWAY = "对方系统暂时没有回应，请稍后再试。"
+
+
+class VendorUnreachable(ProviderUnavailable):
+    """Nothing was sent: connection refused, no address, no free place, or the breaker is open."""
+
+
+class VendorUnknown(ProviderUnavailable):
+    """The call may have had its effect: time-out, broken connection, 5xx, or an answer nobody can read."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """An answer: status, headers by lower-case name, the bytes as they came."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def header(self, name: str) -> str:
+        return self.headers.get(name.lower(), "")
+
+
+class HttpClient:
+    """One per process. Made anywhere, bound to the running loop at the first call; close it at the end."""
+
+    def __init__(self, *, user_agent: str = "shaoguan-hall/1.0") -> None:
+        self._user_agent = user_agent
+        self._session: aiohttp.ClientSession | None = None
+        self._breakers = AsyncCircuitBreakerFactory(default_threshold=BREAKER_FAILURES, default_ttl=BREAKER_REST_S)
+        self._places: dict[str, asyncio.Semaphore] = {}
+
+    async def request(
+        self,
+        vendor: str,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout_s: float,
+        max_bytes: int = MAX_ANSWER_BYTES,
+    ) -> Response:
+        """Send one request, exactly this URL and these bytes, and return the answer, whatever its status below 500.
+
+        Args:
+            vendor: the name for breaker, cap, metrics and log.
+            url: complete and already percent-encoded; nothing in it is changed (signatures cover it).
+            timeout_s: for everything, waiting for a free place included.
+
+        Raises:
+            VendorUnreachable, VendorUnknown.
+        """
+        began = time.perf_counter()
+        outcome, status = "unknown", 0
+        try:
+            breaker = await self._breakers.get_breaker(vendor)
+            async with breaker:
+                response = await self._send(vendor, method, url, headers, body, timeout_s, max_bytes)
+            outcome, status = "answered", response.status
+            return response
+        except OpenedState as error:
+            outcome = "breaker_open"
+            raise VendorUnreachable(_AWAY, retry_after_s=BREAKER_REST_S, vendor=vendor) from error
+        except VendorUnreachable:
+            outcome = "unreachable"
+            raise
+        except VendorUnknown as error:
+            status = int(error.context.get("status", 0))  # type: ignore[call-overload]
+            raise
+        finally:
+            took_s = time.perf_counter() - began
+            calls.labels(vendor, outcome).inc()
+            call_seconds.labels(vendor).observe(took_s)
+            log.info(
+                "vendor.call",
+                vendor=vendor,
+                method=method,
+                path=urlsplit(url).path,
+                outcome=outcome,
+                status=status,
+                ms=round(took_s * 1000, 1),
+            )
+
+    async def _send(
+        self,
+        vendor: str,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        timeout_s: float,
+        max_bytes: int,
+    ) -> Response:
+        deadline = time.monotonic() + timeout_s
+        place = self._places.setdefault(vendor, asyncio.Semaphore(CALLS_IN_FLIGHT))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await place.acquire()
+        except TimeoutError as error:
+            raise VendorUnreachable(_AWAY, vendor=vendor, cause="no free place") from error
+        try:
+            left_s = max(0.05, deadline - time.monotonic())
+            timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=min(CONNECT_TIMEOUT_S, left_s))
+            async with self._own_session().request(
+                method,
+                URL(url, encoded=True),
+                data=body,
+                # Without Accept-Encoding nothing is unpacked behind our back: the bytes that came are the bytes that were signed.
+                headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity", **headers},
+                skip_auto_headers=("Content-Type", "Accept"),
+                timeout=timeout,
+                allow_redirects=False,
+            ) as answer:
+                raw = bytearray()
+                async for chunk in answer.content.iter_chunked(64 * 1024):
+                    raw += chunk
+                    if len(raw) > max_bytes:
+                        raise VendorUnknown(_AWAY, vendor=vendor, cause="answer too large", status=answer.status)
+                if answer.status >= 500:
+                    raise VendorUnknown(_AWAY, vendor=vendor, cause="status", status=answer.status)
+                return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, bytes(raw))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            raise VendorUnreachable(_AWAY, vendor=vendor, cause=type(error).__name__) from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise VendorUnknown(_AWAY, vendor=vendor, cause=type(error).__name__) from error
+        finally:
+            place.release()
+
+    def _own_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15, ttl_dns_cache=60),
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+            )
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None

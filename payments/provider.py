@@ -1,0 +1,183 @@
+"""What the hall asks of a payment provider, in the hall's own words. Each file in providers/ fulfils it; the contract tests are shared.
+
+How a provider may fail:
+
+ProviderError
+├── ProviderUnknown       it may have happened: ask by query, repeat only with the same number and the same bytes
+│   └── ProviderNotSent   certainly nothing happened: not sent, or turned away unread
+└── ProviderRefused       a definite no, with the provider's code
+NotificationRejected      a message that is not the provider's, or cannot be understood
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Protocol
+
+
+class PaymentState(StrEnum):
+    """What a provider says of one attempt."""
+
+    PENDING = "pending"
+    PAID = "paid"
+    CLOSED = "closed"
+    NOT_FOUND = "not_found"
+
+
+class ProviderError(Exception):
+    """A provider did not do what was asked; the text is for the log."""
+
+
+class ProviderUnknown(ProviderError):
+    """Time-out, 5xx, an unsigned or unreadable answer: it may have happened."""
+
+
+class ProviderNotSent(ProviderUnknown):
+    """Nothing was done at the provider."""
+
+
+class ProviderRefused(ProviderError):
+    """A definite refusal; `code` is the provider's own."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+class NotificationRejected(Exception):
+    """Not applied: a wrong signature, or nothing we understand.
+
+    Attributes:
+        reason: for log and metrics, never with contents.
+        is_signed: the signature holds, the content does not make sense.
+        is_probe: WeChat Pay's own test of whether we check (SIGNTEST); no alarm.
+        key_unknown: signed with a key we do not have (yet).
+    """
+
+    def __init__(
+        self, reason: str, *, is_signed: bool = False, is_probe: bool = False, key_unknown: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_signed = is_signed
+        self.is_probe = is_probe
+        self.key_unknown = key_unknown
+
+
+@dataclass(frozen=True)
+class PaymentReport:
+    """What a provider has said, verified, about one attempt; from a notice or from a query, both go the same way.
+
+    Attributes:
+        amount_fen, currency: what was paid; None when nothing was.
+        merchant_id, app_id: as the provider named them; empty when this kind of message does not name them.
+        paid_at: aware UTC.
+        is_refunded: the payment was made and has been given back, in part or whole.
+        notice_id: of the notification, for the log only.
+    """
+
+    provider: str
+    out_trade_no: str
+    state: PaymentState
+    provider_trade_no: str = ""
+    amount_fen: int | None = None
+    currency: str = ""
+    merchant_id: str = ""
+    app_id: str = ""
+    paid_at: datetime | None = None
+    is_refunded: bool = False
+    notice_id: str = ""
+
+    def to_document(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if value is not None}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "PaymentReport":
+        return cls(**{**document, "state": PaymentState(document["state"])})
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A verified notification. `report` is None when it tells of something else than a payment (a refund)."""
+
+    kind: str  # payment, refund, other
+    notice_id: str
+    report: PaymentReport | None
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What an attempt is about; a provider turns it into the request that is stored and then sent, byte for byte.
+
+    Attributes:
+        payer: who pays at this provider, as `payer_from` gave it.
+        expires_at: last moment to pay, aware UTC, never after the order's own deadline.
+        notify_url: where the provider tells of the payment.
+    """
+
+    out_trade_no: str
+    scene: str
+    amount_fen: int
+    description: str
+    payer: Mapping[str, str]
+    expires_at: datetime
+    notify_url: str
+
+
+class AttemptRequest(Protocol):
+    """What a provider needs of an attempt to act on it."""
+
+    @property
+    def out_trade_no(self) -> str: ...
+    @property
+    def scene(self) -> str: ...
+    @property
+    def request(self) -> str: ...
+
+
+class PaymentProvider(Protocol):
+    """One provider.
+
+    Attributes:
+        name: `wechatpay`, `alipay`: in URLs, documents and metrics.
+        label: what residents call it.
+        identity: which channel identity says who pays (`wechat`, `alipay`).
+        merchant_id, app_id: compared with every report.
+        scenes: the scenes it can pay in.
+    """
+
+    name: str
+    label: str
+    identity: str
+    merchant_id: str
+    app_id: str
+    scenes: frozenset[str]
+
+    def payer_from(self, identity: Mapping[str, Any]) -> dict[str, str]:
+        """Return who pays, from a channel identity; empty when it does not say."""
+        ...
+
+    def prepare(self, terms: Terms) -> str:
+        """Return the request for these terms as text: stored before it is sent, and always sent as stored."""
+        ...
+
+    async def create(self, attempt: AttemptRequest) -> dict[str, Any]:
+        """Make the attempt payable and return exactly what the client SDK takes. Raises ProviderError."""
+        ...
+
+    async def query(self, attempt: AttemptRequest) -> PaymentReport:
+        """Ask what became of an attempt. Raises ProviderError."""
+        ...
+
+    async def close(self, attempt: AttemptRequest) -> None:
+        """Ask the provider to let nobody pay this any more; only a query afterwards proves it. Raises ProviderError."""
+        ...
+
+    def read_notification(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Notice:
+        """Check and read a notification. Pure. Raises NotificationRejected."""
+        ...
+
+    async def learn_keys(self) -> bool:
+        """Fetch verification keys if that may help (certificate mode, at most once a minute); say whether it was tried."""
+        ...
