@@ -87,7 +87,7 @@ def wrong_answers(item: Item, answers: Answers) -> dict[str, str]:
 def fee_from_fen(item: Item) -> int | None:
     """Return the lowest total in fen that an applicant can meet, over all answers; None when no total is known in advance."""
     if not item["fees"]:
-        return 0
+        return None if item["service_kind"] == "pay" else 0  # what is paid there is a bill of the department
     keys = {key for fee in item["fees"] for key in fee.get("when") or {}}
     asked = [situation for situation in item["situations"] if situation["key"] in keys]
     totals = []

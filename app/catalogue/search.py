@@ -35,6 +35,7 @@ _TITLE, _KEYS, _BODY, _PINYIN, _FUZZY = 3.0, 2.2, 0.5, 2.0, 0.6
 _SYNONYM = 0.8
 _HOMOPHONE = 0.35
 _PHRASE, _LEAD = 6.0, 7.0
+_LEAST = 0.9
 _WORTH_SHOWING = 0.22  # of the best score; below it are chance pairs of characters
 
 
@@ -115,10 +116,13 @@ class SearchIndex:
                 scores[number] += _PHRASE * share * (2 if share == 1 else 1)
             for place, alias in enumerate(self._words.leads_to.get(phrase, ())):
                 scores[self._by_ref[alias]] += _LEAD * share * (2 if share == 1 else 1) * (1 - 0.1 * place)
+        if len(compact) == 1:
+            for number, entry in enumerate(self._entries):  # no word and no pair: the titles are few enough to read
+                scores[number] += _TITLE * (compact in entry.title) + _KEYS * any(compact in p for p in entry.phrases)
         hits = [
             Hit(self._entries[number], score * self._entries[number].prior)
             for number, score in scores.items()
-            if accept(self._entries[number])
+            if score >= _LEAST and accept(self._entries[number])
         ]
         hits.sort(key=lambda hit: (-hit.score, hit.entry.ref))
         if hits:
