@@ -7,7 +7,6 @@ Close codes: 4400 not understood, 4401 not signed in (or not any more), 4429 too
 """
 
 import asyncio
-from typing import Any
 from urllib.parse import urlsplit
 
 import orjson
@@ -39,8 +38,6 @@ class LiveStream(HallHandler, WebSocketHandler):
     _token = ""
     _by_page = False
     _joined = False
-    _has_said_after = False
-    _live_from = 0
     _last_write: "asyncio.Future[None] | None" = None
     _timer: asyncio.TimerHandle | None = None
     _watch: "asyncio.Task[None] | None" = None
@@ -51,8 +48,14 @@ class LiveStream(HallHandler, WebSocketHandler):
 
     @operation("The live stream (WebSocket)", answers={101: None})
     async def get(self) -> None:
-        if self.request.headers.get("Upgrade", "").lower() != "websocket":
-            raise BadRequest("这个地址只提供 WebSocket 连接。", en="This address speaks WebSocket only.")
+        headers = self.request.headers
+        if (
+            headers.get("Upgrade", "").lower() != "websocket"
+            or "upgrade" not in [part.strip().lower() for part in headers.get("Connection", "").split(",")]
+            or headers.get("Sec-WebSocket-Version") != "13"
+            or not headers.get("Sec-WebSocket-Key")
+        ):
+            raise BadRequest("这个地址只提供 WebSocket（13 版）连接。", en="This address speaks WebSocket 13 only.")
         self._refusal: HallError | None = None
         token, by_page = self._token_of_request()
         if token:
@@ -129,7 +132,7 @@ class LiveStream(HallHandler, WebSocketHandler):
         if self._owner_id and session.resident_id != self._owner_id:
             raise Unauthorized("这个连接属于另一个账号，请重新连接。", en="This connection belongs to another account.")
         if not self._owner_id:
-            self.cursor = self._live_from = await self.hall.push.stream.head(session.resident_id)
+            self.cursor = await self.hall.push.stream.head(session.resident_id)
             self._owner_id = session.resident_id
         self._token, self._by_page = token, by_page
 
@@ -159,7 +162,9 @@ class LiveStream(HallHandler, WebSocketHandler):
         while True:
             await asyncio.sleep(HEARTBEAT_S)
             try:
-                await self.hall.identity.authenticate(self._token, **({"page": True} if self._by_page else {}))
+                session = await self.hall.identity.authenticate(self._token, **({"page": True} if self._by_page else {}))
+                if session.resident_id != self._owner_id:  # joined to another account: come back, the inbox has moved
+                    return self.close(1012, "moved")
             except HallError as error:
                 return self._refuse(error)
             except PyMongoError:
@@ -201,8 +206,7 @@ class LiveStream(HallHandler, WebSocketHandler):
 
 
 def _not_understood() -> BadRequest:
-    detail: dict[str, Any] = {"en": 'Send {"token": ...}, {"after": ...} or both.'}
-    return BadRequest("看不懂这条消息，请发送 {\"token\"} 或 {\"after\"}。", **detail)
+    return BadRequest('看不懂这条消息，请发送 {"token"} 或 {"after"}。', en='Send {"token": ...}, {"after": ...} or both.')
 
 
 routes = [(r"/v1/stream", LiveStream)]

@@ -42,6 +42,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
 # In the order in which they are tried: what costs the person and the city least comes first. `app` is the native app.
 CHANNELS = ("wechat", "alipay", "app", "sms")
 LANGUAGES = ("zh", "en")
+STREAM_CHANNEL = "stream"  # of Redis: a message is the id of the person who has something new
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from push.channel import Channel, People
 from push.channels.sms import SmsGateway
 from push.deliveries import Deliveries, new_delivery
 from push.grants import Grants
-from push.model import EVENTS, Preferences, view_message
+from push.model import EVENTS, STREAM_CHANNEL, Preferences, view_message
 from push.store import Store
+from push.stream import Stream
 from push.templates import MessageTemplates
 
 log = structlog.get_logger(__name__)
 
-STREAM_CHANNEL = "stream"  # Redis: the message is the id of the person who has something new
 MAX_UNREAD_COUNT = 100
 
 INDEXES: Mapping[str, Sequence[IndexModel]] = {**store.INDEXES, **deliveries.INDEXES, **grants.INDEXES}
@@ -60,6 +60,7 @@ class Push:
         self.templates = templates
         self.store = store
         self.grants = grants
+        self.stream = Stream(store, redis)
         self.deliveries = Deliveries(database, store, channels, clock)
 
     @property

@@ -28,6 +28,8 @@ INDEXES = {
         ),
     ],
     "push_heads": [IndexModel([("moved_to", ASCENDING)], name="moved", sparse=True)],
+    # What WeChat has pushed already; it repeats at most three times within minutes.
+    "wechat_pushes": [IndexModel([("at", ASCENDING)], name="expires", expireAfterSeconds=86400)],
     "push_devices": [IndexModel([("owner_id", ASCENDING), ("at", DESCENDING)], name="of_owner")],
 }
 

@@ -14,8 +14,7 @@ from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from push.model import stream_id, view_message
-from push.service import STREAM_CHANNEL
+from push.model import STREAM_CHANNEL, stream_id, view_message
 from push.store import Store
 
 log = structlog.get_logger(__name__)
