@@ -123,6 +123,10 @@ class HallHandler(RequestHandler):
     def initialize(self) -> None:
         self._reservation: idempotency.Reservation | None = None
         self._began = time.perf_counter()
+        # A stream is no request that ends: stopping closes streams by itself (commands/web.py).
+        self._is_counted = self.request.headers.get("Upgrade", "").lower() != "websocket"
+        if self._is_counted:
+            self.application.begin()  # type: ignore[attr-defined]
 
     @property
     def hall(self) -> Any:
@@ -293,6 +297,8 @@ class HallHandler(RequestHandler):
         self.finish(orjson.dumps(problem))
 
     def on_finish(self) -> None:
+        if self._is_counted:
+            self.application.end()  # type: ignore[attr-defined]
         took = time.perf_counter() - self._began
         requests.labels(self.route, self.request.method, self.get_status()).inc()
         seconds.labels(self.route).observe(took)

@@ -78,6 +78,11 @@ class StaffAccounts:
             raise TokenInvalid("登录状态无效，请重新登录。", en="Invalid token.")
         return _session(document)
 
+    async def is_of_agency(self, account: str, agency_id: str) -> bool:
+        """Say whether an account works at an agency."""
+        query = {"_id": account, "agency_id": agency_id, "disabled": {"$ne": True}}
+        return await self._staff.find_one(query, {"_id": 1}) is not None
+
     async def ensure_demo_accounts(self, agencies: Iterable[Any], password: str) -> None:
         """Make `clerk.<agency>` and `head.<agency>` for every agency, all with one password. For dev and test only."""
         wanted = [

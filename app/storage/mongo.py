@@ -39,6 +39,8 @@ class Database:
             read_concern=ReadConcern("majority"),
             read_preference=ReadPreference.PRIMARY,
         )
+        # Called after each commit; assembly sets it to wake the relay.
+        self.on_commit: Callable[[], None] = lambda: None
 
     def __getitem__(self, collection: str) -> AsyncCollection[Document]:
         return self.db[collection]
@@ -50,7 +52,9 @@ class Database:
         inside, and must have no effect outside the database. Any exception of `work` aborts and is raised.
         """
         async with self.client.start_session() as session:
-            return await session.with_transaction(work)
+            result = await session.with_transaction(work)
+        self.on_commit()
+        return result
 
     async def ping(self) -> None:
         """Raise when the database does not answer."""

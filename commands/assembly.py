@@ -1,0 +1,337 @@
+"""The only place where parts are put together: connections are made here and passed in; nothing connects on import."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import structlog
+from pymongo import IndexModel
+from redis.asyncio import Redis
+from tornado.web import Application
+
+from app.cases import store as cases_store
+from app.cases.payables import CasePayables
+from app.cases.review import Review
+from app.cases.service import Cases
+from app.cases.store import CaseStore
+from app.catalogue import publish as catalogue_publish
+from app.catalogue.live import LiveCatalogue
+from app.catalogue.load import Catalogue, load_catalogue as read_catalogue
+from app.checks import store as checks_store
+from app.checks.payables import BillPayables
+from app.checks.service import Checks
+from app.exchange.departments import Departments
+from app.feedback import service as feedback
+from app.identity import store as identity_store
+from app.identity.realname import RealName
+from app.identity.service import Identity
+from app.identity.sms_codes import SmsCodes, SmsLimits
+from app.identity.staff import StaffAccounts
+from app.kernel.calendar import WorkingCalendar
+from app.kernel.crypto import KeyRing
+from app.kernel.events import Event
+from app.licences import service as licences
+from app.platforms.alipay import AlipayGateway
+from app.platforms.http import HttpClient
+from app.platforms.wechat import WeChat
+from app.storage import idempotency, outbox
+from app.storage.files import Files
+from app.storage.mongo import Database
+from app.storage.redis import connect, publish
+from app.storage.relay import Relay, Subscriber
+from config.settings import ROOT, Settings
+from handlers.base import HallHandler
+from payments import store as payments_store
+from payments.providers.alipay import Alipay
+from payments.providers.wechatpay import WeChatPay
+from payments.service import Payments
+from push import service as push_service
+from push.channels.alipay import AlipayMessage
+from push.channels.jpush import JPush
+from push.channels.sms import Sms, SmsGateway
+from push.channels.wechat import WechatSubscribe
+from push.grants import Grants
+from push.service import Push
+from push.store import Store
+from push.stream import Stream
+from push.templates import load_templates
+
+log = structlog.get_logger(__name__)
+
+INDEXES: Mapping[str, Sequence[IndexModel]] = {
+    **outbox.INDEXES,
+    **idempotency.INDEXES,
+    **identity_store.INDEXES,
+    **catalogue_publish.INDEXES,
+    **cases_store.INDEXES,
+    **checks_store.INDEXES,
+    **licences.INDEXES,
+    **feedback.INDEXES,
+    **payments_store.INDEXES,
+    **push_service.INDEXES,
+}
+
+
+def load_catalogue() -> Catalogue:
+    """Read and judge config/catalogue. Raises CatalogueBroken with one line per mistake."""
+    return read_catalogue(ROOT / "config" / "catalogue")
+
+
+@dataclass
+class Hall:
+    """Everything a process needs, put together. Handlers reach it as `self.hall`."""
+
+    settings: Settings
+    database: Database
+    redis: Redis
+    http: HttpClient
+    keys: KeyRing
+    calendar: WorkingCalendar
+    catalogue: LiveCatalogue
+    identity: Identity
+    staff: StaffAccounts
+    cases: Cases
+    review: Review
+    licences: licences.Licences
+    feedback: feedback.Feedback
+    checks: Checks
+    payments: Payments
+    push: Push
+    relay: Relay
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    async def recompute_deadlines(self) -> None:
+        """Compute estimated deadlines again; nothing changes until the notice of their year is in config/calendars."""
+        await self.cases.recompute_deadlines()
+
+    def run_beside(self, work: Awaitable[None]) -> None:
+        """Run something beside the requests until `close`."""
+        task: asyncio.Task[None] = asyncio.ensure_future(work)  # type: ignore[arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Stop what runs beside, close every connection."""
+        self.stopping.set()
+        await self.push.stream.close()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5)
+        await self.http.close()
+        await self.redis.aclose()
+        await self.database.close()
+
+
+async def assemble(settings: Settings) -> Hall:
+    """Put the parts together for one process, inside its running loop."""
+    database = Database(settings.mongodb_uri, settings.mongodb_database)
+    redis = connect(settings.redis_url)
+    http = HttpClient()
+    keys = KeyRing.from_text(settings.secret_keys, settings.field_cipher)
+    calendar = WorkingCalendar.load(ROOT / "config" / "calendars")
+    catalogue = LiveCatalogue(database)
+    await catalogue.load()
+    wechat = WeChat(
+        http,
+        redis,
+        base_url=settings.wechat_api_url,
+        app_id=settings.wechat_app_id,
+        app_secret=settings.wechat_app_secret,
+    )
+    alipay = AlipayGateway(
+        http,
+        gateway_url=settings.alipay_gateway_url,
+        app_id=settings.alipay_app_id,
+        app_private_key=settings.alipay_app_private_key,
+        public_key=settings.alipay_public_key,
+        aes_key=settings.alipay_aes_key,
+        app_cert=settings.alipay_app_cert,
+        root_cert=settings.alipay_root_cert,
+        public_cert=settings.alipay_public_cert,
+    )
+    sms = SmsGateway(http, settings.sms_url)
+    push_holder: list[Push] = []  # identity sends codes through push, push asks identity about people
+
+    async def send_code(phone: str, code: str, purpose: str) -> None:
+        await push_holder[0].send_code(phone, code, purpose)
+
+    limits = SmsLimits(settings.sms_interval_s, settings.sms_per_hour, settings.sms_per_hour_per_address)
+    identity = Identity(
+        database,
+        keys,
+        wechat=wechat,
+        alipay=alipay,
+        sms_codes=SmsCodes(database, keys, limits, send_code),
+        realname=RealName(http, settings.realname_url),
+    )
+    push = _push(settings, database, redis, http, identity, wechat, alipay, sms)
+    push_holder.append(push)
+    staff = StaffAccounts(database, keys)
+    wallet = licences.Licences(database, await _licence_types(catalogue))
+    cases = Cases(
+        database,
+        CaseStore(database, keys),
+        catalogue=catalogue,
+        people=identity,
+        licences=wallet,
+        files=Files(database),
+        calendar=calendar,
+    )
+    departments = Departments(http, settings.departments_url)
+    checks = Checks(database, redis, keys, catalogue=catalogue, departments=departments, people=identity)
+    bills = BillPayables(database, departments)
+    payments = _payments(settings, database, http, identity, alipay, {"case": CasePayables(cases), "bill": bills})
+    identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
+    hall = Hall(
+        settings=settings,
+        database=database,
+        redis=redis,
+        http=http,
+        keys=keys,
+        calendar=calendar,
+        catalogue=catalogue,
+        identity=identity,
+        staff=staff,
+        cases=cases,
+        review=Review(database, cases, staff.is_of_agency),
+        licences=wallet,
+        feedback=feedback.Feedback(database, cases),
+        checks=checks,
+        payments=payments,
+        push=push,
+        relay=Relay(database, _subscribers(push, cases, payments, bills, wallet, identity, catalogue)),
+    )
+    database.on_commit = _waker(hall)
+    hall.run_beside(catalogue.run(hall.stopping, redis))
+    return hall
+
+
+def _push(
+    settings: Settings,
+    database: Database,
+    redis: Redis,
+    http: HttpClient,
+    identity: Identity,
+    wechat: WeChat,
+    alipay: AlipayGateway,
+    sms: SmsGateway,
+) -> Push:
+    templates = load_templates()
+    store, grants = Store(database), Grants(database, templates.wechat)
+    channels = [
+        WechatSubscribe(wechat, grants, identity, utc_now),
+        AlipayMessage(alipay, templates.alipay, identity),
+        JPush(
+            http,
+            store,
+            base_url=settings.jpush_url,
+            app_key=settings.jpush_app_key,
+            master_secret=settings.jpush_master_secret,
+            production=settings.is_production,
+        ),
+        Sms(sms, identity),
+    ]
+    push = Push(
+        database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms
+    )
+    push.stream = Stream(store, redis)
+    return push
+
+
+def _subscribers(
+    push: Push,
+    cases: Cases,
+    payments: Payments,
+    bills: BillPayables,
+    wallet: licences.Licences,
+    identity: Identity,
+    catalogue: LiveCatalogue,
+) -> dict[str, list[Subscriber]]:
+    """Return who hears of what. A subscriber's name is kept with the events it has handled: never rename one."""
+
+    async def move_cases(event: Event) -> None:
+        for payable in event.data["payables"]:
+            if payable["kind"] == "case":
+                await cases.fee_paid(payable["id"])
+
+    async def tell_departments(event: Event) -> None:
+        if any(payable["kind"] == "bill" for payable in event.data["payables"]):
+            await bills.report_paid(event)
+
+    async def close_orders(event: Event) -> None:
+        await payments.close_for_payable("case", event.subject_id)
+
+    async def issue_licence(event: Event) -> None:
+        item = catalogue.item(event.data["item_code"])
+        if item["result"]["licence"]:
+            await wallet.issue(event, item["result"]["licence"])
+
+    async def finish_join(event: Event) -> None:
+        for move in identity.after_join:
+            await move(event.data["from"], event.data["into"])
+
+    subscribers: dict[str, list[Subscriber]] = {name: [("tell", push.tell)] for name in push.event_names}
+    for name, subscriber in (
+        ("order.paid", ("cases", move_cases)),
+        ("order.paid", ("departments", tell_departments)),
+        ("case.withdrawn", ("payments", close_orders)),
+        ("case.completed", ("licences", issue_licence)),
+        ("identity.joined", ("join", finish_join)),
+    ):
+        # Before `tell`: whoever is told finds the thing done.
+        subscribers.setdefault(name, []).insert(0, subscriber)
+    return subscribers
+
+
+def _waker(hall: Hall) -> Callable[[], None]:
+    """Return what to call after a commit: it tells the workers once per loop turn, however many commits there were."""
+    waiting = False
+
+    async def tell() -> None:
+        nonlocal waiting
+        waiting = False
+        hall.relay.wake()
+        await publish(hall.redis, "events", "")
+
+    def wake() -> None:
+        nonlocal waiting
+        if not waiting:
+            waiting = True
+            hall.run_beside(tell())
+
+    return wake
+
+
+class HallApplication(Application):
+    """The Tornado application; counts the requests in flight, so that stopping can wait for them."""
+
+    def __init__(self, hall: Hall, routes: list[tuple[Any, ...]]) -> None:
+        self.hall = hall
+        self.hall_routes = routes
+        self.in_flight = 0
+        self._ended = asyncio.Event()
+        super().__init__(routes, default_handler_class=PageNotFound, log_function=lambda _handler: None, xsrf_cookies=False)
+
+    def begin(self) -> None:
+        self.in_flight += 1
+
+    def end(self) -> None:
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._ended.set()
+
+    async def all_ended(self) -> None:
+        """Return when no request is in flight."""
+        while self.in_flight:
+            self._ended.clear()
+            await self._ended.wait()
+
+
+def make_application(hall: Hall) -> HallApplication:
+    """Return the application with every route of the hall."""
+    routes: list[tuple[Any, ...]] = [route for module in ROUTE_MODULES for route in module.routes]
+    for pattern, handler, *_rest in routes:
+        if issubclass(handler, HallHandler):
+            handler.route = handler.route or pattern
+    return HallApplication(hall, routes)

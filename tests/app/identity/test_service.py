@@ -1,0 +1,279 @@
+"""Who is who: sign-in through the platforms' wire protocols, rotating tokens, joining, codes used once."""
+
+import asyncio
+
+import aiohttp
+import pytest
+
+import sandbox.server
+from app.identity import errors
+from app.identity.realname import RealName
+from app.identity.service import Identity
+from app.identity.sms_codes import SmsCodes, SmsLimits
+from app.identity.staff import StaffAccounts
+from app.identity.store import INDEXES
+from app.kernel.clock import utc_now
+from app.kernel.errors import ProviderUnavailable, RateLimited, ValidationFailed
+from app.kernel.ids import ulid
+from app.platforms.alipay import AlipayGateway
+from app.platforms.http import HttpClient
+from app.platforms.wechat import WeChat
+from app.storage.mongo import ensure_indexes
+from commands.story import id_number
+from config.settings import read_settings
+
+
+@pytest.fixture(scope="session")
+async def stand_ins(tmp_path_factory):
+    running = await sandbox.server.start(0, tmp_path_factory.mktemp("sandbox"), hall_url="http://127.0.0.1:9")
+    yield running
+    await running.stop()
+
+
+@pytest.fixture
+async def sent_codes():
+    return {}
+
+
+@pytest.fixture
+async def identity(database, keys, redis, stand_ins, sent_codes):
+    await ensure_indexes(database, INDEXES)
+    settings = read_settings(stand_ins.sandbox.credentials.hall_settings(stand_ins.url), env_file=None)
+    http = HttpClient()
+
+    async def send(phone, code, _purpose):
+        sent_codes[phone] = code
+
+    yield Identity(
+        database,
+        keys,
+        wechat=WeChat(
+            http,
+            redis,
+            base_url=settings.wechat_api_url,
+            app_id=settings.wechat_app_id,
+            app_secret=settings.wechat_app_secret,
+        ),
+        alipay=AlipayGateway(
+            http,
+            gateway_url=settings.alipay_gateway_url,
+            app_id=settings.alipay_app_id,
+            app_private_key=settings.alipay_app_private_key,
+            public_key=settings.alipay_public_key,
+            aes_key=settings.alipay_aes_key,
+        ),
+        sms_codes=SmsCodes(database, keys, SmsLimits(0, 1000, 1000), send),
+        realname=RealName(http, settings.realname_url),
+    )
+    await http.close()
+
+
+def a_name():
+    return ulid().lower()
+
+
+async def session_of(identity, login):
+    return await identity.authenticate(login.access_token)
+
+
+async def test_the_same_wechat_person_is_the_same_resident_also_when_signing_in_twice_at_once(identity):
+    name = a_name()
+    logins = await asyncio.gather(*(identity.login_wechat(f"sim-{name}") for _ in range(5)))
+    assert len({login.resident.id for login in logins}) == 1
+    assert sum(login.is_new for login in logins) == 1
+    assert logins[0].resident.level == 1
+
+
+async def test_a_code_the_platform_does_not_know_is_refused(identity):
+    with pytest.raises(Exception) as caught:
+        await identity.login_wechat("nonsense")
+    assert (caught.value.status, caught.value.code) == (401, "auth.login_refused")
+    with pytest.raises(Exception) as caught:
+        await identity.login_alipay("nonsense")
+    assert (caught.value.status, caught.value.code) == (401, "auth.login_refused")
+
+
+async def test_a_refresh_token_works_once_and_its_reuse_ends_the_session(identity):
+    login = await identity.login_wechat(f"sim-{a_name()}")
+    renewed = await identity.refresh(login.refresh_token)
+    assert (await session_of(identity, renewed)).resident_id == login.resident.id
+    with pytest.raises(errors.RefreshReused):
+        await identity.refresh(login.refresh_token)
+    with pytest.raises(errors.TokenInvalid):
+        await identity.refresh(renewed.refresh_token)
+    with pytest.raises(errors.TokenInvalid):
+        await identity.authenticate(renewed.access_token)
+
+
+async def test_of_two_who_use_a_refresh_token_at_once_one_gets_through(identity):
+    login = await identity.login_wechat(f"sim-{a_name()}")
+    results = await asyncio.gather(*(identity.refresh(login.refresh_token) for _ in range(2)), return_exceptions=True)
+    assert sum(isinstance(result, errors.RefreshReused) for result in results) == 1
+
+
+async def test_a_token_is_good_for_its_own_purpose_only(identity, keys):
+    login = await identity.login_wechat(f"sim-{a_name()}")
+    page = identity.page_token(login)
+    assert (await identity.authenticate(page, page=True)).resident_id == login.resident.id
+    for token, as_page in ((page, False), (login.access_token, True), ("x.y.z", False), (login.access_token[:-4] + "AAAA", False)):
+        with pytest.raises(errors.TokenInvalid):
+            await identity.authenticate(token, page=as_page)
+
+
+async def test_logging_out_ends_the_tokens(identity):
+    login = await identity.login_wechat(f"sim-{a_name()}")
+    await identity.logout(await session_of(identity, login))
+    with pytest.raises(errors.TokenInvalid):
+        await identity.authenticate(login.access_token)
+
+
+async def test_a_phone_joins_the_sms_account_and_the_wechat_account(identity, sent_codes):
+    name = a_name()
+    wechat = await identity.login_wechat(f"sim-{name}")
+    resident = await identity.verify_wechat_phone(await session_of(identity, wechat), f"sim-{name}")
+    assert (resident.level, len(resident.phone)) == (2, 11)
+    await identity.send_sms_code(resident.phone, "127.0.0.1")
+    by_sms = await identity.login_sms(resident.phone, sent_codes[resident.phone])
+    assert (by_sms.resident.id, by_sms.is_new) == (resident.id, False)
+
+
+async def test_the_older_account_stays_and_both_tokens_lead_to_it(identity, sent_codes, database):
+    name = a_name()
+    wechat = await identity.login_wechat(f"sim-{name}")
+    alipay = await identity.login_alipay(f"sim-{name}")
+    number = id_number(int.from_bytes(name[-3:].encode()))
+    moved = []
+
+    async def move(from_id, into_id):
+        moved.append((from_id, into_id))
+
+    identity.after_join.append(move)
+    await identity.verify_real_name(await session_of(identity, wechat), "张三", number)
+    joined = await identity.verify_real_name(await session_of(identity, alipay), "张三", number)
+    assert joined.id == wechat.resident.id
+    assert moved == [(alipay.resident.id, wechat.resident.id)]
+    assert (await session_of(identity, alipay)).resident_id == wechat.resident.id
+    assert (await identity.resident(alipay.resident.id)).id == wechat.resident.id
+    assert await identity.channel_identity(joined.id, "alipay") is not None
+    events = await database["events"].find({"name": "identity.joined"}).to_list()
+    assert [event["owner_id"] for event in events] == [joined.id]
+
+
+async def test_a_face_check_is_not_carried_over_by_name_and_number(identity):
+    number = id_number(4711)
+    first = await identity.login_wechat(f"sim-{a_name()}")
+    session = await session_of(identity, first)
+    await identity.verify_real_name(session, "张三", number)
+    check = await identity.start_face_check(session)
+    assert (await identity.confirm_face_check(session, check["id"])).level == 4
+    second = await identity.login_wechat(f"sim-{a_name()}")
+    joined = await identity.verify_real_name(await session_of(identity, second), "张三", number)
+    assert joined.level == 3
+
+
+async def test_a_phone_of_another_verified_person_is_refused(identity, sent_codes):
+    first = await identity.login_wechat(f"sim-{a_name()}")
+    second = await identity.login_wechat(f"sim-{a_name()}")
+    await identity.verify_real_name(await session_of(identity, first), "张三", id_number(1001))
+    await identity.verify_real_name(await session_of(identity, second), "李四", id_number(1002))
+    phone = "13900001001"
+    await identity.send_sms_code(phone, "a")
+    await identity.verify_sms_phone(await session_of(identity, first), phone, sent_codes[phone])
+    await identity.send_sms_code(phone, "a")
+    with pytest.raises(errors.PhoneTaken):
+        await identity.verify_sms_phone(await session_of(identity, second), phone, sent_codes[phone])
+
+
+async def test_real_name_refusals(identity):
+    session = await session_of(identity, await identity.login_wechat(f"sim-{a_name()}"))
+    with pytest.raises(ValidationFailed) as caught:
+        await identity.verify_real_name(session, "", "440200190001010011")
+    assert {row["pointer"] for row in caught.value.errors} == {"/name", "/id_number"}
+    with pytest.raises(errors.IdentityMismatch):
+        await identity.verify_real_name(session, "张不符", id_number(2001))
+    with pytest.raises(ProviderUnavailable):
+        await identity.verify_real_name(session, "张超时", id_number(2002))
+    await identity.verify_real_name(session, "张三", id_number(2003))
+    with pytest.raises(errors.AlreadyVerified):
+        await identity.verify_real_name(session, "张三", id_number(2004))
+
+
+async def test_somebody_else_before_the_camera_does_not_pass(identity):
+    session = await session_of(identity, await identity.login_wechat(f"sim-{a_name()}"))
+    with pytest.raises(errors.LevelRequired):
+        await identity.start_face_check(session)
+    await identity.verify_real_name(session, "张非本人", id_number(3001))
+    check = await identity.start_face_check(session)
+    with pytest.raises(errors.FaceFailed):
+        await identity.confirm_face_check(session, check["id"])
+    other = await session_of(identity, await identity.login_wechat(f"sim-{a_name()}"))
+    with pytest.raises(errors.FaceCheckNotFound):
+        await identity.confirm_face_check(other, check["id"])
+
+
+async def test_a_sms_code_signs_in_once(identity, sent_codes):
+    phone = "13900002001"
+    await identity.send_sms_code(phone, "a")
+    code = sent_codes[phone]
+    results = await asyncio.gather(*(identity.login_sms(phone, code) for _ in range(4)), return_exceptions=True)
+    assert sum(not isinstance(result, Exception) for result in results) == 1
+
+
+async def test_five_wrong_tries_end_a_code(identity, sent_codes):
+    phone = "13900002002"
+    await identity.send_sms_code(phone, "a")
+    wrong = "000000" if sent_codes[phone] != "000000" else "111111"
+    for _ in range(5):
+        with pytest.raises(errors.SmsCodeWrong):
+            await identity.login_sms(phone, wrong)
+    with pytest.raises(errors.SmsCodeWrong):
+        await identity.login_sms(phone, sent_codes[phone])
+
+
+async def test_codes_are_limited_per_phone(database, keys):
+    async def send(*_):
+        pass
+
+    codes = SmsCodes(database, keys, SmsLimits(60, 5, 20), send)
+    await codes.send("13900002003", "a", purpose="login", now=utc_now())
+    with pytest.raises(RateLimited) as caught:
+        await codes.send("13900002003", "a", purpose="login", now=utc_now())
+    assert 1 <= caught.value.retry_after_s <= 60
+
+
+async def test_nothing_personal_is_stored_in_clear(identity, database):
+    session = await session_of(identity, await identity.login_wechat(f"sim-{a_name()}"))
+    number = id_number(5001)
+    await identity.verify_real_name(session, "欧阳示例", number)
+    stored = str([document async for document in database["residents"].find({})])
+    assert number not in stored
+    assert "欧阳" not in stored
+
+
+async def test_staff_sign_in_and_lock(database, keys):
+    accounts = StaffAccounts(database, keys)
+    await accounts.ensure_demo_accounts([{"id": "sg-gaj", "short_name": "市公安局"}], "right")
+    token, _seconds, staff = await accounts.login("clerk.sg-gaj", "right")
+    assert (staff.role, staff.agency_id) == ("clerk", "sg-gaj")
+    assert (await accounts.authenticate(token)).account == "clerk.sg-gaj"
+    for _ in range(5):
+        with pytest.raises(errors.StaffLoginRefused):
+            await accounts.login("clerk.sg-gaj", "wrong")
+    with pytest.raises(RateLimited):
+        await accounts.login("clerk.sg-gaj", "right")
+    with pytest.raises(errors.StaffLoginRefused):
+        await accounts.login("nobody", "right")
+    await accounts.ensure_demo_accounts([{"id": "sg-gaj", "short_name": "市公安局"}], "new")
+    assert (await accounts.login("clerk.sg-gaj", "new"))[2].account == "clerk.sg-gaj"
+
+
+async def test_alipay_phone_is_verified_before_it_is_read(identity, stand_ins):
+    name = a_name()
+    login = await identity.login_alipay(f"sim-{name}")
+    session = await session_of(identity, login)
+    async with aiohttp.ClientSession() as http, http.get(f"{stand_ins.url}/_sim/alipay/phone?name={name}") as response:
+        encrypted = await response.json(content_type=None)
+    assert (await identity.verify_alipay_phone(session, encrypted)).level == 2
+    with pytest.raises(Exception) as caught:
+        await identity.verify_alipay_phone(session, {**encrypted, "sign": "bm8="})
+    assert 400 <= caught.value.status < 500
