@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 LEASE = timedelta(seconds=60)
 GIVE_UP_AFTER = timedelta(hours=72)
 CONCURRENCY = 16
+_ROUND_S = 10  # then the caller gets a turn: it may have been asked to stop
 # After so many failed tries the next channel goes first.
 _TIRED_AFTER = 4
 _DELAYS_S = (2, 10, 60, 300, 1800, 3600)
@@ -101,7 +102,7 @@ class Deliveries:
     async def deliver_due(self, now: datetime | None = None) -> int:
         """Work on everything that is due at `now` (default: the clock's) and return how many deliveries were taken up.
 
-        At most CONCURRENCY at a time. Several workers may run it at once.
+        At most CONCURRENCY at a time, and for about ten seconds. Several workers may run it at once.
         """
         loop = asyncio.get_running_loop()
         began, begin = loop.time(), now or self._clock()
@@ -109,25 +110,22 @@ class Deliveries:
         def present() -> datetime:
             return begin + timedelta(seconds=loop.time() - began)
 
+        async def work(delivery: dict[str, Any] | None) -> int:
+            count = 0
+            while delivery is not None:
+                await self._take_up(delivery, present)
+                count += 1
+                over = loop.time() - began > _ROUND_S
+                delivery = None if over else await self._claim(present())
+            return count
+
+        async def join_in() -> int:
+            return await work(await self._claim(present()))
+
         first = await self._claim(present())
         if first is None:
             return 0
-        count = 1
-
-        async def work(delivery: dict[str, Any] | None) -> None:
-            nonlocal count
-            while delivery is not None:
-                await self._take_up(delivery, present)
-                delivery = await self._claim(present())
-                count += delivery is not None
-
-        await asyncio.gather(work(first), *(self._claim_and(work, present) for _ in range(CONCURRENCY - 1)))
-        return count
-
-    async def _claim_and(self, work: Any, present: Callable[[], datetime]) -> None:
-        delivery = await self._claim(present())
-        if delivery is not None:
-            await work(delivery)
+        return sum(await asyncio.gather(work(first), *(join_in() for _ in range(CONCURRENCY - 1))))
 
     async def _claim(self, now: datetime) -> dict[str, Any] | None:
         """Take one due delivery under a lease; it is returned as it was before, so `sending` tells of a crash."""
