@@ -5,6 +5,7 @@ forms; the ES modules in web/static only make it nicer.
 """
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -172,6 +173,21 @@ class PageHandler(HallHandler):
         """Return the division the person chose, the whole city when none."""
         chosen = self.get_cookie(DIVISION_COOKIE, CITY) or CITY
         return chosen if self.hall.catalogue.division(chosen) else CITY
+
+    @property
+    def divisions(self) -> dict[str, str]:
+        """Return the names of the divisions that receive cases, by code."""
+        return {row["code"]: row["name"] for row in self.hall.catalogue.choosable_divisions()}
+
+    @property
+    def division_groups(self) -> list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
+        """Return the city and its counties, each with its towns, for lists that people choose from."""
+        rows = self.hall.catalogue.choosable_divisions()
+        return [
+            (row, [town for town in rows if town["level"] == "town" and town["parent"] == row["code"]])
+            for row in rows
+            if row["level"] != "town"
+        ]
 
     def get_template_path(self) -> str:
         return str(TEMPLATES)

@@ -37,10 +37,6 @@ class CasePage(PageHandler):
             self.leave_for(f"/cases/{case_id}")
         return view
 
-    @property
-    def divisions(self) -> dict[str, str]:
-        return {row["code"]: row["name"] for row in self.hall.catalogue.choosable_divisions()}
-
 
 class Apply(CasePage):
     """GET: the questions before a draft is made; POST: make it. Two taps on the button make one draft."""
@@ -69,6 +65,7 @@ class Apply(CasePage):
             level=int(item["identity_level"][1:]),
             reached=self.resident.level,
             divisions=self.divisions,
+            division_groups=self.division_groups,
             division=self.text("division", self.division, 12),
             error=error,
             errors=errors_by_field(error) if error else {},
@@ -149,6 +146,7 @@ class Edit(CasePage):
             # After a conflict the newest version goes along: what is on this page is what the person wants to keep.
             version=view["version"],
             divisions=self.divisions,
+            division_groups=self.division_groups,
             f=pages_forms,
             error=error,
             errors=errors or {},
@@ -239,6 +237,7 @@ class Check(CasePage):
             case=view,
             fields=[field for field in view["form"]["fields"] if is_asked(field, values)],
             divisions=self.divisions,
+            division_groups=self.division_groups,
             level=int(view["identity_level"][1:]),
             reached=self.resident.level,
             error=error,

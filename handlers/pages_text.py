@@ -32,6 +32,9 @@ ORDER_STATES = {
     "partly_refunded": ("已部分退款", "rest"),
 }
 
+# Lamp of a deadline (app/supervision) -> tone.
+LAMPS = {"green": "go", "yellow": "wait", "red": "stop", "none": "rest"}
+
 PROVIDERS = {"wechatpay": "微信支付", "alipay": "支付宝"}
 CHANNELS = {"wechat": "微信", "alipay": "支付宝", "sms": "短信验证码"}
 
@@ -160,14 +163,6 @@ def days_left(value: date | str | None) -> str:
     if left < 0:
         return f"已过{-left}天"
     return ("今天", "明天", "后天")[left] if left < 3 else f"还有{left}天"
-
-
-def due_tone(value: date | str | None) -> str:
-    """Return the lamp of a deadline for clerks: stop when passed or today, wait when two days or fewer are left, else go."""
-    left = _days_until(value)
-    if left is None:
-        return "rest"
-    return "stop" if left <= 0 else "wait" if left <= 2 else "go"
 
 
 def _days_until(value: date | str | None) -> int | None:
