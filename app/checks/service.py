@@ -1,0 +1,293 @@
+"""查: a resident asks a department about his own matter, or looks up bills.
+
+Rules (docs/architecture.md, "Check"): only with the identity level the kind asks; every question is recorded with its purpose; an answer
+says when and from where; a department that is away says so and names its counter; "none" is never inferred from an error.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+from app.checks import inputs as judging
+from app.checks import model, store
+from app.checks.cache import AnswerCache
+from app.checks.errors import CheckKindNotFound
+from app.exchange.departments import Departments, Found, InputsRefused, Office
+from app.identity.model import Resident
+from app.identity.service import require_level
+from app.kernel.clock import format_utc, utc_now
+from app.kernel.errors import ProviderUnavailable, ValidationFailed, error_row
+from app.storage.mongo import Database
+
+CASE_PROGRESS = "case_progress"
+_OWN_IDENTITY = ("id_number", "name")
+_REAL_NAME = 3
+
+Progress = Callable[[str, str], Awaitable[Mapping[str, Any]]]
+
+
+class Kinds(Protocol):
+    """What is needed of a published catalogue (app/catalogue/snapshot.py)."""
+
+    @property
+    def check_kinds(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def bill_kinds(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def bill_fields(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def agencies(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+
+class Catalogue(Protocol):
+    @property
+    def snapshot(self) -> Kinds: ...
+
+
+class People(Protocol):
+    async def resident(self, resident_id: str) -> Resident: ...
+
+
+class Checks:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        catalogue: Catalogue,
+        people: People,
+        departments: Departments,
+        cache: AnswerCache,
+        progress: Progress | None = None,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        """`progress` answers (case number, query code); it is the hall's own check and is put in by the assembly."""
+        self._database = database
+        self._catalogue = catalogue
+        self._people = people
+        self._departments = departments
+        self._cache = cache
+        self._progress = progress
+        self._clock = clock
+
+    # --- the kinds ---
+
+    def kinds(self) -> dict[str, Any]:
+        """Return what can be checked and which bills can be looked up, with the inputs each needs."""
+        known = self._catalogue.snapshot
+        return {
+            "items": [self._kind_view(kind) for kind in known.check_kinds.values()],
+            "bill_kinds": [
+                {
+                    "kind": kind["kind"],
+                    "name": kind["name"],
+                    "identity_level": kind["identity_level"],
+                    "agency": self._agency_view(kind["source"]),
+                    "inputs": [{**known.bill_fields[key], "required": False} for key in _keys_of(kind)],
+                    "key_sets": [{"keys": row["keys"], "note": row["note"]} for row in kind["lookup"]],
+                    "receipt": kind["receipt"],
+                }
+                for kind in known.bill_kinds.values()
+            ],
+            "next_cursor": None,
+        }
+
+    def kind(self, name: str) -> Mapping[str, Any]:
+        """Return one kind of check. Raises CheckKindNotFound."""
+        found = self._catalogue.snapshot.check_kinds.get(name)
+        if found is None:
+            raise CheckKindNotFound("没有这种查询，请从“查”的列表中选择。", en="No such check.")
+        return found
+
+    def bill_kind(self, name: str) -> Mapping[str, Any] | None:
+        """Return one kind of bill, or None."""
+        return self._catalogue.snapshot.bill_kinds.get(name)
+
+    def _kind_view(self, kind: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "kind": kind["kind"],
+            "name": kind["name"],
+            "summary": kind["summary"],
+            "identity_level": kind["identity_level"],
+            "sends_identity": kind["sends_identity"],
+            "purpose": kind["purpose"],
+            "agency": self._agency_view(kind["source"]),
+            "inputs": list(kind["inputs"]),
+        }
+
+    # --- asking ---
+
+    async def run(self, name: str, given: Mapping[str, Any], resident_id: str) -> dict[str, Any]:
+        """Ask a department about the resident's own matter and return the answer as api.md has it.
+
+        Raises:
+            CheckKindNotFound; LevelRequired; ValidationFailed (pointers /inputs/<key>);
+            ProviderUnavailable: the department is down, slow or not to be understood.
+        """
+        kind = self.kind(name)
+        resident = await self._people.resident(resident_id)
+        require_level(resident.level, int(kind["identity_level"][1:]))
+        judged = judging.judge(kind["inputs"], given)
+        office = self._office(kind["source"])
+        await store.audit(
+            self._database,
+            actor_id=resident_id,
+            action="check.asked",
+            kind=name,
+            office_id=office.id,
+            purpose=kind["purpose"],
+            now=self._clock(),
+        )
+        if name == CASE_PROGRESS:
+            return await self._own_progress(judged)
+        person = {"name": resident.name, "id_number": resident.id_number} if kind["sends_identity"] else None
+
+        async def ask() -> Found:
+            return await self._departments.check(office, name, judged, person)
+
+        return await self._answered(resident_id, office, name, ["check", name, judged, person], ask)
+
+    async def lookup_bills(self, name: str, given: Mapping[str, Any], resident_id: str) -> dict[str, Any]:
+        """Return the bills that fit the keys given; a resident's own name and number are filled in where they are known.
+
+        Raises:
+            ValidationFailed (pointers /kind, /inputs/<key>); LevelRequired; ProviderUnavailable.
+        """
+        kind = self.bill_kind(name)
+        if kind is None:
+            raise ValidationFailed([error_row("/kind", "unknown", "没有这种账单，请从列表中选择")])
+        resident = await self._people.resident(resident_id)
+        require_level(resident.level, int(kind["identity_level"][1:]))
+        fields = self._catalogue.snapshot.bill_fields
+        judged = judging.judge([fields[key] for key in _keys_of(kind)], given)
+        keys = _with_own_identity(kind, judged, resident)
+        missing = judging.missing_of([row["keys"] for row in kind["lookup"]], keys)
+        if missing is not None:
+            raise ValidationFailed(
+                [error_row(f"/inputs/{key}", "required", f"请填写{fields[key]['label']}") for key in missing]
+            )
+        office = self._office(kind["source"])
+        await store.audit(
+            self._database,
+            actor_id=resident_id,
+            action="bills.looked_up",
+            kind=name,
+            office_id=office.id,
+            purpose=f"查询并缴纳{kind['name']}",
+            now=self._clock(),
+        )
+
+        async def ask() -> Found:
+            return await self._departments.lookup_bills(office, name, keys)
+
+        return await self._answered(resident_id, office, name, ["bills", name, keys], ask)
+
+    async def _answered(
+        self,
+        resident_id: str,
+        office: Office,
+        name: str,
+        question: Sequence[Any],
+        ask: Callable[[], Awaitable[Found]],
+    ) -> dict[str, Any]:
+        kept = await self._cache.get(resident_id, question)
+        if kept is not None:
+            return kept
+        try:
+            found = await ask()
+        except InputsRefused as refused:
+            raise self._as_rows(refused) from refused
+        except ProviderUnavailable as error:
+            error.context.setdefault("kind", name)
+            raise
+        # Remembered before it is shown: what is on the screen can be ordered.
+        await store.remember_bills(self._database, resident_id, office.id, found.bills, self._clock())
+        bills = sorted(found.bills, key=lambda bill: (bill.state != "unpaid", bill.due_on, bill.id))
+        answer = {
+            "kind": name,
+            "as_of": found.as_of,
+            "source": found.source,
+            "agency": {"id": office.id, "name": office.name, "hotline": office.hotline},
+            "records": list(found.records),
+            "bills": [model.bill_view(bill) for bill in bills],
+        }
+        await self._cache.put(resident_id, question, answer)
+        return answer
+
+    async def _own_progress(self, judged: Mapping[str, str]) -> dict[str, Any]:
+        assert self._progress is not None
+        case = await self._progress(judged["case_number"], judged["query_code"])
+        office = self._office("sg-zsj")
+        rows = [("事项", case["item"]["name"]), ("办理部门", case["agency"]["name"]), ("下一步", case["next"]["text"])]
+        if case.get("deadline_on"):
+            rows.append(("预计办结" if case.get("deadline_estimated") else "办结期限", case["deadline_on"]))
+        return {
+            "kind": CASE_PROGRESS,
+            "as_of": format_utc(self._clock()),
+            "source": "韶关掌上办事大厅",
+            "agency": {"id": office.id, "name": office.name, "hotline": office.hotline},
+            "records": [
+                {
+                    "title": case["number"],
+                    "state": case["state_name"],
+                    "rows": [{"label": label, "value": value} for label, value in rows],
+                }
+            ],
+            "bills": [],
+        }
+
+    async def forget(self, resident_id: str) -> None:
+        """Forget the kept answers of a resident: something about his bills changed."""
+        await self._cache.forget(resident_id)
+
+    async def reassign(self, from_id: str, into_id: str) -> None:
+        """Give what is remembered of one account to another, after the two were joined."""
+        await store.move_bills(self._database, from_id, into_id)
+        await self._cache.forget(from_id)
+
+    def _as_rows(self, refused: InputsRefused) -> ValidationFailed:
+        fields = self._catalogue.snapshot.bill_fields
+        rows = [
+            error_row(
+                f"/inputs/{key}", "required", f"请填写{fields[key]['label']}：{fields[key]['hint']}"
+            )
+            for key in refused.fields
+            if key in fields
+        ]
+        return ValidationFailed(rows or [error_row("/inputs", "incomplete", "查询条件不完整，请补充后再查")])
+
+    def _office(self, agency_id: str) -> Office:
+        return office_of(self._catalogue.snapshot, agency_id)
+
+    def _agency_view(self, agency_id: str) -> dict[str, str]:
+        office = self._office(agency_id)
+        return {"id": office.id, "name": office.name, "hotline": office.hotline}
+
+
+def office_of(known: Kinds, agency_id: str) -> Office:
+    """Return whom to ask for an agency id."""
+    row = known.agencies[agency_id]
+    return Office(row["id"], row["name"], row["hotline"])
+
+
+def _keys_of(kind: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(key for row in kind["lookup"] for key in row["keys"]))
+
+
+def _with_own_identity(kind: Mapping[str, Any], judged: Mapping[str, str], resident: Resident) -> dict[str, str]:
+    """Return the keys with the resident's own name and number filled in, where a set of keys needs them and he is known.
+
+    Raises:
+        ValidationFailed: somebody else's number, for a kind that only the person himself may look up.
+    """
+    keys = dict(judged)
+    known = resident.level >= _REAL_NAME and bool(resident.id_number)
+    if kind["own_identity_only"] and "id_number" in keys and known and keys["id_number"] != resident.id_number:
+        raise ValidationFailed([error_row("/inputs/id_number", "not_own", "这种账单只能查本人的，请填写您自己的号码")])
+    if known and "id_number" not in keys and "name" not in keys and not _complete(kind, keys):
+        own = {"id_number": resident.id_number, "name": resident.name}
+        keys |= {key: own[key] for key in _OWN_IDENTITY if any(key in row["keys"] for row in kind["lookup"])}
+    return keys
+
+
+def _complete(kind: Mapping[str, Any], keys: Mapping[str, str]) -> bool:
+    return judging.missing_of([row["keys"] for row in kind["lookup"]], keys) is None

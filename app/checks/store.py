@@ -1,0 +1,106 @@
+"""What checks keep: who looked up which bill (for a day), the audit of every question, and what was told to departments."""
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo import ASCENDING, IndexModel, UpdateOne
+
+from app.exchange.departments import Bill
+from app.kernel import context
+from app.kernel.ids import new_id
+from app.storage.mongo import Database
+
+REMEMBERED = timedelta(hours=24)
+
+INDEXES = {
+    "bills": [
+        IndexModel([("expires_at", ASCENDING)], name="expires", expireAfterSeconds=0),
+        IndexModel([("owner_id", ASCENDING)], name="of_owner"),
+    ],
+    "audit": [IndexModel([("actor_id", ASCENDING), ("_id", ASCENDING)], name="of_actor")],
+    "bill_payments": [IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="state")],
+}
+
+
+def _key(owner_id: str, bill_id: str) -> str:
+    return f"{owner_id}:{bill_id}"
+
+
+async def remember_bills(database: Database, owner_id: str, office_id: str, bills: Iterable[Bill], now: datetime) -> None:
+    """Note that a resident was shown these bills: only so can he order one."""
+    writes = [
+        UpdateOne(
+            {"_id": _key(owner_id, bill.id)},
+            {
+                "$set": {
+                    "owner_id": owner_id,
+                    "bill_id": bill.id,
+                    "kind": bill.kind,
+                    "office_id": office_id,
+                    "expires_at": now + REMEMBERED,
+                }
+            },
+            upsert=True,
+        )
+        for bill in bills
+    ]
+    if writes:
+        await database["bills"].bulk_write(writes, ordered=False)
+
+
+async def remembered(database: Database, owner_id: str, bill_id: str) -> dict[str, Any] | None:
+    """Return the note of a bill that this resident looked up, or None."""
+    return await database["bills"].find_one({"_id": _key(owner_id, bill_id)})
+
+
+async def note_quote(
+    database: Database, owner_id: str, bill_id: str, *, amount_fen: int, late_fee_fen: int, now: datetime
+) -> None:
+    """Keep the price that was quoted last; the note then lives as long as an order on it can."""
+    await database["bills"].update_one(
+        {"_id": _key(owner_id, bill_id)},
+        {
+            "$set": {
+                "quoted": {"amount_fen": amount_fen, "late_fee_fen": late_fee_fen, "at": now},
+                "expires_at": now + 7 * REMEMBERED,
+            }
+        },
+    )
+
+
+async def move_bills(database: Database, from_id: str, into_id: str) -> None:
+    """Give the notes of one resident to another (two accounts of one person were joined)."""
+    async for note in database["bills"].find({"owner_id": from_id}):
+        moved = note | {"_id": _key(into_id, note["bill_id"]), "owner_id": into_id}
+        await database["bills"].replace_one({"_id": moved["_id"]}, moved, upsert=True)
+        await database["bills"].delete_one({"_id": note["_id"]})
+
+
+async def audit(
+    database: Database, *, actor_id: str, action: str, kind: str, office_id: str, purpose: str, now: datetime
+) -> None:
+    """Record a question about a person's data: who, what kind, why, when. Never what was typed or answered."""
+    await database["audit"].insert_one(
+        {
+            "_id": new_id("aud"),
+            "at": now,
+            "actor_kind": "resident",
+            "actor_id": actor_id,
+            "action": action,
+            "subject_kind": kind,
+            "office_id": office_id,
+            "purpose": purpose,
+            "request_id": context.request_id.get(),
+        }
+    )
+
+
+async def payment_told(database: Database, payment_id: str) -> dict[str, Any] | None:
+    """Return what came of telling a department of a payment, or None when it was not told yet."""
+    return await database["bill_payments"].find_one({"_id": payment_id})
+
+
+async def note_payment(database: Database, payment_id: str, fields: dict[str, Any], session: Any = None) -> None:
+    """Keep what came of telling a department of a payment."""
+    await database["bill_payments"].update_one({"_id": payment_id}, {"$set": fields}, upsert=True, session=session)
