@@ -3,7 +3,8 @@
 A client says who it is by `Sec-WebSocket-Protocol: bearer, <token>`, by its first message `{"token": ...}`, or, on a page of the hall
 itself, by the page's cookie. `{"after": id}` (alone, or together with the token) first replays what came after that id.
 Then it gets `{"id", "type", "data"}`: type is the event's name, data the message as in GET /v1/notifications.
-Close codes: 4400 not understood, 4401 not signed in (or not any more), 4429 too many connections, 1013 too slow: come back with `after`.
+Close codes: 4400 not understood, 4401 not signed in (or not any more), 4429 too many connections, 1013 too slow, 1001 and 1012 restarted or moved:
+come back with `after`.
 """
 
 import asyncio
@@ -196,6 +197,9 @@ class LiveStream(HallHandler, WebSocketHandler):
         self.close(1013, "too slow")
         if self.ws_connection is not None:
             self.ws_connection.abort()
+
+    def go_away(self) -> None:
+        self.close(1001, "restarting")
 
     def on_close(self) -> None:
         for ending in (self._timer, self._watch):

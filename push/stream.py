@@ -45,6 +45,10 @@ class Connection(Protocol):
         """Close at once."""
         ...
 
+    def go_away(self) -> None:
+        """Close politely: this process stops, another one serves the client when it comes back with its cursor."""
+        ...
+
 
 class TooManyConnections(Exception):
     """This person has as many connections open as one may have."""
@@ -120,6 +124,10 @@ class Stream:
             group.pump = asyncio.create_task(self._pump(owner_id, group))
 
     async def close(self) -> None:
+        """Close every connection, and stop listening."""
+        for group in tuple(self._groups.values()):
+            for connection in tuple(group.members):
+                connection.go_away()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
