@@ -18,6 +18,7 @@ from pymongo import ASCENDING, IndexModel
 from redis.asyncio import Redis
 
 from app.catalogue.load import Catalogue
+from app.kernel.clock import utc_now
 from app.storage.mongo import Database
 from app.storage.redis import publish as tell
 
@@ -35,18 +36,24 @@ class Published:
     number: int
     changed: bool
 
+    def __str__(self) -> str:
+        return f"catalogue: publication {self.number} ({self.version_id[:12]}), {'new' if self.changed else 'unchanged'}"
+
 
 def content_hash(value: Any) -> str:
     """Return a hash that is the same for the same content, however its keys are ordered."""
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
-async def publish(database: Database, catalogue: Catalogue, *, now: datetime, redis: Redis | None = None) -> Published:
+async def publish(
+    database: Database, catalogue: Catalogue, *, redis: Redis | None = None, now: datetime | None = None
+) -> Published:
     """Make a catalogue the published one; the same content twice changes nothing, an earlier content comes back as it was.
 
     An item whose content changed gets the next version number by itself (at least the one its file says), so no case can
     meet another text under its version.
     """
+    now = now or utc_now()
     content = catalogue.to_document()
     version_id = content_hash(content)
     versions = database[COLLECTION]

@@ -1,4 +1,8 @@
-"""Answers of departments, kept for a minute per resident, so that turning a page does not ask again. Sealed: Redis is no place for data of persons."""
+"""Answers of departments, kept for a minute per resident, so that turning a page does not ask again.
+
+Sealed, for Redis is no place for data of persons. Answers with bills are not kept at all: a bill that was just paid must not be shown
+as owed.
+"""
 
 import hashlib
 from typing import Any
@@ -16,7 +20,7 @@ KEPT_S = 60
 
 
 class AnswerCache:
-    """One Redis hash per resident, forgotten as a whole when one of his bills is paid. Without Redis every question is asked."""
+    """One Redis hash per resident. Without Redis every question is asked."""
 
     def __init__(self, redis: Redis | None, keys: KeyRing) -> None:
         self._redis = redis

@@ -33,7 +33,11 @@ _REFUSALS: Mapping[str, tuple[type[errors.Conflict], str]] = {
 }
 
 
-def quote_of(bill: Bill, kind: Mapping[str, Any] | None, office: Office) -> Quote:
+# What the law calls the surcharge of a kind; 行政处罚法 art. 72 for fines.
+_SURCHARGES = {"traffic_fine": "加处罚款（逾期每日3%，不超过罚款数额）"}
+
+
+def quote_of(bill: Bill, office: Office) -> Quote:
     """Return the price of a bill: what the department says now, its surcharge as a line of its own.
 
     Raises:
@@ -44,16 +48,10 @@ def quote_of(bill: Bill, kind: Mapping[str, Any] | None, office: Office) -> Quot
         raise refusal(f"{text}有疑问请拨打{office.hotline}。", en=f"The bill is {bill.state}.", state=bill.state)
     lines = [QuoteLine(bill.title, bill.amount_fen, bill.payee_name)]
     if bill.late_fee_fen:
-        lines.append(QuoteLine(_surcharge(kind), bill.late_fee_fen, bill.payee_name))
+        lines.append(QuoteLine(_SURCHARGES.get(bill.kind, "滞纳金"), bill.late_fee_fen, bill.payee_name))
     if sum(line.amount_fen for line in lines) <= 0:
         raise errors.BillClosed("这张账单没有要缴的金额。", en="Nothing is due.")
     return Quote(bill.title, bill.payee_id or office.id, tuple(lines))
-
-
-def _surcharge(kind: Mapping[str, Any] | None) -> str:
-    if kind is not None and kind["money"] == "fine":
-        return "加处罚款（逾期每日3%，不超过罚款数额）"  # 行政处罚法 art. 72
-    return "滞纳金"
 
 
 def bill_view(bill: Bill) -> dict[str, Any]:

@@ -8,14 +8,17 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from redis.asyncio import Redis
+
 from app.checks import inputs as judging
 from app.checks import model, store
 from app.checks.cache import AnswerCache
 from app.checks.errors import CheckKindNotFound
-from app.exchange.departments import Departments, Found, InputsRefused, Office
+from app.exchange.departments import DepartmentSystems, Found, InputsRefused, Office
 from app.identity.model import Resident
 from app.identity.service import require_level
 from app.kernel.clock import format_utc, utc_now
+from app.kernel.crypto import KeyRing
 from app.kernel.errors import ProviderUnavailable, ValidationFailed, error_row
 from app.storage.mongo import Database
 
@@ -52,20 +55,21 @@ class Checks:
     def __init__(
         self,
         database: Database,
+        redis: Redis | None,
+        keys: KeyRing,
         *,
         catalogue: Catalogue,
         people: People,
-        departments: Departments,
-        cache: AnswerCache,
+        departments: DepartmentSystems,
         progress: Progress | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`progress` answers (case number, query code); it is the hall's own check and is put in by the assembly."""
+        """`progress` answers (case number, query code): the hall's own check, which without it is not offered."""
         self._database = database
         self._catalogue = catalogue
         self._people = people
         self._departments = departments
-        self._cache = cache
+        self._cache = AnswerCache(redis, keys)
         self._progress = progress
         self._clock = clock
 
@@ -75,7 +79,11 @@ class Checks:
         """Return what can be checked and which bills can be looked up, with the inputs each needs."""
         known = self._catalogue.snapshot
         return {
-            "items": [self._kind_view(kind) for kind in known.check_kinds.values()],
+            "items": [
+                self._kind_view(kind)
+                for kind in known.check_kinds.values()
+                if kind["kind"] != CASE_PROGRESS or self._progress
+            ],
             "bill_kinds": [
                 {
                     "kind": kind["kind"],
@@ -94,7 +102,7 @@ class Checks:
     def kind(self, name: str) -> Mapping[str, Any]:
         """Return one kind of check. Raises CheckKindNotFound."""
         found = self._catalogue.snapshot.check_kinds.get(name)
-        if found is None:
+        if found is None or (name == CASE_PROGRESS and self._progress is None):
             raise CheckKindNotFound("没有这种查询，请从“查”的列表中选择。", en="No such check.")
         return found
 
@@ -200,7 +208,7 @@ class Checks:
             error.context.setdefault("kind", name)
             raise
         # Remembered before it is shown: what is on the screen can be ordered.
-        await store.remember_bills(self._database, resident_id, office.id, found.bills, self._clock())
+        await store.remember_bills(self._database, resident_id, office, found.bills, self._clock())
         bills = sorted(found.bills, key=lambda bill: (bill.state != "unpaid", bill.due_on, bill.id))
         answer = {
             "kind": name,
@@ -210,7 +218,8 @@ class Checks:
             "records": list(found.records),
             "bills": [model.bill_view(bill) for bill in bills],
         }
-        await self._cache.put(resident_id, question, answer)
+        if not found.bills:
+            await self._cache.put(resident_id, question, answer)
         return answer
 
     async def _own_progress(self, judged: Mapping[str, str]) -> dict[str, Any]:
@@ -234,10 +243,6 @@ class Checks:
             ],
             "bills": [],
         }
-
-    async def forget(self, resident_id: str) -> None:
-        """Forget the kept answers of a resident: something about his bills changed."""
-        await self._cache.forget(resident_id)
 
     async def reassign(self, from_id: str, into_id: str) -> None:
         """Give what is remembered of one account to another, after the two were joined."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
-from app.exchange.departments import Bill
+from app.exchange.departments import Bill, Office
 from app.kernel import context
 from app.kernel.ids import new_id
 from app.storage.mongo import Database
@@ -27,7 +27,9 @@ def _key(owner_id: str, bill_id: str) -> str:
     return f"{owner_id}:{bill_id}"
 
 
-async def remember_bills(database: Database, owner_id: str, office_id: str, bills: Iterable[Bill], now: datetime) -> None:
+async def remember_bills(
+    database: Database, owner_id: str, office: Office, bills: Iterable[Bill], now: datetime
+) -> None:
     """Note that a resident was shown these bills: only so can he order one."""
     writes = [
         UpdateOne(
@@ -37,7 +39,7 @@ async def remember_bills(database: Database, owner_id: str, office_id: str, bill
                     "owner_id": owner_id,
                     "bill_id": bill.id,
                     "kind": bill.kind,
-                    "office_id": office_id,
+                    "office": office.__dict__,
                     "expires_at": now + REMEMBERED,
                 }
             },

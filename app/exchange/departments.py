@@ -89,7 +89,7 @@ class BillNotFound(NotFound):
     title = "没有找到这张账单"
 
 
-class Departments(Protocol):
+class DepartmentSystems(Protocol):
     """What the hall asks of department systems.
 
     Every method raises ProviderUnavailable, naming the office's hotline, when the system is down, slow, or not to be understood.
@@ -210,7 +210,7 @@ class _PaymentSchema(_Lenient):
 _FOUND, _LOOKUP, _BILL, _PAYMENT = _FoundSchema(), _LookupSchema(), _BillSchema(), _PaymentSchema()
 
 
-class HttpDepartments:
+class Departments:
     """The department systems at one base address. Each office has its own breaker: one that is away does not close the others."""
 
     def __init__(self, http: Http, base_url: str, *, timeout_s: float = TIMEOUT_S) -> None:

@@ -9,10 +9,8 @@ import structlog
 from prometheus_client import Counter
 
 from app.checks import store
-from app.checks.cache import AnswerCache
 from app.checks.model import Quote, quote_of
-from app.checks.service import Catalogue, office_of
-from app.exchange.departments import BillNotFound, Departments, Office, PaymentRefused
+from app.exchange.departments import BillNotFound, DepartmentSystems, Office, PaymentRefused
 from app.kernel.clock import format_utc, utc_now
 from app.kernel.events import Event, new_event
 from app.storage import outbox
@@ -32,16 +30,12 @@ class BillPayables:
     def __init__(
         self,
         database: Database,
+        departments: DepartmentSystems,
         *,
-        catalogue: Catalogue,
-        departments: Departments,
-        cache: AnswerCache,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
-        self._catalogue = catalogue
         self._departments = departments
-        self._cache = cache
         self._clock = clock
 
     async def quote(self, payable_id: str, resident_id: str) -> Quote:
@@ -55,10 +49,9 @@ class BillPayables:
         note = await store.remembered(self._database, resident_id, payable_id)
         if note is None:
             raise BillNotFound("没有找到这张账单，请重新查询后再缴。", en="No such bill: look it up first.")
-        office = self._office(note["office_id"])
+        office = Office(**note["office"])
         bill = await self._departments.bill(office, payable_id)
-        kind = self._catalogue.snapshot.bill_kinds.get(bill.kind)
-        quote = quote_of(bill, kind, office)
+        quote = quote_of(bill, office)
         await store.note_quote(
             self._database,
             resident_id,
@@ -83,7 +76,6 @@ class BillPayables:
             except Exception as error:
                 # One department that is away must not keep the next from hearing.
                 failures.append(error)
-        await self._cache.forget(event.owner_id)
         if failures:
             raise failures[0]
 
@@ -96,7 +88,7 @@ class BillPayables:
         note = await store.remembered(self._database, event.owner_id, bill_id)
         if note is None:
             raise BillNotFound("没有这张账单的查询记录，缴款无法告知部门。", bill_id=bill_id)
-        office = self._office(note["office_id"])
+        office = Office(**note["office"])
         amount_fen, late_fee_fen = await self._parts(event, row, note, office)
         facts = {
             "owner_id": event.owner_id,
@@ -160,10 +152,6 @@ class BillPayables:
             await outbox.append(self._database, session, [refused])
 
         await self._database.transaction(work)
-
-    def _office(self, agency_id: str) -> Office:
-        return office_of(self._catalogue.snapshot, agency_id)
-
 
 def payment_id_of(order_id: str, bill_id: str) -> str:
     """Return the id under which a department knows this payment: the same each time it is told, at most 64 characters."""
