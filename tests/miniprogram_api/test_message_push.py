@@ -1,0 +1,204 @@
+"""WeChat's message push: only WeChat is believed, and every push counts once."""
+
+import base64
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+import pytest
+
+from app.kernel.clock import utc_now
+from push.wechat_callback import CallbackRejected, MessageCipher, parse, read, signature
+from tests.push.conftest import desk, stand_in_keys  # noqa: F401
+from tests.push.desk import Desk
+from tests.push.web import Web, open_web
+
+PATH = "/callbacks/wechat/messages"
+
+
+@pytest.fixture
+async def web(desk: Desk, keys) -> AsyncIterator[Web]:  # noqa: F811
+    async with open_web(desk, keys) as web:
+        desk.running.sandbox.hall_url = web.url
+        yield web
+
+
+@pytest.fixture
+async def plain_web(desk: Desk, keys) -> AsyncIterator[Web]:  # noqa: F811
+    async with open_web(desk, keys, HALL_WECHAT_MESSAGE_AES_KEY="") as web:
+        desk.running.sandbox.hall_url = web.url
+        yield web
+
+
+async def _push(web: Web, name: str, event: str, rows: list[dict[str, Any]], **more: Any) -> tuple[int, str]:
+    said = await web.desk.sim("wechat/push", {"name": name, "event": event, "list": rows, **more})
+    return said["status"], said["answer"]
+
+
+async def _left(web: Web, login: Any, template_id: str) -> int:
+    return await web.desk.left(login.resident.id, template_id)
+
+
+def _accept(*template_ids: str) -> list[dict[str, str]]:
+    return [
+        {"TemplateId": one, "SubscribeStatusString": "accept", "PopupScene": "0"} for one in template_ids
+    ]
+
+
+async def test_the_server_check_returns_the_echo(web: Web):
+    assert (await web.desk.sim("wechat/verify-server", {}))["status"] == 200
+    assert (await web.desk.sim("wechat/verify-server", {"forged": True}))["status"] == 403
+    for query in ("", "?signature=&timestamp=&nonce=&echostr=x", "?signature=%FF&timestamp=1&nonce=1&echostr=x"):
+        status, problem, answer = await web.call("GET", PATH + query)
+        assert status in (400, 403) and answer.headers["Content-Type"].startswith("application/problem+json")
+
+
+@pytest.mark.parametrize("count", [1, 2], ids=["object", "array"])
+async def test_a_popup_grants_in_secure_mode(web: Web, count):
+    login = await web.sign_in("popup")
+    ids = [template.template_id for template in web.desk.push.templates.wechat[:count]]
+
+    assert await _push(web, "popup", "subscribe_msg_popup_event", _accept(*ids)) == (200, "success")
+
+    assert [await _left(web, login, one) for one in ids] == [1] * count
+
+
+async def test_a_popup_grants_in_plain_mode(plain_web: Web):
+    login = await plain_web.sign_in("plain")
+    template_id = plain_web.desk.push.templates.wechat[0].template_id
+    event = "subscribe_msg_popup_event"
+
+    assert await _push(plain_web, "plain", event, _accept(template_id), mode="plain") == (200, "success")
+    status, _ = await _push(plain_web, "plain", event, _accept(template_id), mode="plain", forged=True)
+
+    assert status == 403
+    assert await _left(plain_web, login, template_id) == 1
+
+
+async def test_plain_and_forged_bodies_are_refused_in_secure_mode(web: Web):
+    login = await web.sign_in("forger")
+    template_id = web.desk.push.templates.wechat[0].template_id
+    event = "subscribe_msg_popup_event"
+
+    assert (await _push(web, "forger", event, _accept(template_id), mode="plain"))[0] == 403
+    assert (await _push(web, "forger", event, _accept(template_id), forged=True))[0] == 403
+
+    assert await _left(web, login, template_id) == 0
+
+
+async def test_turning_a_template_off_leaves_nothing(web: Web):
+    login = await web.sign_in("off")
+    template_id = await web.desk.grant(login.resident.id, "case.accepted", 3)
+    row = {"TemplateId": template_id, "SubscribeStatusString": "reject"}
+
+    assert await _push(web, "off", "subscribe_msg_change_event", [row]) == (200, "success")
+
+    assert await _left(web, login, template_id) == 0
+
+
+async def test_the_fate_of_a_message_is_noted(web: Web):
+    login = await web.sign_in("fate")
+    template_id = await web.desk.grant(login.resident.id, "case.accepted")
+    await web.desk.push.tell(web.desk.event(login.resident.id, "case.accepted"))
+    await web.desk.push.deliver_due()
+    (delivery,) = await web.desk.deliveries(login.resident.id)
+    row = {"TemplateId": template_id, "MsgID": delivery["vendor_id"], "ErrorCode": "0", "ErrorStatus": "success"}
+
+    assert (await _push(web, "fate", "subscribe_msg_sent_event", [row]))[1] == "success"
+
+    (delivery,) = await web.desk.deliveries(login.resident.id)
+    assert delivery["fate"] == "success"
+
+
+@pytest.mark.parametrize("event", ["wxa_media_check", "user_authorization_revoke", "something_new"])
+async def test_unknown_events_are_answered_and_left_alone(web: Web, event):
+    await web.sign_in("unknown")
+    assert await _push(web, "unknown", event, [{"TemplateId": "x"}]) == (200, "success")
+
+
+def _sealed(web: Web, message: bytes, *, age_s: int = 0, app_id: str = "") -> tuple[str, bytes]:
+    settings = web.hall.settings
+    sealed = MessageCipher(settings.wechat_message_aes_key, app_id or settings.wechat_app_id).seal(message)
+    timestamp, nonce = str(int(time.time()) - age_s), "42"
+    given = signature(settings.wechat_message_token, timestamp, nonce, sealed)
+    return urlencode({"timestamp": timestamp, "nonce": nonce, "msg_signature": given}), orjson.dumps({"Encrypt": sealed})
+
+
+async def _post(web: Web, query: str, body: bytes) -> int:
+    return (await web.call("POST", f"{PATH}?{query}", data=body))[0]
+
+
+async def test_a_repeated_push_counts_once(web: Web):
+    login = await web.sign_in("repeat")
+    template_id = web.desk.push.templates.wechat[0].template_id
+    openid = web.desk.town.identities[login.resident.id, "wechat"]["openid"]
+    message = orjson.dumps(
+        {"FromUserName": openid, "CreateTime": 1, "MsgType": "event", "Event": "subscribe_msg_popup_event",
+         "List": _accept(template_id)}
+    )  # fmt: skip
+
+    for _ in range(3):
+        query, body = _sealed(web, message)  # each time with another nonce and other random bytes, as WeChat repeats
+        assert await _post(web, query, body) == 200
+
+    assert await _left(web, login, template_id) == 1
+
+
+async def test_old_foreign_and_broken_bodies_are_refused(web: Web):
+    await web.sign_in("broken")
+    query, body = _sealed(web, b"{}", age_s=600)
+    assert await _post(web, query, body) == 403
+    query, body = _sealed(web, b"{}", app_id="wx_of_somebody_else")
+    assert await _post(web, query, body) == 403
+    query, body = _sealed(web, b"neither JSON nor XML")
+    assert await _post(web, query, body) == 403
+    query, _ = _sealed(web, b"{}")
+    for junk in (b"", b"{", b"[]", b'{"Encrypt": 5}', b'{"Encrypt": "!!"}', b"<xml>", b"\xff\xfe", b"<!DOCTYPE x []><x/>"):
+        assert await _post(web, query, junk) == 403
+
+
+async def test_the_client_and_wechat_report_one_tap(web: Web):
+    login = await web.sign_in("onetap")
+    template_id = web.desk.push.templates.wechat[0].template_id
+    openid = web.desk.town.identities[login.resident.id, "wechat"]["openid"]
+    await web.desk.push.grants.choose(openid, template_id, "accept", source="client", now=utc_now())
+
+    await _push(web, "onetap", "subscribe_msg_popup_event", _accept(template_id))
+
+    assert await _left(web, login, template_id) == 1
+
+
+def test_decryption_refuses_bad_padding_and_lengths():
+    key = base64.b64encode(bytes(range(32))).decode().rstrip("=")
+    cipher = MessageCipher(key, "wx1")
+    assert cipher.open(cipher.seal("中文".encode())) == "中文".encode()
+    for size in range(0, 70):  # every length of padding, 32 bytes included
+        assert cipher.open(cipher.seal(b"x" * size)) == b"x" * size
+    sealed = bytearray(base64.b64decode(cipher.seal(b"{}")))
+    for position in range(0, len(sealed), 7):
+        broken = bytearray(sealed)
+        broken[position] ^= 1
+        try:
+            assert cipher.open(base64.b64encode(bytes(broken)).decode()) == b"{}"  # only the random bytes were hit
+        except CallbackRejected as error:
+            assert str(error) == "cipher"
+    for text in ("", "AAAA", "not base64", "é"):
+        with pytest.raises(CallbackRejected):
+            cipher.open(text)
+
+
+def test_xml_is_read_like_json():
+    xml = (
+        b"<xml><FromUserName><![CDATA[o1]]></FromUserName><CreateTime>7</CreateTime><MsgType>event</MsgType>"
+        b"<Event>subscribe_msg_popup_event</Event><SubscribeMsgPopupEvent>"
+        b"<List><TemplateId>t1</TemplateId><SubscribeStatusString>accept</SubscribeStatusString></List>"
+        b"<List><TemplateId>t2</TemplateId><SubscribeStatusString>reject</SubscribeStatusString></List>"
+        b"</SubscribeMsgPopupEvent></xml>"
+    )
+    push = read(parse(xml))
+    assert [(one.template_id, one.status) for one in push.choices] == [("t1", "accept"), ("t2", "reject")]
+    assert push.openid == "o1"
+    with pytest.raises(CallbackRejected):
+        parse(b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>')
