@@ -15,6 +15,7 @@ from tornado.httputil import url_concat
 from tornado.web import Finish, HTTPError, RequestHandler, StaticFileHandler
 
 from app.identity.model import ResidentSession
+from app.kernel import context
 from app.kernel.errors import BadRequest, Forbidden, HallError, Unauthorized, ValidationFailed
 from app.kernel.ids import ulid
 from handlers import pages_text
@@ -208,6 +209,7 @@ class PageHandler(HallHandler):
             "errors": {},
             "error": None,
             "back": None,
+            "request_id": context.request_id.get(),
             "is_sandbox": bool(self.hall.settings.sandbox_url),
         }
 

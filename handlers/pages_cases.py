@@ -5,6 +5,7 @@ from typing import Any
 
 from app.cases import errors, forms, materials, views
 from app.cases.uploads import ACCEPTED, MAX_FILE_BYTES
+from app.catalogue.model import applies
 from app.kernel.clock import today
 from app.kernel.errors import HallError, NotFound, TooLarge, ValidationFailed
 from handlers import pages_forms, pages_text
@@ -189,6 +190,7 @@ class Materials(CasePage):
             error.status if error else 200,
             case=view,
             accepted=ACCEPTED,
+            photos=open_photos(view),
             licences=await licences_by_type(self),
             errors={key: error.detail} if error else {},
             back=f"/cases/{view['id']}/edit",
@@ -238,23 +240,36 @@ class Check(CasePage):
             fields=[field for field in view["form"]["fields"] if is_asked(field, values)],
             divisions=self.divisions,
             division_groups=self.division_groups,
+            photos=open_photos(view),
             level=int(view["identity_level"][1:]),
             reached=self.resident.level,
             error=error,
-            gaps=[(row, gap_link(view["id"], row["pointer"])) for row in (error.errors if error else [])],
+            gaps=[(row, gap_link(view["id"], row["pointer"], open_photos(view))) for row in (error.errors if error else [])],
             back=f"/cases/{view['id']}/materials",
         )
 
 
+def open_photos(view: Mapping[str, Any]) -> set[str]:
+    """Return the keys of required photos for which there is neither a receipt number nor a file yet."""
+    held = {row["key"] for row in view["materials"] if row["files"]}
+    values = view["form"]["values"]
+    return {
+        field["key"]
+        for field in view["form"]["fields"]
+        if field["type"] == "photo" and field["required"] and is_asked(field, values)
+        and field["key"] not in held and not str(values.get(field["key"]) or "").strip()
+    }  # fmt: skip
+
+
 def is_asked(field: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
     """Say whether a field is asked under the other answers, by the domain's own rule."""
-    return bool(forms.applies(field.get("show_when"), values))
+    return bool(applies(field.get("show_when"), values))
 
 
-def gap_link(case_id: str, pointer: str) -> str:
-    """Return where a gap is mended: `/form/mobile` is a field of step 1, `/materials/hukou` an upload of step 2."""
+def gap_link(case_id: str, pointer: str, photos: set[str]) -> str:
+    """Return where a gap is mended: `/form/mobile` is a field of step 1, `/materials/hukou` and a photo an upload of step 2."""
     part, _, key = pointer.strip("/").partition("/")
-    if part == "materials":
+    if part == "materials" or key in photos:
         return f"/cases/{case_id}/materials#material-{key}"
     return f"/cases/{case_id}/edit#field-{key}"
 
@@ -277,6 +292,7 @@ class OneCase(CasePage):
             to_upload=[row for row in view["materials"] if row["key"] in missing],
             to_answer=sorted(missing - material_keys),
             accepted=ACCEPTED,
+            photos=set(),
             licences=await licences_by_type(self) if view["state"] == "supplement_required" else {},
             error=error,
             back="/cases",

@@ -206,6 +206,10 @@ def step_after(error: HallError) -> tuple[str, str]:
     """Return the next step a person can take after a failure: (words, address)."""
     if error.code == "identity.level_required":
         return ("去完成身份核验", "/me/identity?level=" + str(error.context.get("required_level", 2)))
+    if error.code == "payment.payer_unknown":
+        return ("去登录", "/sign-in")
+    if error.code == "page.nothing_chosen":
+        return ("回去勾选", "/pay")
     if error.status == 401:
         return ("去登录", "/sign-in")
     if error.status == 409:

@@ -1,0 +1,192 @@
+"""缴: an order, paying it, waiting honestly, the receipt and its public check."""
+
+from typing import Any
+from urllib.parse import urlencode
+
+import segno
+
+from app.kernel.errors import HallError, NotFound
+from handlers.pages_base import PageHandler
+from payments.model import Attempt, AttemptState, Order, OrderState
+
+ID = r"(ord_[0-9A-Z]{26})"
+# The mini-programs' own page: it asks the API for the client parameters and opens the platform's cashier.
+MINI_PROGRAM_PAY = "/pages/pay/pay"
+MAX_BILLS = 20
+
+
+class PayPage(PageHandler):
+    needs = "resident"
+    tab = "me"
+
+    @property
+    def owner(self) -> str:
+        return self.resident.resident_id
+
+    async def offered(self) -> list[str]:
+        """Return the providers at whose platform the resident has signed in: nobody else's cashier knows who pays."""
+        return [
+            name
+            for name, provider in self.hall.payments.providers.items()
+            if await self.hall.identity.channel_identity(self.owner, provider.identity)
+        ]
+
+
+class Orders(PayPage):
+    """GET: the resident's orders. POST: make one for a case or for bills; two taps on the button make one order."""
+
+    async def get(self) -> None:
+        orders, next_cursor = await self.hall.payments.list_orders(self.owner, cursor=self.text("cursor", limit=40) or None)
+        await self.show("orders.html", orders=orders, next_cursor=next_cursor, back="/me")
+
+    async def post(self) -> None:
+        payables = [{"kind": kind, "id": value} for kind in ("case", "bill") for value in self.get_body_arguments(kind) if value]
+        if not payables:
+            raise NothingChosen("请先勾选要缴的账单，再点“去缴费”。")
+        try:
+            order = await self.hall.payments.create_order(self.owner, payables[:MAX_BILLS], order_id=self.once("ord"))
+        except HallError as error:
+            known = error.context.get("order_id")
+            if error.status == 409 and known:  # there is one already: that is the one to look at
+                return self.redirect(f"/orders/{known}", status=303)
+            raise
+        self.redirect(f"/orders/{order.id}", status=303)
+
+
+class NothingChosen(HallError):
+    """No bill was ticked."""
+
+    code = "page.nothing_chosen"
+    status = 422
+    title = "还没有选账单"
+
+
+class OneOrder(PayPage):
+    async def get(self, order_id: str) -> None:
+        await self.show_order(await self.hall.payments.get_order(order_id, self.owner, refresh=True))
+
+    async def show_order(self, order: Order, error: HallError | None = None) -> None:
+        attempt = newest(order)
+        # Asked just now and seen unpaid: paying on is safe. Anything less certain: only waiting is offered.
+        is_unpaid = attempt is not None and attempt.state is AttemptState.WAITING and not order.is_held
+        await self.show(
+            "order.html",
+            error.status if error else 200,
+            order=order,
+            attempt=attempt,
+            is_unpaid=is_unpaid,
+            is_held=order.is_held,
+            providers=await self.offered() if not order.is_final else [],
+            error=error,
+            back="/orders",
+        )
+
+
+def newest(order: Order) -> Attempt | None:
+    """Return the attempt that settled an order, else its newest one."""
+    return order.paid_attempt or (order.attempts[-1] if order.attempts else None)
+
+
+class Pay(OneOrder):
+    """POST: choose a provider; then the page that leads to its cashier."""
+
+    async def get(self, order_id: str) -> None:
+        order = await self.hall.payments.get_order(order_id, self.owner, refresh=True)
+        attempt = newest(order)
+        if order.state is not OrderState.PAYING or attempt is None or attempt.state is not AttemptState.WAITING:
+            return self.redirect(f"/orders/{order_id}", status=303)
+        await self.show(
+            "pay.html",
+            order=order,
+            provider=attempt.provider,
+            mini_program_page=f"{MINI_PROGRAM_PAY}?" + urlencode({"order": order.id, "attempt": attempt.id}),
+            cashier=self._cashier(order, attempt),
+            back=f"/orders/{order_id}",
+        )
+
+    async def post(self, order_id: str) -> None:
+        try:
+            await self.hall.payments.pay(
+                order_id,
+                self.owner,
+                provider=self.text("provider", limit=20),
+                scene="mini_program",
+                attempt_id=self.once("pay"),
+            )
+        except HallError as error:
+            if error.status not in (409, 422, 503):
+                raise
+            return await self.show_order(await self.hall.payments.get_order(order_id, self.owner), error)
+        self.redirect(f"/orders/{order_id}/pay", status=303)
+
+    def _cashier(self, order: Order, attempt: Attempt) -> str:
+        """Return the stand-in's cashier in dev and test, which takes the place of the platform's app; empty in production."""
+        settings: Any = self.hall.settings
+        if not settings.sandbox_url:
+            return ""
+        query = {
+            "provider": attempt.provider,
+            "out_trade_no": attempt.out_trade_no,
+            "back": f"{settings.public_url}/orders/{order.id}",
+        }
+        return f"{settings.sandbox_url}/_sim/cashier?{urlencode(query)}"
+
+
+class Close(OneOrder):
+    async def get(self, order_id: str) -> None:
+        self.redirect(f"/orders/{order_id}", status=303)
+
+    async def post(self, order_id: str) -> None:
+        try:
+            await self.hall.payments.close_order(order_id, self.owner)
+        except HallError as error:
+            if error.status not in (409, 503):
+                raise
+            return await self.show_order(await self.hall.payments.get_order(order_id, self.owner), error)
+        self.redirect(f"/orders/{order_id}", status=303)
+
+
+class Receipt(PayPage):
+    async def get(self, order_id: str) -> None:
+        receipt = await self.hall.payments.receipt(order_id, self.owner)
+        code = segno.make(receipt["check_url"], error="m", micro=False)
+        await self.show(
+            "receipt.html",
+            receipt=receipt,
+            qr=code.svg_inline(scale=4, border=2, svgclass=None, lineclass=None, title="核验收据的二维码", omitsize=True),
+            checked=False,
+            back=f"/orders/{order_id}",
+        )
+
+
+class ReceiptPdf(PayPage):
+    async def get(self, order_id: str) -> None:
+        name, pdf = await self.hall.payments.receipt_pdf(order_id, self.owner)
+        self.set_header("Content-Type", "application/pdf")
+        self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+        self.finish(pdf)
+
+
+class ReceiptCheck(PageHandler):
+    """Public: whoever holds the paper can check it. The answer names nobody."""
+
+    async def get(self, number: str) -> None:
+        code = self.text("code", limit=20).strip().upper()
+        if not code:
+            return await self.show("receipt_check.html", number=number, code="")
+        try:
+            receipt = await self.hall.payments.check_receipt(number, code)
+        except NotFound as error:
+            return await self.show("receipt_check.html", 404, number=number, code=code, error=error)
+        await self.show("receipt.html", receipt=receipt, qr="", checked=True)
+
+
+routes = [
+    (r"/orders", Orders),
+    (rf"/orders/{ID}", OneOrder),
+    (rf"/orders/{ID}/pay", Pay),
+    (rf"/orders/{ID}/close", Close),
+    (rf"/orders/{ID}/receipt", Receipt),
+    (rf"/orders/{ID}/receipt\.pdf", ReceiptPdf),
+    (r"/receipts/(\w{1,60})", ReceiptCheck),
+]
