@@ -20,6 +20,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "case.review_started",
         "case.suspended",
         "case.resumed",
+        "case.deadline_changed",
         "case.approved",
         "case.denied",
         "case.delivering",
@@ -35,6 +36,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "order.payment_held",
         "order.overpaid",
         "order.refunded",
+        "bill.payment_refused",
     ),
     "identity": ("identity.joined",),
 }
@@ -134,6 +136,6 @@ def view_message(document: Mapping[str, Any]) -> dict[str, Any]:
         "event": document["event"],
         "subject": subject,
         "case_id": subject["id"] if subject["kind"] == "case" else None,
-        "order_id": subject["id"] if subject["kind"] == "order" else None,
+        "order_id": subject["id"] if subject["kind"] == "order" else document.get("order_id"),
         "state": document["state"],
     }

@@ -98,6 +98,7 @@ class Push:
                 "body": rendered.body,
                 "link": rendered.link,
                 "subject": {"kind": event.subject_kind, "id": event.subject_id},
+                "order_id": event.data.get("order_id"),
                 "state": event.data.get("state"),
                 "unread": True,
                 "read_at": None,

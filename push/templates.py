@@ -128,7 +128,7 @@ def load_templates(folder: Path = FOLDER) -> MessageTemplates:
             if data["kind"] != kind:
                 wrong.append(f"{path.name}: kind: want {kind!r}")
             for name, entry in data["events"].items():
-                specs[name] = _spec(name, kind, data["link"], entry)
+                specs[name] = _spec(name, kind, entry["link"] or data["link"], entry)
             known = set(EVENTS[kind])
             wrong += [f"{path.name}: {name}: unknown event" for name in sorted(set(data["events"]) - known)]
             wrong += [f"{path.name}: {name}: text is missing" for name in sorted(known - set(data["events"]))]
@@ -220,6 +220,7 @@ class _TextsSchema(Schema):
 
 
 class _EventSchema(Schema):
+    link = fields.Str(load_default="", validate=validate.Regexp(r"/.*|$"))
     channels = fields.List(fields.Str(validate=validate.OneOf(CHANNELS)), required=True)
     urgent = fields.Bool(load_default=False)
     must_arrive = fields.Bool(load_default=False)

@@ -14,24 +14,24 @@ from app.kernel.numbers import mask_id_number
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "case": frozenset(
         "subject_id at item_name agency_name number number_tail query_code deadline deadline_year accept_by supplement_by "
-        "pay_by expected_on amount_yuan reason opinion missing_lines tracking phrase hint".split()
+        "pay_by expected_on days amount_yuan reason opinion missing_lines tracking phrase hint".split()
     ),
     "order": frozenset(
-        "subject_id at item_name matters amount_yuan refund_yuan expires receipt_number provider_name phrase hint".split()
+        "subject_id order_id at item_name matters amount_yuan refund_yuan expires receipt_number provider_name phrase hint".split()
     ),
     "identity": frozenset("subject_id at item_name channel_name phrase hint".split()),
 }
 # Always there: only these may stand in a title, in the first sentence, or in a text that leaves the hall.
 ALWAYS: Mapping[str, frozenset[str]] = {
     "case": frozenset("subject_id at item_name agency_name phrase hint".split()),
-    "order": frozenset("subject_id at item_name matters phrase hint".split()),
+    "order": frozenset("subject_id order_id at item_name matters phrase hint".split()),
     "identity": frozenset("subject_id at item_name channel_name phrase hint".split()),
 }
 # What may leave the hall, where it can stand on a lock screen: the matter, never its content. No amount, no reason, no titles
 # of bills (they name offences). Source: the rule for texts on lock screens of GB/T 35273 and the platforms' own terms.
 OUTSIDE: frozenset[str] = frozenset("subject_id at item_name number number_tail phrase hint".split())
 
-_CONDITIONS = frozenset("deadline_estimated method outcome provider state".split())
+_CONDITIONS = frozenset("deadline_estimated fee_paid has_delivery method outcome provider state".split())
 
 _FALLBACKS = {
     "zh": {"item_name": "您的事项", "agency_name": "办理部门", "matters": "政务服务费用", "channel_name": "另一种方式"},
@@ -71,15 +71,17 @@ def values_of(event: Event, kind: str, language: str) -> dict[str, str]:
     """Return what the texts of a kind can name, without empty values."""
     data = event.data
     values = dict(_FALLBACKS[language])
-    values |= {"subject_id": event.subject_id, "at": _moment(event.at, language)}
+    values |= {"subject_id": event.subject_id, "order_id": _text(data.get("order_id")) or event.subject_id}
+    values |= {"at": _moment(event.at, language)}
     for name in ("item_name", "agency_name", "number", "query_code", "tracking", "receipt_number"):
         values[name] = _text(data.get(name)) or values.get(name, "")
     for name in ("reason", "opinion"):
         values[name] = _free_text(data.get(name))
     for name, source in _SOURCES.items():
         values[name] = _day(data.get(source), language)
-    if data.get("deadline_on"):
-        values["deadline_year"] = str(data["deadline_on"])[:4]
+    # What is estimated is the decision's day when there is one, before acceptance the acceptance's.
+    values["deadline_year"] = str(data.get("deadline_on") or data.get("accept_by_on") or "")[:4]
+    values["days"] = _text(data.get("days"))
     for name, source in (("amount_yuan", "amount_fen"), ("refund_yuan", "refund_fen")):
         if isinstance(data.get(source), int):
             values[name] = yuan_text(data[source])

@@ -34,12 +34,14 @@ class JPush:
     ) -> None:
         self._http = http
         self._store = store
-        self._url = f"{base_url.rstrip('/')}/v3/push"
+        self._url = f"{base_url.rstrip('/')}/v3/push" if base_url else ""
         self._app_key = app_key
         self._authorization = "Basic " + b64encode(f"{app_key}:{master_secret}".encode()).decode()
         self._production = production
 
     async def prepare(self, letter: Letter) -> Envelope | None:
+        if not self._url:  # a hall without a native app
+            return None
         devices = await self._store.devices(letter.owner_id)
         if not devices:
             return None

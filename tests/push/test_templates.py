@@ -69,7 +69,7 @@ def test_an_estimated_day_is_called_estimated(templates):
 
 def test_how_it_is_delivered_decides_the_sentence(templates):
     def body(method):
-        event = new_event("case.delivering", subject=("case", "c"), owner_id="r", data=FULL | {"method": method})
+        event = new_event("case.completed", subject=("case", "c"), owner_id="r", data=FULL | {"method": method})
         return templates.render(event, "zh").body
 
     assert "EMS1234567890" in body("post") and "窗口" not in body("post")
