@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -37,7 +37,7 @@ _STATES = {
     "TRADE_FINISHED": PaymentState.PAID,  # paid, and past the refund window, or of a product without refunds
     "TRADE_CLOSED": PaymentState.CLOSED,
 }
-_PAID_ONCE = ("gmt_payment", "send_pay_date", "gmt_refund", "refund_fee")
+_PAID_ONCE = ("gmt_payment", "send_pay_date", "gmt_refund")
 _NOT_IN_SUBJECT = re.compile(r"[/=&\s]+")
 
 
@@ -142,7 +142,8 @@ class Alipay:
         state = _STATES.get(word) if isinstance(word, str) else None
         if state is None:
             raise ValueError(f"trade_status {word!r}")
-        was_paid = any(content.get(name) for name in _PAID_ONCE)
+        given_back = bool(content.get("gmt_refund")) or fen_from_yuan(str(content.get("refund_fee") or "0")) > 0
+        was_paid = given_back or any(content.get(name) for name in _PAID_ONCE)
         closed_after_payment = state is PaymentState.CLOSED and was_paid
         if closed_after_payment:
             state = PaymentState.PAID
@@ -157,7 +158,7 @@ class Alipay:
             merchant_id=str(content.get("seller_id") or ""),
             app_id=str(content.get("app_id") or ""),
             paid_at=_moment(content.get("gmt_payment") or content.get("send_pay_date")) if paid else None,
-            is_refunded=closed_after_payment or bool(content.get("refund_fee") or content.get("gmt_refund")),
+            is_refunded=given_back or closed_after_payment,
             notice_id=notice_id,
         )
 
@@ -165,6 +166,7 @@ class Alipay:
 def _moment(text: Any) -> datetime | None:
     try:
         # China time without a zone, sometimes with milliseconds.
-        return datetime.strptime(str(text)[:19], "%Y-%m-%d %H:%M:%S").replace(tzinfo=SHANGHAI) if text else None
+        local = datetime.strptime(str(text)[:19], "%Y-%m-%d %H:%M:%S") if text else None
+        return None if local is None else local.replace(tzinfo=SHANGHAI).astimezone(UTC)
     except ValueError:
         return None

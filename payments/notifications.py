@@ -1,0 +1,142 @@
+"""Notifications of the providers: stored raw first, then applied, then answered.
+
+A notice whose signature holds goes into `payment_notifications`. Everything else goes into a small capped collection: a flood of
+forgeries pushes out older forgeries and fills nothing. A notice that was stored but not applied (the process died in between) is
+applied by the sweep, besides coming again by itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import structlog
+from pymongo.errors import CollectionInvalid, OperationFailure
+
+from app.kernel.ids import new_id
+from app.storage.mongo import Database
+from payments import metrics
+from payments.provider import Notice, NotificationRejected, PaymentProvider, PaymentReport
+from payments.settling import Settling, UnknownNumber
+
+log = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 64 * 1024
+_REJECTED = "payment_notifications_rejected"
+_REJECTED_BYTES = 32 * 1024 * 1024
+_REJECTED_ROWS = 5000
+# Only what belongs to the message is kept: no cookies, no addresses.
+_KEPT_HEADERS = ("wechatpay-", "content-type", "request-id", "user-agent")
+_APPLY_AGAIN_AFTER = timedelta(seconds=10)
+_GIVE_UP_AFTER = timedelta(days=2)
+_NAMESPACE_EXISTS = 48
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What to answer a provider: taken, or refused with a reason of ours (never with contents)."""
+
+    taken: bool
+    reason: str = ""
+
+
+class Notifications:
+    def __init__(self, database: Database, providers: Mapping[str, PaymentProvider], settling: Settling) -> None:
+        self._database = database
+        self._stored = database["payment_notifications"]
+        self._providers = providers
+        self._settling = settling
+
+    async def prepare(self) -> None:
+        """Make the capped collection; an existing one stays."""
+        try:
+            await self._database.db.create_collection(
+                _REJECTED, capped=True, size=_REJECTED_BYTES, max=_REJECTED_ROWS
+            )
+        except CollectionInvalid:
+            pass
+        except OperationFailure as error:
+            if error.code != _NAMESPACE_EXISTS:
+                raise
+
+    async def receive(self, provider_name: str, headers: Mapping[str, str], body: bytes, now: datetime) -> Outcome:
+        """Take one notification. Raises PyMongoError when it could not be stored or applied: it will come again."""
+        provider = self._providers[provider_name]
+        try:
+            notice = await self._read(provider, headers, body, now)
+        except NotificationRejected as rejected:
+            return await self._reject(provider_name, headers, body, now, rejected)
+        record = _record(provider_name, headers, body, now) | {
+            "kind": notice.kind,
+            "notice_id": notice.notice_id,
+            "state": "stored" if notice.report else "kept",
+        }
+        if notice.report is not None:
+            record |= {"out_trade_no": notice.report.out_trade_no, "report": notice.report.to_document()}
+        await self._stored.insert_one(record)
+        if notice.report is None:
+            # Refunds are followed by query; their notices are kept as they came and acknowledged.
+            metrics.notices.labels(provider_name, notice.kind).inc()
+            return Outcome(taken=True)
+        return await self._apply(record["_id"], notice.report, now)
+
+    async def apply_forgotten(self, now: datetime, limit: int = 20) -> int:
+        """Apply what was stored but not applied; return how many."""
+        rows = (
+            await self._stored.find({"state": "stored", "received_at": {"$lte": now - _APPLY_AGAIN_AFTER}})
+            .sort("received_at", 1)
+            .limit(limit)
+            .to_list()
+        )
+        for row in rows:
+            outcome = await self._apply(row["_id"], PaymentReport.from_document(row["report"]), now)
+            if not outcome.taken and now - row["received_at"] > _GIVE_UP_AFTER:
+                await self._mark(row["_id"], "given_up")
+        return len(rows)
+
+    async def _read(
+        self, provider: PaymentProvider, headers: Mapping[str, str], body: bytes, now: datetime
+    ) -> Notice:
+        try:
+            return provider.read_notification(headers, body, now)
+        except NotificationRejected as rejected:
+            # A key that is being introduced: fetch it, at most once a minute, whoever sends whatever.
+            if rejected.key_unknown and await provider.learn_keys():
+                return provider.read_notification(headers, body, now)
+            raise
+
+    async def _apply(self, record_id: str, report: PaymentReport, now: datetime) -> Outcome:
+        try:
+            await self._settling.apply_report(report, "notice", now)
+        except UnknownNumber:
+            # Refused so that it comes again: after a restore, or in the wrong environment, a person must see it.
+            metrics.notices.labels(report.provider, "unknown_number").inc()
+            await self._mark(record_id, "unknown_number")
+            return Outcome(taken=False, reason="unknown out_trade_no")
+        metrics.notices.labels(report.provider, "applied").inc()
+        await self._mark(record_id, "applied")
+        return Outcome(taken=True)
+
+    async def _mark(self, record_id: str, state: str) -> None:
+        await self._stored.update_one({"_id": record_id}, {"$set": {"state": state}})
+
+    async def _reject(
+        self, provider: str, headers: Mapping[str, str], body: bytes, now: datetime, rejected: NotificationRejected
+    ) -> Outcome:
+        metrics.notices.labels(provider, "rejected").inc()
+        record = _record(provider, headers, body, now) | {"reason": rejected.reason}
+        if rejected.is_signed:
+            # Truly theirs, but not understood: that is our bug or their news, and worth keeping.
+            log.error("payment.notice_not_understood", provider=provider, reason=rejected.reason)
+            await self._stored.insert_one(record | {"kind": "payment", "state": "not_understood"})
+            return Outcome(taken=False, reason="content not understood")
+        metrics.signatures_refused.labels(provider, rejected.reason).inc()
+        tell = log.info if rejected.is_probe else log.warning
+        tell("payment.notice_refused", provider=provider, reason=rejected.reason)
+        await self._database[_REJECTED].insert_one(record)
+        return Outcome(taken=False, reason="signature refused")
+
+
+def _record(provider: str, headers: Mapping[str, str], body: bytes, now: datetime) -> dict[str, Any]:
+    kept = {name.lower(): value for name, value in headers.items() if name.lower().startswith(_KEPT_HEADERS)}
+    return {"_id": new_id("ntf"), "provider": provider, "received_at": now, "headers": kept, "body": body}

@@ -1,0 +1,184 @@
+"""What a provider says, applied: one function for notices and queries, exactly once however often and in whatever order they come.
+
+The rule for money that comes for a closed order (the close lost its race, or the notice was very late): the attempt is booked as paid
+in any case. The order itself becomes paid only when everything it was for is still owed by the same resident, at the same price, and
+no other order holds it; otherwise it stays closed, the money is flagged by `order.overpaid`, and is to be given back.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+import structlog
+
+from app.kernel.errors import HallError
+from app.kernel.events import Event, new_event
+from payments import metrics
+from payments.model import Attempt, Order, Verdict, event_data, judge, mismatches
+from payments.provider import PaymentReport, PaymentState
+from payments.receipts import new_receipt
+from payments.sources import PayableSource
+from payments.store import Change, OrderStore, PayableTaken
+
+log = structlog.get_logger(__name__)
+
+
+class UnknownNumber(Exception):
+    """A report about an attempt we do not have; after a restore from backup this is the first sign."""
+
+
+class Settling:
+    def __init__(self, store: OrderStore, sources: Mapping[str, PayableSource]) -> None:
+        self._store = store
+        self._sources = sources
+
+    async def apply_report(
+        self, report: PaymentReport, source: str, now: datetime, *, winding_up: bool = False
+    ) -> Order:
+        """Apply a verified report and return the order as it is afterwards.
+
+        Args:
+            source: `notice`, `query` or `close`; for metrics and log only, all are believed alike.
+            winding_up: see model.judge.
+
+        Raises:
+            UnknownNumber: no attempt has this number; nothing was changed.
+            PyMongoError: not stored, and so not applied.
+        """
+        order = await self._store.load_of_attempt(report.out_trade_no)
+        attempt = order.attempt(report.out_trade_no) if order else None
+        if order is None or attempt is None:
+            metrics.unknown_numbers.labels(report.provider).inc()
+            log.error("payment.unknown_number", provider=report.provider, out_trade_no=report.out_trade_no, source=source)
+            raise UnknownNumber(report.out_trade_no)
+        # The usual case, a repetition, is answered without a transaction.
+        verdict = judge(order, attempt, report, now, winding_up=winding_up)
+        if verdict is Verdict.NOTHING:
+            return order
+        may_settle_late = verdict is Verdict.SETTLE_LATE and await self._is_still_owed(order)
+        try:
+            return await self._apply(order.id, report, source, now, winding_up, may_settle_late)
+        except PayableTaken:
+            return await self._apply(order.id, report, source, now, winding_up, may_settle_late=False)
+
+    async def _apply(
+        self, order_id: str, report: PaymentReport, source: str, now: datetime, winding_up: bool, may_settle_late: bool
+    ) -> Order:
+        done: list[tuple[Verdict, Attempt]] = []
+
+        def decide(order: Order) -> Change | None:
+            done.clear()  # a transaction may run more than once
+            attempt = order.attempt(report.out_trade_no)
+            if attempt is None:
+                raise UnknownNumber(report.out_trade_no)
+            verdict = judge(order, attempt, report, now, winding_up=winding_up)
+            if verdict is Verdict.NOTHING:
+                return None
+            if verdict is Verdict.SETTLE_LATE and not may_settle_late:
+                verdict = Verdict.OVERPAID
+            done.append((verdict, attempt))
+            return _CHANGES[verdict](order, attempt, report, now)
+
+        order = await self._store.change(order_id, decide)
+        for verdict, attempt in done:
+            _count(verdict, order, attempt, report, source)
+        return order
+
+    async def _is_still_owed(self, order: Order) -> bool:
+        """Say whether everything a closed order was for is owed by its owner today, at the price of then."""
+        for payable in order.payables:
+            try:
+                quote = await self._sources[payable.kind].quote(payable.id, order.owner_id)
+            except (HallError, KeyError):
+                return False
+            if sum(line.amount_fen for line in quote.lines) != payable.amount_fen:
+                return False
+        return True
+
+
+# --- verdict -> change: pure ---
+
+
+def _paid(attempt: Attempt, report: PaymentReport, now: datetime, **more: Any) -> Attempt:
+    return attempt.move(
+        "pay", provider_trade_no=report.provider_trade_no, paid_at=report.paid_at or now, **more
+    )
+
+
+def _settle(order: Order, attempt: Attempt, report: PaymentReport, now: datetime, name: str = "settle") -> Change:
+    receipt = new_receipt(order, now)
+    settled = order.with_attempt(_paid(attempt, report, now)).move(
+        name, paid_at=report.paid_at or now, receipt_number=receipt["_id"], receipt_code=receipt["code"]
+    )
+    # Other attempts that are still payable must be closed at their providers, now rather than at the deadline.
+    attempts = tuple(replace(a, superseded=True) if a.is_open else a for a in settled.attempts)
+    settled = replace(settled, attempts=attempts, next_ask_at=now if settled.open_attempts else None)
+    return Change(
+        settled,
+        events=(order_event("order.paid", settled, now, attempt),),
+        take_locks=name == "settle_late",
+        receipt=receipt,
+    )
+
+
+def _settle_late(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
+    return _settle(order, attempt, report, now, "settle_late")
+
+
+def _overpaid(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
+    booked = order.with_attempt(_paid(attempt, report, now, is_overpaid=True))
+    event = order_event("order.overpaid", booked, now, attempt, overpaid_fen=report.amount_fen)
+    return Change(booked, events=(event,))
+
+
+def _hold(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
+    what = mismatches(attempt, report)
+    # What came is kept beside what was asked for; neither is booked.
+    held = order.with_attempt(attempt.move("hold", held_for=what, provider_trade_no=report.provider_trade_no))
+    event = order_event(
+        "order.payment_held", held, now, attempt, differs=list(what), reported_fen=report.amount_fen
+    )
+    return Change(held, events=(event,))
+
+
+def _close_attempt(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
+    return Change(order.with_attempt(attempt.move("close")))
+
+
+def _seen(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
+    return Change(order.with_attempt(attempt.move("wait", provider_trade_no=report.provider_trade_no)))
+
+
+_CHANGES: Mapping[Verdict, Callable[[Order, Attempt, PaymentReport, datetime], Change]] = {
+    Verdict.SETTLE: _settle,
+    Verdict.SETTLE_LATE: _settle_late,
+    Verdict.OVERPAID: _overpaid,
+    Verdict.HOLD: _hold,
+    Verdict.CLOSE_ATTEMPT: _close_attempt,
+    Verdict.SEEN: _seen,
+}
+
+
+def order_event(name: str, order: Order, now: datetime, attempt: Attempt | None = None, **more: Any) -> Event:
+    """Return an event of an order."""
+    return new_event(
+        name, subject=("order", order.id), owner_id=order.owner_id, data=event_data(order, attempt, **more), at=now
+    )
+
+
+def _count(verdict: Verdict, order: Order, attempt: Attempt, report: PaymentReport, source: str) -> None:
+    told = {"order_id": order.id, "attempt_id": attempt.id, "provider": report.provider, "source": source}
+    if verdict in (Verdict.SETTLE, Verdict.SETTLE_LATE):
+        metrics.settled.labels(report.provider, source).inc()
+        log.info("payment.settled", **told, late=verdict is Verdict.SETTLE_LATE)
+    elif verdict is Verdict.OVERPAID:
+        metrics.overpaid.labels(report.provider).inc()
+        log.error("payment.overpaid", **told, amount_fen=report.amount_fen)
+    elif verdict is Verdict.HOLD:
+        what = mismatches(attempt, report)
+        for name in what:
+            metrics.held.labels(report.provider, name).inc()
+        log.error("payment.held", **told, differs=what)
+    elif report.state is not PaymentState.PENDING:
+        log.info("payment.attempt_closed", **told)

@@ -1,0 +1,204 @@
+"""Orders in MongoDB: every change is one transaction of compare-and-set, locks, receipt and events."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError
+
+from app.kernel.errors import Conflict
+from app.kernel.events import Event
+from app.storage import outbox
+from app.storage.mongo import Database
+from payments.model import Order
+
+INDEXES: dict[str, list[IndexModel]] = {
+    "orders": [
+        IndexModel([("owner_id", ASCENDING), ("_id", DESCENDING)], name="of_owner"),
+        IndexModel([("attempts.id", ASCENDING)], name="of_attempt"),
+        # Only orders somebody must look at again are in this index, so it stays small.
+        IndexModel([("next_ask_at", ASCENDING)], name="due", partialFilterExpression={"next_ask_at": {"$type": "date"}}),
+    ],
+    "payable_locks": [IndexModel([("order_id", ASCENDING)], name="of_order")],
+    "payment_notifications": [
+        IndexModel([("out_trade_no", ASCENDING)], name="of_attempt"),
+        IndexModel([("received_at", ASCENDING)], name="not_applied", partialFilterExpression={"state": "stored"}),
+    ],
+    "receipts": [IndexModel([("order_id", ASCENDING)], name="of_order")],
+}
+
+
+class OrderChanged(Conflict):
+    """Somebody else changed the order first: load it again, then decide again."""
+
+    code = "order.conflict"
+
+
+class PayableTaken(Exception):
+    """Another order holds one of the payables; nothing was written."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a decision leads to, written in one transaction.
+
+    Attributes:
+        take_locks: reserve the payables (create, late settlement). free_locks: give them back (close).
+        receipt: the document of a receipt issued with it.
+    """
+
+    order: Order
+    events: tuple[Event, ...] = ()
+    take_locks: bool = False
+    free_locks: bool = False
+    receipt: Mapping[str, Any] | None = None
+
+
+class OrderStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._orders = database["orders"]
+        self._locks = database["payable_locks"]
+
+    # --- reading ---
+
+    async def load(self, order_id: str) -> Order | None:
+        return _order(await self._orders.find_one({"_id": order_id}))
+
+    async def load_of_attempt(self, out_trade_no: str) -> Order | None:
+        return _order(await self._orders.find_one({"attempts.id": out_trade_no}))
+
+    async def page(self, owner_id: str, *, states: Sequence[str], before: str, limit: int) -> list[Order]:
+        """Return the newest orders of a resident that are older than the order `before` (empty: from the newest)."""
+        query: dict[str, Any] = {"owner_id": owner_id}
+        if before:
+            query["_id"] = {"$lt": before}
+        if states:
+            query["state"] = {"$in": list(states)}
+        rows = await self._orders.find(query).sort("_id", DESCENDING).limit(limit).to_list()
+        return [Order.from_document(row) for row in rows]
+
+    async def holders(self, keys: Sequence[str]) -> dict[str, Order]:
+        """Return which orders hold these payables now: payable key -> order."""
+        locks = await self._locks.find({"_id": {"$in": list(keys)}}).to_list()
+        rows = await self._orders.find({"_id": {"$in": [lock["order_id"] for lock in locks]}}).to_list()
+        orders = {row["_id"]: Order.from_document(row) for row in rows}
+        return {lock["_id"]: orders[lock["order_id"]] for lock in locks if lock["order_id"] in orders}
+
+    async def receipt(self, number: str) -> dict[str, Any] | None:
+        return await self._database["receipts"].find_one({"_id": number})
+
+    # --- changing ---
+
+    async def create(self, change: Change) -> Order:
+        """Write a new order with its locks and events. Raises PayableTaken; OrderChanged when the id exists already."""
+
+        async def work(session: AsyncClientSession) -> Order:
+            order = change.order
+            await self._take_locks(order, session)
+            try:
+                await self._orders.insert_one(order.to_document(), session=session)
+            except DuplicateKeyError as error:
+                raise OrderChanged("订单已经存在。", order_id=order.id) from error
+            await outbox.append(self._database, session, change.events)
+            return order
+
+        return await self._database.transaction(work)
+
+    async def change(self, order_id: str, decide: Callable[[Order], Change | None]) -> Order:
+        """Load an order, let `decide` judge it, and write what it decides; decided anew when somebody else was faster.
+
+        Args:
+            decide: pure; None for "nothing to change". Whatever it raises ends the change, with nothing written.
+
+        Raises:
+            LookupError: no such order. PayableTaken: a lock that was to be taken is held by another order.
+        """
+
+        async def work(session: AsyncClientSession) -> Order:
+            order = _order(await self._orders.find_one({"_id": order_id}, session=session))
+            if order is None:
+                raise LookupError(order_id)
+            change = decide(order)
+            return order if change is None else await self._write(order.version, change, session)
+
+        return await self._database.transaction(work)
+
+    async def _write(self, version: int, change: Change, session: AsyncClientSession) -> Order:
+        newer = replace(change.order, version=version + 1)
+        document = newer.to_document()
+        # $set instead of replacing: asked_at and whatever else is bookkeeping stays. The version sits in the filter, so of two
+        # writers one loses, and with_transaction lets it decide again on what the other one wrote.
+        result = await self._orders.update_one(
+            {"_id": newer.id, "version": version},
+            {"$set": {name: value for name, value in document.items() if name != "_id"}},
+            session=session,
+        )
+        if result.matched_count == 0:
+            raise OrderChanged("订单刚刚有变化，请刷新后重试。", order_id=newer.id)
+        if change.take_locks:
+            await self._take_locks(newer, session)
+        if change.free_locks:
+            await self._locks.delete_many({"order_id": newer.id}, session=session)
+        if change.receipt is not None:
+            await self._database["receipts"].insert_one(dict(change.receipt), session=session)
+        await outbox.append(self._database, session, change.events)
+        return newer
+
+    async def _take_locks(self, order: Order, session: AsyncClientSession) -> None:
+        # The unique _id is the lock: of two orders for one payable, in whatever process, one transaction fails.
+        rows = [
+            {"_id": payable.key, "order_id": order.id, "owner_id": order.owner_id, "at": order.created_at}
+            for payable in order.payables
+        ]
+        try:
+            await self._locks.insert_many(rows, session=session)
+        except Exception as error:
+            if isinstance(error, DuplicateKeyError) or _is_duplicate(error):
+                raise PayableTaken from error
+            raise
+
+    async def reassign(self, from_id: str, into_id: str) -> None:
+        """Give everything of one resident to another (two residents turned out to be one person)."""
+        for name in ("orders", "payable_locks", "receipts"):
+            await self._database[name].update_many({"owner_id": from_id}, {"$set": {"owner_id": into_id}})
+
+    # --- bookkeeping of questions: no change of state, no version ---
+
+    async def may_ask(self, order_id: str, now: datetime, pause: timedelta) -> bool:
+        """Say whether the provider may be asked on a resident's word; yes at most once per `pause`, whoever asks."""
+        result = await self._orders.update_one(
+            {"_id": order_id, "$or": [{"asked_at": {"$exists": False}}, {"asked_at": {"$lte": now - pause}}]},
+            {"$set": {"asked_at": now}},
+        )
+        return result.modified_count == 1
+
+    async def claim_due(self, now: datetime, lease: timedelta) -> tuple[Order, datetime] | None:
+        """Take one order that is due, for the length of `lease`; two workers never take the same one."""
+        until = now + lease
+        row = await self._orders.find_one_and_update(
+            {"next_ask_at": {"$lte": now}},
+            {"$set": {"next_ask_at": until}},
+            sort=[("next_ask_at", ASCENDING)],
+            return_document=ReturnDocument.AFTER,
+        )
+        return None if row is None else (Order.from_document(row), until)
+
+    async def schedule(self, order_id: str, lease_until: datetime, next_at: datetime | None) -> None:
+        """End a lease. When something else has set a new time meanwhile, that one stays."""
+        await self._orders.update_one(
+            {"_id": order_id, "next_ask_at": lease_until}, {"$set": {"next_ask_at": next_at}, "$inc": {"asks": 1}}
+        )
+
+
+def _order(document: Mapping[str, Any] | None) -> Order | None:
+    return None if document is None else Order.from_document(document)
+
+
+def _is_duplicate(error: Exception) -> bool:
+    """A bulk insert wraps the duplicate key into its own error."""
+    details = getattr(error, "details", None) or {}
+    return any(row.get("code") == 11000 for row in details.get("writeErrors", []))
