@@ -131,4 +131,8 @@ def is_offered_in(item: Item, level: str) -> bool:
 def _values(given: Any) -> Iterable[str]:
     if given is None or given == "":
         return ()
-    return (given,) if isinstance(given, str) else tuple(value for value in given if isinstance(value, str))
+    if isinstance(given, bool):  # a yes-or-no field of a form, named by `show_when`
+        return ("true" if given else "false",)
+    if isinstance(given, (list, tuple)):
+        return tuple(value for value in given if isinstance(value, str))
+    return (str(given),)

@@ -116,7 +116,7 @@ class SearchIndex:
                 scores[number] += _PHRASE * share * (2 if share == 1 else 1)
             for place, alias in enumerate(self._words.leads_to.get(phrase, ())):
                 scores[self._by_ref[alias]] += _LEAD * share * (2 if share == 1 else 1) * (1 - 0.1 * place)
-        if len(compact) == 1:
+        if len(compact) == 1 and chinese_only(compact):
             for number, entry in enumerate(self._entries):  # no word and no pair: the titles are few enough to read
                 scores[number] += _TITLE * (compact in entry.title) + _KEYS * any(compact in p for p in entry.phrases)
         hits = [
