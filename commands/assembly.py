@@ -29,6 +29,7 @@ from app.identity.service import Identity
 from app.identity.sms_codes import SmsCodes, SmsLimits
 from app.identity.staff import StaffAccounts
 from app.kernel.calendar import WorkingCalendar
+from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.events import Event
 from app.licences import service as licences
@@ -42,10 +43,37 @@ from app.storage.redis import connect, publish
 from app.storage.relay import Relay, Subscriber
 from config.settings import ROOT, Settings
 from handlers.base import HallHandler
+from handlers import (
+    auth,
+    callbacks,
+    cases as case_routes,
+    catalogue as catalogue_routes,
+    checks as check_routes,
+    notifications,
+    openapi,
+    operations,
+    orders,
+    pages_account,
+    pages_base,
+    pages_cases,
+    pages_checks,
+    pages_home,
+    pages_inbox,
+    pages_pay,
+    pages_staff,
+    receipts,
+    staff as staff_routes,
+    stream,
+)
+from handlers.pages_base import PageNotFound
+from miniprogram_api import alipay as alipay_routes
+from miniprogram_api import message_push, templates
+from miniprogram_api import wechat as wechat_routes
 from payments import store as payments_store
 from payments.providers.alipay import Alipay
 from payments.providers.wechatpay import WeChatPay
 from payments.service import Payments
+from payments.sources import PayableSource
 from push import service as push_service
 from push.channels.alipay import AlipayMessage
 from push.channels.jpush import JPush
@@ -71,6 +99,34 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **payments_store.INDEXES,
     **push_service.INDEXES,
 }
+
+# The hot reads first: Tornado tries the routes in order.
+ROUTE_MODULES = (
+    catalogue_routes,
+    case_routes,
+    auth,
+    orders,
+    callbacks,
+    notifications,
+    stream,
+    check_routes,
+    receipts,
+    wechat_routes,
+    alipay_routes,
+    templates,
+    message_push,
+    staff_routes,
+    operations,
+    openapi,
+    pages_home,
+    pages_account,
+    pages_cases,
+    pages_pay,
+    pages_checks,
+    pages_inbox,
+    pages_staff,
+    pages_base,
+)
 
 
 def load_catalogue() -> Catalogue:
@@ -168,7 +224,7 @@ async def assemble(settings: Settings) -> Hall:
     push = _push(settings, database, redis, http, identity, wechat, alipay, sms)
     push_holder.append(push)
     staff = StaffAccounts(database, keys)
-    wallet = licences.Licences(database, await _licence_types(catalogue))
+    wallet = licences.Licences(database, lambda code: catalogue.snapshot.licences[code])
     cases = Cases(
         database,
         CaseStore(database, keys),
@@ -179,9 +235,12 @@ async def assemble(settings: Settings) -> Hall:
         calendar=calendar,
     )
     departments = Departments(http, settings.departments_url)
-    checks = Checks(database, redis, keys, catalogue=catalogue, departments=departments, people=identity)
+    checks = Checks(
+        database, redis, keys, catalogue=catalogue, people=identity, departments=departments, progress=cases.progress
+    )
     bills = BillPayables(database, departments)
     payments = _payments(settings, database, http, identity, alipay, {"case": CasePayables(cases), "bill": bills})
+    await payments.prepare()
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
     hall = Hall(
         settings=settings,
@@ -205,6 +264,35 @@ async def assemble(settings: Settings) -> Hall:
     database.on_commit = _waker(hall)
     hall.run_beside(catalogue.run(hall.stopping, redis))
     return hall
+
+
+def _payments(
+    settings: Settings,
+    database: Database,
+    http: HttpClient,
+    identity: Identity,
+    alipay: AlipayGateway,
+    sources: Mapping[str, PayableSource],
+) -> Payments:
+    wechatpay = WeChatPay(
+        http,
+        base_url=settings.wechatpay_url,
+        app_id=settings.wechat_app_id,
+        mch_id=settings.wechatpay_mch_id,
+        api_v3_key=settings.wechatpay_api_v3_key,
+        merchant_serial=settings.wechatpay_merchant_serial,
+        merchant_key=settings.wechatpay_merchant_key,
+        public_key_id=settings.wechatpay_public_key_id,
+        public_key=settings.wechatpay_public_key,
+    )
+    return Payments(
+        database,
+        providers=[wechatpay, Alipay(alipay, seller_id=settings.alipay_seller_id)],
+        sources=sources,
+        payer_of=identity.channel_identity,
+        public_url=settings.public_url,
+        order_minutes=settings.order_minutes,
+    )
 
 
 def _push(
@@ -260,7 +348,7 @@ def _subscribers(
             await bills.report_paid(event)
 
     async def close_orders(event: Event) -> None:
-        await payments.close_for_payable("case", event.subject_id)
+        await payments.close_payable("case", event.subject_id)
 
     async def issue_licence(event: Event) -> None:
         item = catalogue.item(event.data["item_code"])

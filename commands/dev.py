@@ -17,7 +17,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from commands.defaults import fill_in
 from commands.servers import (
@@ -112,12 +111,7 @@ class Supervisor:
         environment["HALL_DATA_DIR"] = str(data_dir)
         self._start_servers(environment)
         self._add("sandbox", ["-m", "sandbox", "--port", str(settings.sandbox_port), "--data-dir", str(data_dir / "sandbox")], environment)
-        ready = self._add("prepare", ["main.py", "migrate", "--with-demo"], environment)
-        code = ready.process.wait() if ready.process else 1
-        self._parts.remove(ready)
-        if code and not self._stopping:
-            raise CannotStart(f"preparing the database failed: {_last_line(ready.log)} (log: {ready.log})")
-        self._add("web", ["main.py", "web"], environment)
+        self._add("web", ["main.py", "web"], environment)  # prepares the database first, since this is no production
         self._add("worker", ["main.py", "worker"], environment)
         self._wait_ready()
         return environment
@@ -199,13 +193,14 @@ class Supervisor:
     def _tell(self, environment: dict[str, str], seconds: float) -> None:
         settings = self._settings
         web, sandbox = settings.public_url, f"http://127.0.0.1:{settings.sandbox_port}"
-        table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-        table.add_row("大厅 (hall)", f"[bold]{web}/[/bold]", "用手机大小的窗口打开 (open in a phone-sized window)")
-        table.add_row("工作台 (clerks)", f"{web}/staff/sign-in", f"clerk.sg-gaj / {environment['HALL_DEMO_PASSWORD']}")
-        table.add_row("接口 (API)", f"{web}/docs", f"{web}/openapi.json")
-        table.add_row("替身 (stand-ins)", sandbox, f"{sandbox}/_sim/sent  发出的短信和消息 (what was sent)")
-        table.add_row("居民 (resident)", "微信登录, 名字随意, 如 zhangsan", "姓名 张示例  身份证 44020019000101001X")
-        console.print(table)
+        for name, address, more in (
+            ("大厅 hall", f"{web}/", "用手机大小的窗口打开 (open in a phone-sized window)"),
+            ("工作台 clerks", f"{web}/staff/sign-in", f"clerk.sg-gaj  密码 (password) {environment['HALL_DEMO_PASSWORD']}"),
+            ("居民 resident", "微信登录，名字随意，如 zhangsan", "实名: 张示例 44020019000101001X"),
+            ("接口 API", f"{web}/docs", f"{web}/openapi.json"),
+            ("替身 stand-ins", f"{sandbox}/_sim/sent", "发出的短信和消息 (what was sent)"),
+        ):
+            console.print(f"  [bold]{name}[/bold]  {address}  [dim]{more}[/dim]")
         console.print(
             f"[green]已就绪 (ready)[/green] {seconds:.1f} s。"
             "先试试：首页搜“身份证丢了怎么办” → 微信登录 → 填表、传照片、提交 → 缴 40 元 → 用工作台受理、决定，看进度自己更新。\n"

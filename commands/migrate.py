@@ -5,6 +5,7 @@ import asyncio
 import click
 
 from app.identity.staff import StaffAccounts
+from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from app.storage.mongo import Database, ensure_indexes, wait_until_up
 from commands.environment import load_settings, start_logging
@@ -21,9 +22,9 @@ def command(with_demo: bool) -> None:
 
 
 async def prepare(settings: Settings, *, with_demo: bool) -> None:
-    """Make the database ready for web and worker."""
-    from commands.assembly import INDEXES, load_catalogue
+    """Make the database ready for web and worker. Several may do so at once."""
     from app.catalogue.publish import publish
+    from commands.assembly import INDEXES, load_catalogue
 
     database = Database(settings.mongodb_uri, settings.mongodb_database)
     try:
@@ -31,7 +32,7 @@ async def prepare(settings: Settings, *, with_demo: bool) -> None:
         await ensure_indexes(database, INDEXES)
         if with_demo:
             catalogue = load_catalogue()
-            await publish(database, catalogue)
+            await publish(database, catalogue, now=utc_now())
             keys = KeyRing.from_text(settings.secret_keys, settings.field_cipher)
             await StaffAccounts(database, keys).ensure_demo_accounts(catalogue.agencies, settings.demo_password)
     finally:

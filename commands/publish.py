@@ -4,7 +4,9 @@ import asyncio
 
 import click
 
+from app.kernel.clock import utc_now
 from app.storage.mongo import Database
+from app.storage.redis import connect
 from commands.environment import load_settings, start_logging
 
 
@@ -21,9 +23,12 @@ def command() -> None:
         from app.catalogue.publish import publish
 
         database = Database(settings.mongodb_uri, settings.mongodb_database)
+        redis = connect(settings.redis_url)
         try:
-            click.echo(await publish(database, catalogue))
+            published = await publish(database, catalogue, now=utc_now(), redis=redis)
+            click.echo(f"version {published.number}: {'published' if published.changed else 'unchanged'}")
         finally:
+            await redis.aclose()
             await database.close()
 
     asyncio.run(run())

@@ -15,6 +15,7 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from commands.environment import load_settings, start_logging
+from commands.migrate import prepare
 from commands.servers import CannotStart, die_with_parent
 from config.settings import ROOT, Settings
 
@@ -40,6 +41,8 @@ async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then let requests in flight end."""
     from commands.assembly import assemble, make_application
 
+    if not settings.is_production:  # there it is a step of its own in each release: migrate, publish
+        await prepare(settings, with_demo=True)
     hall = await assemble(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

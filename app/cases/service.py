@@ -4,6 +4,8 @@ Guarantees: an answered save or submit is on disk with a majority; two writers n
 and the events that tell of it are written together or not at all.
 """
 
+from __future__ import annotations  # the method `list` would shadow the type in later signatures
+
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime

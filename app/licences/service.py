@@ -1,6 +1,6 @@
 """The wallet: licences that finished cases issued, and what they may stand in for."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
@@ -36,13 +36,14 @@ class Licences:
     A licence: {id, type, name, number, holder_id, issuer_id, issuer, issued_on, valid_to (None = long), state: valid | annulled}.
     """
 
-    def __init__(self, database: Database, licence_types: Mapping[str, Mapping[str, Any]]) -> None:
+    def __init__(self, database: Database, licence_type: Callable[[str], Mapping[str, Any]]) -> None:
+        """`licence_type` gives the catalogue's row of a licence type by its code."""
         self._licences = database["licences"]
-        self._types = licence_types
+        self._type_of = licence_type
 
     async def issue(self, event: Event, licence_type: str) -> None:
         """Put the licence of a completed case into its owner's wallet. One per event, however often it is handed over."""
-        kind = self._types[licence_type]
+        kind = self._type_of(licence_type)
         now = utc_now()
         try:
             await self._licences.insert_one(
