@@ -6,9 +6,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from handlers.base import HallHandler, operation
-from push.model import CHANNELS, EVENTS, LANGUAGES
-
-_CLOCK = validate.Regexp(r"([01]\d|2[0-3]):[0-5]\d$", error="应为时刻，例如 22:00")
+from push.model import CHANNELS, EVENTS
 
 
 class InboxQuery(Schema):
@@ -17,12 +15,12 @@ class InboxQuery(Schema):
     cursor = fields.Str(load_default=None, validate=validate.Length(1, 64))
 
 
-class Subject(Schema):
+class MessageSubject(Schema):
     kind = fields.Str(metadata={"example": "case"})
     id = fields.Str()
 
 
-class Message(Schema):
+class InboxMessage(Schema):
     id = fields.Str(metadata={"example": "msg_01KB2M3N4P5Q6R7S8T9V0W1X2Y"})
     at = fields.Str(metadata={"format": "date-time"})
     kind = fields.Str(validate=validate.OneOf(tuple(EVENTS)))
@@ -31,14 +29,14 @@ class Message(Schema):
     link = fields.Str(metadata={"description": "path inside the hall"})
     read_at = fields.Str(allow_none=True, metadata={"format": "date-time"})
     event = fields.Str(metadata={"example": "case.accepted"})
-    subject = fields.Nested(Subject)
+    subject = fields.Nested(MessageSubject)
     case_id = fields.Str(allow_none=True)
     order_id = fields.Str(allow_none=True)
     state = fields.Str(allow_none=True)
 
 
 class Inbox(Schema):
-    items = fields.List(fields.Nested(Message))
+    items = fields.List(fields.Nested(InboxMessage))
     next_cursor = fields.Str(allow_none=True)
     unread_count = fields.Int(metadata={"description": "at most 100, which means 100 or more"})
 
@@ -48,29 +46,38 @@ class ReadCount(Schema):
     unread_count = fields.Int()
 
 
-class _Switches(Schema):
+class ChannelSwitches(Schema):
     wechat = fields.Bool()
     alipay = fields.Bool()
     app = fields.Bool()
     sms = fields.Bool()
 
 
-_Kinds = Schema.from_dict({kind: fields.Nested(_Switches) for kind in EVENTS}, name="NotificationKinds")
-_Quiet = Schema.from_dict(
-    {"from": fields.Str(required=True, validate=_CLOCK), "to": fields.Str(required=True, validate=_CLOCK)}, name="QuietHours"
-)
+_Kinds = Schema.from_dict({kind: fields.Nested(ChannelSwitches) for kind in EVENTS}, name="NotificationKinds")
 
 
-class Preferences(Schema):
+def _clock() -> fields.Time:
+    return fields.Time(
+        format="%H:%M",
+        required=True,
+        error_messages={"invalid": "应为时刻，例如 22:00", "format": "应为时刻，例如 22:00"},
+        metadata={"example": "22:00"},
+    )
+
+
+_Quiet = Schema.from_dict({"from": _clock(), "to": _clock()}, name="QuietHours")
+
+
+class MessagePreferences(Schema):
     """What a PUT does not name stays as it is."""
 
     kinds = fields.Nested(_Kinds)
     quiet_hours = fields.Nested(_Quiet, allow_none=True, metadata={"description": "Shanghai times; urgent messages pass"})
     elder_mode = fields.Bool()
-    language = fields.Str(validate=validate.OneOf(LANGUAGES))
+    language = fields.Str(validate=validate.OneOf(("zh-CN", "zh", "en")))
 
 
-class Device(Schema):
+class DeviceRegistration(Schema):
     platform = fields.Str(required=True, validate=validate.OneOf(("android", "ios", "hmos")))
     vendor = fields.Str(load_default="", validate=validate.Length(0, 32))
 
@@ -93,7 +100,7 @@ class Notifications(HallHandler):
 
 
 class ReadNotification(HallHandler):
-    @operation("Mark one message read", answers={200: Message}, auth="resident")
+    @operation("Mark one message read", answers={200: InboxMessage}, auth="resident")
     async def post(self, message_id: str) -> None:
         await self.answer(await self.hall.push.mark_read(self.resident.resident_id, message_id))
 
@@ -106,19 +113,19 @@ class ReadAll(HallHandler):
 
 
 class NotificationPreferences(HallHandler):
-    @operation("What reaches me on which channel", answers={200: Preferences}, auth="resident")
+    @operation("What reaches me on which channel", answers={200: MessagePreferences}, auth="resident")
     async def get(self) -> None:
         preferences = await self.hall.push.preferences(self.resident.resident_id)
         await self.answer(preferences.view())
 
-    @operation("Change what reaches me", body=Preferences, answers={200: Preferences}, auth="resident")
+    @operation("Change what reaches me", body=MessagePreferences, answers={200: MessagePreferences}, auth="resident")
     async def put(self) -> None:
         changed = await self.hall.push.set_preferences(self.resident.resident_id, self.body)
         await self.answer(changed.view())
 
 
 class Devices(HallHandler):
-    @operation("Register a device for native push", body=Device, answers={204: None}, auth="resident")
+    @operation("Register a device for native push", body=DeviceRegistration, answers={204: None}, auth="resident")
     async def put(self, registration_id: str) -> None:
         await self.hall.push.put_device(self.resident.resident_id, registration_id, **self.body)
         self.set_status(204)
@@ -130,7 +137,7 @@ class Devices(HallHandler):
 
 
 # Switches and channels are one list in two places; a channel added to one only would be a silent hole.
-assert set(_Switches().fields) == set(CHANNELS)  # noqa: S101
+assert set(ChannelSwitches().fields) == set(CHANNELS)  # noqa: S101
 
 routes = [
     (r"/v1/notifications", Notifications),

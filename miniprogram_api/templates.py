@@ -15,14 +15,14 @@ class NoWechatIdentity(Conflict):
     code = "notification.no_wechat"
 
 
-class Template(Schema):
+class MessageTemplate(Schema):
     template_id = fields.Str()
     title = fields.Str()
     long_term = fields.Bool(metadata={"description": "never ask for one-time and long-term templates in one call"})
     events = fields.List(fields.Str())
 
 
-class Subscriptions(Schema):
+class SubscriptionChoices(Schema):
     template_ids = fields.Dict(
         keys=fields.Str(validate=validate.Length(1, 64)),
         values=fields.Str(validate=validate.OneOf(("accept", "reject", "ban", "filter"))),
@@ -32,30 +32,30 @@ class Subscriptions(Schema):
     )
 
 
-class Grant(Schema):
+class TemplateGrant(Schema):
     template_id = fields.Str()
     left = fields.Int(metadata={"description": "messages still allowed; 1 for a long-term template while accepted"})
     long_term = fields.Bool()
 
 
-class Grants(Schema):
-    grants = fields.List(fields.Nested(Grant))
+class TemplateGrants(Schema):
+    grants = fields.List(fields.Nested(TemplateGrant))
 
 
 class WechatTemplates(HallHandler):
-    @operation("Templates to ask grants for, most useful first (at most three per tap)", answers={200: Template})
+    @operation("Templates to ask grants for, most useful first (at most three per tap)", answers={200: MessageTemplate(many=True)})  # type: ignore[dict-item]
     async def get(self) -> None:
         await self.answer([_view(template) for template in self.hall.push.templates.wechat])
 
 
 class AlipayTemplates(HallHandler):
-    @operation("Templates to ask subscriptions for, most useful first", answers={200: Template})
+    @operation("Templates to ask subscriptions for, most useful first", answers={200: MessageTemplate(many=True)})  # type: ignore[dict-item]
     async def get(self) -> None:
         await self.answer([_view(template) for template in self.hall.push.templates.alipay])
 
 
 class WechatSubscriptions(HallHandler):
-    @operation("What the user chose in the pop-up", body=Subscriptions, answers={200: Grants}, auth="resident")
+    @operation("What the user chose in the pop-up", body=SubscriptionChoices, answers={200: TemplateGrants}, auth="resident")
     async def post(self) -> None:
         choices: dict[str, str] = self.body["template_ids"]
         ledger = self.hall.push.grants

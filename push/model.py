@@ -92,7 +92,7 @@ class Preferences:
             "kinds": {kind: {channel: self.allows(kind, channel) for channel in CHANNELS} for kind in EVENTS},
             "quiet_hours": quiet,
             "elder_mode": self.elder_mode,
-            "language": self.language,
+            "language": "zh-CN" if self.language == "zh" else self.language,
         }
 
     def to_document(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Push: what the rest of the hall calls. `tell` for the relay, `deliver_due` for the worker, the inbox for handlers."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, time
+from datetime import datetime
 from typing import Any
 
 import structlog
@@ -165,19 +165,26 @@ class Push:
         return await self.store.preferences(owner_id)
 
     async def set_preferences(self, owner_id: str, wanted: Mapping[str, Any]) -> Preferences:
-        """Change what `wanted` names (kinds, quiet_hours, elder_mode, language); the rest stays."""
+        """Change what `wanted` names, the rest stays.
+
+        Args:
+            wanted: `kinds` {kind: {channel: bool}}, `quiet_hours` {"from", "to": time} or None, `elder_mode`, `language`.
+        """
         now = await self.store.preferences(owner_id)
         muted = {kind: set(channels) for kind, channels in now.muted.items()}
         for kind, switches in wanted.get("kinds", {}).items():
             for channel, is_on in switches.items():
                 (muted.setdefault(kind, set()).discard if is_on else muted.setdefault(kind, set()).add)(channel)
-        quiet = wanted.get("quiet_hours", now.view()["quiet_hours"])
+        quiet = (now.quiet_from, now.quiet_to)
+        if "quiet_hours" in wanted:
+            hours = wanted["quiet_hours"]
+            quiet = (hours["from"], hours["to"]) if hours else (None, None)
         changed = Preferences(
             muted={kind: frozenset(channels) for kind, channels in muted.items()},
-            quiet_from=time.fromisoformat(quiet["from"]) if quiet else None,
-            quiet_to=time.fromisoformat(quiet["to"]) if quiet else None,
+            quiet_from=quiet[0],
+            quiet_to=quiet[1],
             elder_mode=wanted.get("elder_mode", now.elder_mode),
-            language=wanted.get("language", now.language),
+            language=wanted.get("language", now.language).partition("-")[0],
         )
         await self.store.save_preferences(owner_id, changed)
         return changed

@@ -223,7 +223,10 @@ async def test_muted_channels_and_elder_mode_are_honoured(desk: Desk):
 async def test_quiet_hours_hold_back_what_can_wait(desk: Desk):
     owner_id = await desk.resident(phone=True)
     local = utc_now() + timedelta(hours=8)
-    quiet = {"from": f"{local - timedelta(hours=1):%H:%M}", "to": f"{local + timedelta(hours=1):%H:%M}"}
+    quiet = {
+        "from": (local - timedelta(hours=1)).time().replace(second=0, microsecond=0),
+        "to": (local + timedelta(hours=1)).time().replace(second=0, microsecond=0),
+    }
     await desk.push.set_preferences(owner_id, {"quiet_hours": quiet})
     await _tell(desk, owner_id, "case.accepted")
     await _tell(desk, owner_id, "case.fee_due")  # urgent
