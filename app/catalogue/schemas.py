@@ -123,6 +123,11 @@ class Fee(Schema):
             raise ValidationError("an unknown amount is formula or market", "amount_fen")
 
 
+def _number_or_today(value: Any) -> None:
+    if value != "today" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValidationError("want a whole number or today")
+
+
 class FormField(Schema):
     key = text(validate=_KEY)
     label = text()
@@ -136,7 +141,7 @@ class FormField(Schema):
     max_length = fields.Integer(strict=True, validate=Range(1, 2000))
     max_items = fields.Integer(strict=True, validate=Range(1, 100))
     min = fields.Integer(strict=True)
-    max = fields.Raw(validate=lambda value: value == "today" or (isinstance(value, int) and not isinstance(value, bool)))
+    max = fields.Raw(validate=_number_or_today)
     options = fields.List(fields.Nested(Option), validate=Length(min=1))
     columns = fields.List(fields.String(validate=Length(min=1)), validate=Length(min=1))
     when = condition()

@@ -87,7 +87,7 @@ class BillPayables:
             return
         note = await store.remembered(self._database, event.owner_id, bill_id)
         if note is None:
-            raise BillNotFound("没有这张账单的查询记录，缴款无法告知部门。", bill_id=bill_id)
+            raise BillNotFound("没有这张账单的查询记录，缴款无法告知部门。")
         office = Office(**note["office"])
         amount_fen, late_fee_fen = await self._parts(event, row, note, office)
         facts = {

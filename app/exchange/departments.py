@@ -14,7 +14,7 @@ from urllib.parse import quote
 import orjson
 import structlog
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
-from marshmallow.validate import Length, OneOf, Range, Regexp
+from marshmallow.validate import Equal, Length, OneOf, Range, Regexp
 
 from app.kernel import context
 from app.kernel.clock import format_utc
@@ -203,7 +203,7 @@ class _LookupSchema(_Lenient):
 
 
 class _PaymentSchema(_Lenient):
-    accepted = fields.Boolean(required=True, truthy={True}, falsy={False}, validate=lambda value: value is True)
+    accepted = fields.Boolean(required=True, truthy={True}, falsy={False}, validate=Equal(True))
     receipt_no = fields.String(load_default="", validate=Length(max=64))
 
 
@@ -260,7 +260,7 @@ class Departments:
             raise BillNotFound("部门系统里没有这张账单。", en="No such bill.")
         if status in (409, 422):
             word = answer.get("code") if isinstance(answer, dict) else None
-            raise PaymentRefused("部门没有接受这笔缴款。", word=str(word)[:40], bill_id=bill_id)
+            raise PaymentRefused("部门没有接受这笔缴款。", word=str(word)[:40])
         return str(self._judged(office, status, answer, _PAYMENT)["receipt_no"])
 
     async def check(

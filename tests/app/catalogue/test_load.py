@@ -76,6 +76,7 @@ def test_all_mistakes_are_told_at_once_with_file_item_and_field(folder):
         (lambda item: item.update(base_code="440131901999"), "is not the end of code"),
         (lambda item: item.update(pay_kinds=["bribe"]), "pay_kinds: 'bribe' is not known"),
         (lambda item: item.update(check_kinds=["rumour"]), "check_kinds: 'rumour' is not known"),
+        (lambda item: item["form"][0].update(max="tomorrow"), "form.0.max: want a whole number or today"),
         (lambda item: item["materials"][2].update(when={"agent": ["yes"]}), None),
         (lambda item: item.update(promised_limit={"days": 9, "unit": "calendar"}), None),  # other units are not compared
     ],
