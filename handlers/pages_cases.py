@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.cases import errors, forms, materials, views
+from app.cases.model import Case, State
 from app.cases.uploads import ACCEPTED, MAX_FILE_BYTES
 from app.catalogue.model import applies
 from app.kernel.clock import today
@@ -13,7 +14,6 @@ from handlers.cases import send_file
 from handlers.pages_base import PageHandler, errors_by_field
 
 ID = r"(case_[0-9A-Z]{26})"
-EDITABLE = ("draft", "supplement_required")
 
 
 class CasePage(PageHandler):
@@ -185,12 +185,14 @@ class Materials(CasePage):
         self.redirect(f"{where}#material-{key}", status=303)
 
     async def _show(self, view: Mapping[str, Any], key: str = "", error: HallError | None = None) -> None:
+        case = await self.hall.cases.get(view["id"], self.owner)
         await self.show(
             "case_materials.html",
             error.status if error else 200,
             case=view,
             accepted=ACCEPTED,
             photos=open_photos(view),
+            stale=stale_keys(case),
             licences=await licences_by_type(self),
             errors={key: error.detail} if error else {},
             back=f"/cases/{view['id']}/edit",
@@ -276,12 +278,13 @@ def gap_link(case_id: str, pointer: str, photos: set[str]) -> str:
 
 class OneCase(CasePage):
     async def get(self, case_id: str) -> None:
-        view = await self.load(case_id)
-        if view["state"] == "draft":
+        case = await self.hall.cases.get(case_id, self.owner)
+        if case.state is State.DRAFT:
             return self.redirect(f"/cases/{case_id}/edit", status=303)
-        await self.show_case(view)
+        await self.show_case(case)
 
-    async def show_case(self, view: Mapping[str, Any], status: int = 200, error: HallError | None = None) -> None:
+    async def show_case(self, case: Case, status: int = 200, error: HallError | None = None) -> None:
+        view: Mapping[str, Any] = await self.hall.cases.view(case)
         missing = {row["key"] for row in (view["supplement"] or {}).get("missing", ())}
         material_keys = {row["key"] for row in view["materials"]}
         await self.show(
@@ -293,10 +296,26 @@ class OneCase(CasePage):
             to_answer=sorted(missing - material_keys),
             accepted=ACCEPTED,
             photos=set(),
+            stale=stale_keys(case),
             licences=await licences_by_type(self) if view["state"] == "supplement_required" else {},
             error=error,
             back="/cases",
         )
+
+
+def stale_keys(case: Case) -> set[str]:
+    """Return the materials the notice asked for that have not come anew since."""
+    if case.state is not State.SUPPLEMENT_REQUIRED or case.supplement is None:
+        return set()
+    asked_at = case.supplement["requested_at"]
+
+    def is_fresh(held: Mapping[str, Any]) -> bool:
+        moments = [entry["at"] for entry in held.get("files", ())]
+        if held.get("licence_id") and "at" in held:
+            moments.append(held["at"])
+        return any(moment > asked_at for moment in moments)
+
+    return {row["key"] for row in case.supplement["missing"] if not is_fresh(case.materials.get(row["key"], {}))}
 
 
 class Withdraw(OneCase):
@@ -321,7 +340,7 @@ class Evaluate(OneCase):
         level = self.text("level", limit=1)
         if level not in {str(number) for number, _name in pages_text.EVALUATION}:
             problem = ValidationFailed([], "请先选一个满意度。")
-            return await self.show_case(await self.load(case_id), 422, problem)
+            return await self.show_case(await self.hall.cases.get(case_id, self.owner), 422, problem)
         await self.hall.feedback.evaluate(
             case_id, self.owner, level=int(level), tags=[], text=self.text("text", limit=1000).strip()
         )
