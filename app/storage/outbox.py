@@ -16,7 +16,7 @@ INDEXES = {
     "events": [
         # Only what waits is in this index, so it stays small however many events there have been.
         IndexModel(
-            [("next_at", ASCENDING)], name="waiting", partialFilterExpression={"state": "waiting"}
+            [("next_at", ASCENDING), ("_id", ASCENDING)], name="waiting", partialFilterExpression={"state": "waiting"}
         ),
         IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="dead", partialFilterExpression={"state": "dead"}),
         IndexModel([("subject_id", ASCENDING), ("_id", ASCENDING)], name="of_subject"),

@@ -4,6 +4,9 @@ A relay claims an event by pushing its `next_at` forward (a lease): when the pro
 takes the event again. A subscriber that has answered is noted in `done`, so one that fails does not make the others run
 again. What keeps failing becomes `dead` with its error, is counted, and waits for `replay`.
 Redis only wakes the relay sooner; without it the poll finds everything.
+
+Order: within one relay the events of one subject are handed over in the order in which they happened. Across several workers, and
+around a failure, they may change places; subscribers must not depend on it.
 """
 
 import asyncio
@@ -52,12 +55,17 @@ class Relay:
         """Relay until `stop` is set; events in hand are finished first."""
         async with asyncio.TaskGroup() as group:
             free = asyncio.Semaphore(_CONCURRENCY)
+            last_of_subject: dict[str, asyncio.Task[None]] = {}
 
-            async def hand_over(document: dict[str, Any]) -> None:
+            async def hand_over(document: dict[str, Any], before: asyncio.Task[None] | None) -> None:
                 try:
+                    if before is not None:
+                        await asyncio.wait({before})
                     await self._hand_over(document)
                 finally:
                     free.release()
+                    if last_of_subject.get(document["subject_id"]) is asyncio.current_task():
+                        del last_of_subject[document["subject_id"]]
 
             while not stop.is_set():
                 await free.acquire()
@@ -67,7 +75,8 @@ class Relay:
                 except PyMongoError as error:
                     log.warning("relay.database_away", error=type(error).__name__)
                 if document is not None:
-                    group.create_task(hand_over(document))
+                    subject = document["subject_id"]
+                    last_of_subject[subject] = group.create_task(hand_over(document, last_of_subject.get(subject)))
                     continue
                 free.release()
                 self._wake.clear()
@@ -90,7 +99,7 @@ class Relay:
         document: dict[str, Any] | None = await self._events.find_one_and_update(
             {"state": "waiting", "next_at": {"$lte": now}},
             {"$set": {"next_at": now + LEASE}, "$inc": {"tries": 1}},
-            sort=[("next_at", 1)],
+            sort=[("next_at", 1), ("_id", 1)],
             return_document=ReturnDocument.AFTER,
         )
         oldest_age.set((now - document["at"]).total_seconds() if document else 0)
