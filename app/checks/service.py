@@ -1,6 +1,6 @@
 """查: a resident asks a department about his own matter, or looks up bills.
 
-Rules (docs/architecture.md, "Check"): only with the identity level the kind asks; every question is recorded with its purpose; an answer
+Rules: only with the identity level the kind asks; every question is recorded with its purpose; an answer
 says when and from where; a department that is away says so and names its counter; "none" is never inferred from an error.
 """
 

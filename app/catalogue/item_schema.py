@@ -1,0 +1,214 @@
+"""The marshmallow schema of a service item: every field, nothing unknown."""
+
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validates_schema
+from marshmallow.validate import Length, OneOf, Range, Regexp
+
+from app.catalogue.fields import IDENTITY_LEVELS, KEY, UNITS, condition, flag, many, number, one, text, texts
+
+FIELD_TYPES = (
+    "address bank_card boolean date datetime division id_number list mobile money month multiselect number photo plate "
+    "select table text textarea uscc vin"
+).split()
+
+
+class CodeAndName(Schema):
+    code = text()
+    name = text()
+
+
+class Limit(Schema):
+    days = number()
+    unit = text(validate=OneOf(UNITS))
+
+
+class LegalLimit(Schema):
+    days = number(allow_none=True)
+    unit = text(validate=OneOf(UNITS), allow_none=True)
+    note = text(empty=True)
+
+    @validates_schema
+    def _both_or_none(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        if (data["days"] is None) != (data["unit"] is None):
+            raise ValidationError("days and unit are null together", "unit")
+
+
+class Channels(Schema):
+    online = flag()
+    hall = flag()
+    terminal = flag()
+    express = flag()
+    appointment = flag()
+
+
+class Option(Schema):
+    value = text()
+    label = text()
+
+
+class Situation(Schema):
+    key = text(validate=KEY)
+    question = text()
+    type = text(validate=OneOf(("single", "multi")))
+    options = many(Option, validate=Length(min=2))
+
+
+class Material(Schema):
+    key = text(validate=KEY)
+    name = text()
+    required = text(validate=OneOf(("required", "conditional", "optional")))
+    when = condition(required=True, allow_none=True)
+    form = text(validate=OneOf(("electronic", "paper", "both", "onsite")))
+    original = number(high=20)
+    copies = number(high=20)
+    source = text(validate=OneOf(("applicant", "government", "platform", "system")))
+    licence = text(allow_none=True)
+    can_defer = flag()
+    notes = text(empty=True)
+
+
+class Fee(Schema):
+    key = text(validate=KEY)
+    name = text()
+    amount_fen = number(allow_none=True)
+    unit = text(empty=True)
+    basis = text(empty=True)
+    payer = text(validate=OneOf(("applicant",)))
+    when_paid = text(validate=OneOf(("on_application", "on_acceptance", "before_issue", "offline")))
+    when = condition(required=True, allow_none=True)
+    certainty = text(validate=OneOf(("known", "likely", "formula", "market")))
+    notes = text(empty=True)
+
+    @validates_schema
+    def _unknown_amounts(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        if data["amount_fen"] is None and data["certainty"] not in ("formula", "market"):
+            raise ValidationError("an unknown amount is formula or market", "amount_fen")
+
+
+def _number_or_today(value: Any) -> None:
+    if value != "today" and (isinstance(value, bool) or not isinstance(value, int)):
+        raise ValidationError("want a whole number or today")
+
+
+class FormField(Schema):
+    key = text(validate=KEY)
+    label = text()
+    type = text(validate=OneOf(FIELD_TYPES))
+    required = flag()
+    personal = flag()
+    sensitive = fields.Boolean(truthy={True}, falsy={False})
+    hint = fields.String()
+    prefill = fields.String(validate=Regexp(r"^(profile|org|case|share|licence)[.:]"))
+    pattern = fields.String()
+    max_length = fields.Integer(strict=True, validate=Range(1, 2000))
+    max_items = fields.Integer(strict=True, validate=Range(1, 100))
+    min = fields.Integer(strict=True)
+    max = fields.Raw(validate=_number_or_today)
+    options = fields.List(fields.Nested(Option), validate=Length(min=1))
+    columns = fields.List(fields.String(validate=Length(min=1)), validate=Length(min=1))
+    when = condition()
+    show_when = condition()
+
+    @validates_schema
+    def _parts_of_its_type(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        if data["type"] in ("select", "multiselect") and "options" not in data:
+            raise ValidationError("a choice needs options", "options")
+        if data["type"] == "table" and "columns" not in data:
+            raise ValidationError("a table needs columns", "columns")
+
+
+class JointReview(Schema):
+    agency = text()
+    task = text()
+    days = number()
+    mode = text(validate=OneOf(("parallel", "serial")))
+
+
+class Step(Schema):
+    stage = text(validate=KEY)
+    name = text()
+    actor = text(validate=OneOf(("applicant", "agency")))
+    days = number()
+    note = text(empty=True)
+    clock = fields.String(validate=OneOf(("running", "stopped")))
+
+
+class SpecialProcedure(Schema):
+    name = text()
+    max_days = number(allow_none=True)
+    unit = text(validate=OneOf(UNITS))
+    reason = text(empty=True)
+    clock = text(validate=OneOf(("stopped",)))
+
+
+class Result(Schema):
+    name = text()
+    licence = text(allow_none=True)
+    form = text(validate=OneOf(("electronic", "paper", "both")))
+    validity = text(empty=True)
+    delivery = fields.List(fields.String(validate=OneOf(("electronic", "self", "express"))), required=True)
+
+
+class LegalBasis(Schema):
+    law = text()
+    articles = texts()
+
+
+class Question(Schema):
+    q = text()
+    a = text()
+
+
+class Item(Schema):
+    """A service item (事项), in the sense of GB/T 39554.2: everything a resident must know, and what the hall must do."""
+
+    code = text(validate=Regexp(r"^[0-9A-Z]{18}[1-7][0-9A-Z]{12}$", error="want 31 characters"))
+    base_code = text(validate=Length(equal=12))
+    alias = text(validate=KEY)
+    name = text()
+    short_name = text()
+    summary = text()
+    service_kind = text(validate=OneOf(("check", "pay", "handle")))
+    item_type = one(CodeAndName)
+    agency = text()
+    co_agencies = texts()
+    level = one(CodeAndName)
+    accept_levels = fields.List(
+        fields.String(validate=OneOf(("city", "county", "town", "village"))), required=True, validate=Length(min=1)
+    )
+    hot_area = text()
+    themes = texts(validate=Length(min=1))
+    life_events = texts()
+    audience = fields.List(fields.String(validate=OneOf(("natural", "legal"))), required=True, validate=Length(min=1))
+    case_kind = one(CodeAndName)
+    legal_limit = one(LegalLimit)
+    promised_limit = one(Limit)
+    visits = number(high=9)
+    online_depth = number(1, 4)
+    cross_region = text(validate=OneOf(("nation", "province", "city", "county")))
+    auto_decide = flag()
+    commitment = flag()
+    tolerate_missing = flag()
+    channels = one(Channels)
+    conditions = texts()
+    situations = many(Situation)
+    materials = many(Material)
+    fees = many(Fee)
+    form = many(FormField)
+    joint_review = many(JointReview)
+    identity_level = text(validate=OneOf(IDENTITY_LEVELS))
+    hot_rank = number(1, allow_none=True)
+    check_kinds = texts()
+    pay_kinds = texts()
+    steps = many(Step)
+    special_procedures = many(SpecialProcedure)
+    result = one(Result)
+    legal_basis = many(LegalBasis)
+    faq = many(Question)
+    search_words = texts()
+    consult = text()
+    complaint = text()
+    status = text(validate=OneOf(("published", "withdrawn")))
+    version = number(1)
+    notes = text(empty=True)
