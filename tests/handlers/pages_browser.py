@@ -1,6 +1,6 @@
 """A browser without script: follows links, reads forms, sends exactly what such a browser would send."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any
@@ -123,11 +123,11 @@ class Page:
     def path(self) -> str:
         return "/" + self.url.split("/", 3)[3]
 
-    def form(self, action: str) -> Form:
-        """Return the form whose action ends with `action`."""
-        found = [form for form in self.forms if form.action.endswith(action)]
+    def form(self, action: str, names: Iterable[str] = ()) -> Form:
+        """Return the first form with these names whose action ends with `action` (empty: the page's own address)."""
+        found = [form for form in self.forms if (form.action.endswith(action) if action else not form.action)]
         assert found, f"no form {action} on {self.url}: {[form.action for form in self.forms]}\n{self.text[:600]}"
-        return found[0]
+        return next((form for form in found if form.names >= set(names)), found[0])
 
 
 class Browser:
@@ -145,16 +145,17 @@ class Browser:
         self, page: Page, action: str, *, button: tuple[str, str] | None = None, upload: tuple[str, bytes] | None = None, **values: Any
     ) -> Page:
         """Fill in and send the form of a page whose action ends with `action`. `__` in a name stands for a dot."""
-        form = page.form(action)
+        values = {name.replace("__", "."): value for name, value in values.items()}
+        form = page.form(action, values)
         if button is not None:
             assert button in form.buttons, f"no button {button} in {form.buttons}"
-        sent = form.filled({name.replace("__", "."): value for name, value in values.items()}, button)
+        sent = form.filled(values, button)
         path = urljoin(page.url, form.action) if form.action else page.url
         if form.method.lower() == "get":
             return await self.get(path + "?" + "&".join(f"{name}={value}" for name, value in sent))
         if not form.multipart:
             return await self.post(path, sent)
-        data = aiohttp.FormData()
+        data = aiohttp.FormData(quote_fields=False)  # browsers send the name of a file as it is, in UTF-8
         for name, value in sent:
             data.add_field(name, value)
         if upload is not None:
