@@ -73,6 +73,9 @@ class LiveCatalogue:
                     await self.load()
                 except PyMongoError as error:
                     log.warning("catalogue.database_away", error=type(error).__name__)
+                except Exception as error:
+                    # A version this process cannot read (published by newer code) must not take away the one it serves.
+                    log.error("catalogue.unreadable", exc_info=error)
         finally:
             if listener is not None:
                 listener.cancel()

@@ -87,7 +87,11 @@ class BillPayables:
             return
         note = await store.remembered(self._database, event.owner_id, bill_id)
         if note is None:
-            raise BillNotFound("没有这张账单的查询记录，缴款无法告知部门。")
+            # The payer may have been joined into another account since; whose system it is in does not depend on that.
+            other = await store.any_note(self._database, bill_id)
+            if other is None:
+                raise BillNotFound("没有这张账单的查询记录，缴款无法告知部门。")
+            note = {"office": other["office"]}
         office = Office(**note["office"])
         amount_fen, late_fee_fen = await self._parts(event, row, note, office)
         facts = {

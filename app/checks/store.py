@@ -17,6 +17,7 @@ INDEXES = {
     "bills": [
         IndexModel([("expires_at", ASCENDING)], name="expires", expireAfterSeconds=0),
         IndexModel([("owner_id", ASCENDING)], name="of_owner"),
+        IndexModel([("bill_id", ASCENDING)], name="bill"),
     ],
     "audit": [IndexModel([("actor_id", ASCENDING), ("_id", ASCENDING)], name="of_actor")],
     "bill_payments": [IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="state")],
@@ -54,6 +55,11 @@ async def remember_bills(
 async def remembered(database: Database, owner_id: str, bill_id: str) -> dict[str, Any] | None:
     """Return the note of a bill that this resident looked up, or None."""
     return await database["bills"].find_one({"_id": _key(owner_id, bill_id)})
+
+
+async def any_note(database: Database, bill_id: str) -> dict[str, Any] | None:
+    """Return anybody's note of a bill, or None."""
+    return await database["bills"].find_one({"bill_id": bill_id})
 
 
 async def note_quote(

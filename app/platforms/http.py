@@ -177,6 +177,9 @@ class HttpClient:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
+            # aiohttp repeats a GET by itself when a connection breaks, and offers no public switch against it. A login code works
+            # once: repeated, it answers "used" although it had worked. What may be repeated is the caller's to know.
+            self._session._retry_connection = False
         return self._session
 
     async def close(self) -> None:

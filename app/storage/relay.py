@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 
 Subscriber = tuple[str, Callable[[Event], Awaitable[None]]]
 
-LEASE = timedelta(seconds=30)
+LEASE = timedelta(seconds=20)  # more than any subscriber may take: calls to departments end after 8 s
 MAX_TRIES = 12
 _DELAYS_S = (1, 2, 5, 10, 30, 60, 300, 900, 1800, 3600, 7200)
 _CONCURRENCY = 16
@@ -123,6 +123,7 @@ class Relay:
         if not errors:
             await self._events.update_one({"_id": event.id}, {"$set": {"state": "done"}, "$unset": {"next_at": ""}})
             handled.labels(event.name).inc()
+            log.info("event.handled", event_id=event.id, name=event.name, subject=event.subject_id)
         elif document["tries"] >= MAX_TRIES:
             await self._events.update_one(
                 {"_id": event.id}, {"$set": {"state": "dead", "errors": errors}, "$unset": {"next_at": ""}}

@@ -139,6 +139,15 @@ async def test_notes_follow_when_two_accounts_are_joined(desk: Desk):
         await desk.bills.quote(bill["id"], first)
 
 
+async def test_a_payment_is_told_though_its_payer_was_joined_into_another_account(desk: Desk):
+    first, second = await desk.resident(ZHANG), await desk.resident(LI)
+    bill = await fine(desk, first, "粤F10009")
+    await desk.bills.quote(bill["id"], first)
+    await desk.checks.reassign(first, second)
+    await desk.bills.report_paid(desk.paid(first, bill["id"], bill["total_fen"]))
+    assert await department_says(desk, bill["id"]) == "paid"
+
+
 def test_payment_ids_are_stable_and_fit():
     assert payment_id_of("ord_01", "bill-1") == "ord_01.bill-1"
     long = payment_id_of("ord_" + "0" * 26, "b" * 64)
