@@ -142,6 +142,8 @@ class AlipayGateway:
             headers={"Content-Type": "application/x-www-form-urlencoded;charset=utf-8", "Accept": "application/json"},
             body=protocol.encode_form(self.request(method, biz_content, **top_level)),
             timeout_s=timeout_s,
+            # Trades are told apart by the number in them, not by how often it comes; a login code or a message is not.
+            repeatable=method.startswith("alipay.trade."),
         )
         if response.status != 200:
             raise VendorUnknown(_AWAY, vendor="alipay", cause="status", status=response.status)

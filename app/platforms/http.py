@@ -41,6 +41,9 @@ call_seconds = Histogram(
     "hall_vendor_seconds", "Time until another system answered", ["vendor"], buckets=(0.02, 0.1, 0.3, 1, 3, 10, 30)
 )
 
+# The connection broke; no byte of an answer had come.
+_CUT_OFF = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
+
 _AWAY = "对方系统暂时没有回应，请稍后再试。"
 
 
@@ -83,6 +86,7 @@ class HttpClient:
         body: bytes | None,
         timeout_s: float,
         max_bytes: int = MAX_ANSWER_BYTES,
+        repeatable: bool = False,
     ) -> Response:
         """Send one request, exactly this URL and these bytes, and return the answer, whatever its status below 500.
 
@@ -90,6 +94,8 @@ class HttpClient:
             vendor: the name for breaker, cap, metrics and log.
             url: complete and already percent-encoded; nothing in it is changed (signatures cover it).
             timeout_s: for everything, waiting for a free place included.
+            repeatable: the very same call may be made twice, so it is, once, when the connection breaks before any answer (a kept
+                connection that the other side was just closing, most often).
 
         Raises:
             VendorUnreachable, VendorUnknown.
@@ -99,7 +105,12 @@ class HttpClient:
         try:
             breaker = await self._breakers.get_breaker(vendor)
             async with breaker:
-                response = await self._send(vendor, method, url, headers, body, timeout_s, max_bytes)
+                try:
+                    response = await self._send(vendor, method, url, headers, body, timeout_s, max_bytes)
+                except VendorUnknown as error:
+                    if not (repeatable and isinstance(error.__cause__, _CUT_OFF)):
+                        raise
+                    response = await self._send(vendor, method, url, headers, body, timeout_s, max_bytes)
             outcome, status = "answered", response.status
             return response
         except OpenedState as error:

@@ -33,6 +33,7 @@ _BUSY = -1
 _TOKEN_WRONG = frozenset({40001, 40014, 42001})
 _OURS_WRONG = frozenset({40013, 40125, 41002, 41004, 40002, 48001, 40164})
 _LOCK_MS = 8000
+_STABLE_TOKEN = "/cgi-bin/stable_token"
 
 # errcode of subscribe/send -> what the sender may do. An unknown code is `rejected`: final, and looked at by a person.
 _SEND_KINDS = {
@@ -247,7 +248,7 @@ class WeChat:
         # Never force_refresh: 20 a day, and it kills the token every other process is using.
         answer = await self._send(
             "POST",
-            "/cgi-bin/stable_token",
+            _STABLE_TOKEN,
             {
                 "grant_type": "client_credential",
                 "appid": self.app_id,
@@ -290,6 +291,7 @@ class WeChat:
             headers={"Content-Type": "application/json", "Accept": "application/json"},
             body=None if body is None else orjson.dumps(body),
             timeout_s=TIMEOUT_S,
+            repeatable=target == _STABLE_TOKEN,
         )
         try:
             answer = orjson.loads(response.body)  # the content type says text/plain, whatever is inside

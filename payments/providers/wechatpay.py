@@ -276,7 +276,13 @@ class WeChatPay:
             headers["Wechatpay-Serial"] = self._public_key_id  # selects the key the answer is signed with
         try:
             return await self._http.request(
-                self.name, method, url, headers=headers, body=body or None, timeout_s=TIMEOUT_S
+                self.name,
+                method,
+                url,
+                headers=headers,
+                body=body or None,
+                timeout_s=TIMEOUT_S,
+                repeatable=True,  # prepay, query and close are told apart by the number in them, not by how often they come
             )
         except VendorUnreachable as error:
             raise ProviderNotSent(str(error.context.get("cause", "unreachable"))) from error
