@@ -28,13 +28,14 @@ from app.catalogue.words import (
 _FIELDS = ("title", "keys", "body", "pinyin")
 _CANDIDATES = 60
 _LONGEST_PHRASE = 12
+_MOST_VARIANTS = 12
 _MIN_FUZZY = 6  # letters; shorter pinyin has too many neighbours
 
 # What a match in a field is worth.
 _TITLE, _KEYS, _BODY, _PINYIN, _FUZZY = 3.0, 2.2, 0.5, 2.0, 0.6
 _SYNONYM = 0.8
 _HOMOPHONE = 0.35
-_PHRASE, _LEAD = 6.0, 7.0
+_PHRASE, _LEAD = 14.0, 12.0
 _LEAST = 0.9
 _WORTH_SHOWING = 0.22  # of the best score; below it are chance pairs of characters
 
@@ -109,13 +110,11 @@ class SearchIndex:
             return []
         scores = self._scores(core)
         compact = core.replace(" ", "")
-        for phrase in set(substrings(compact, _LONGEST_PHRASE)):
-            share = len(phrase) / len(compact)
-            for number in self._phrases.get(phrase, ()):
-                # The whole query said in the item's own words counts far more than two characters of it.
-                scores[number] += _PHRASE * share * (2 if share == 1 else 1)
-            for place, alias in enumerate(self._words.leads_to.get(phrase, ())):
-                scores[self._by_ref[alias]] += _LEAD * share * (2 if share == 1 else 1) * (1 - 0.1 * place)
+        for number, score in self._phrase_scores(compact).items():
+            scores[number] += score
+        for place, alias in enumerate(self._words.leads_to.get(compact, ())):
+            if alias in self._by_ref:
+                scores[self._by_ref[alias]] += _LEAD * (1 - 0.1 * place)
         if len(compact) == 1 and chinese_only(compact):
             for number, entry in enumerate(self._entries):  # no word and no pair: the titles are few enough to read
                 scores[number] += _TITLE * (compact in entry.title) + _KEYS * any(compact in p for p in entry.phrases)
@@ -129,26 +128,35 @@ class SearchIndex:
             hits = [hit for hit in hits if hit.score >= hits[0].score * _WORTH_SHOWING]
         return hits[:limit]
 
+    def _phrase_scores(self, compact: str) -> dict[int, float]:
+        """Score the titles and search words that stand in the query as they are, or after one word was exchanged for its synonym."""
+        found: dict[int, float] = defaultdict(float)
+        swapped = {compact.replace(word, other) for word, other in self._words.synonyms(compact)}
+        for variant, weight in [(compact, 1.0), *((text, _SYNONYM) for text in sorted(swapped)[:_MOST_VARIANTS])]:
+            best: dict[int, float] = defaultdict(float)
+            for phrase in set(substrings(variant, _LONGEST_PHRASE)):
+                share = len(phrase) / len(variant)
+                for number in self._phrases.get(phrase, ()):
+                    # The whole query said in the item's own words counts far more than two characters of it.
+                    best[number] += _PHRASE * weight * share * (2 if share == 1 else 1)
+            for number, score in best.items():
+                found[number] = max(found[number], score)
+        return found
+
     def _scores(self, core: str) -> dict[int, float]:
-        parts: list[tantivy.Query] = []
+        parts = self._said(self._tokens(core), 1.0)
+        others: dict[str, list[tantivy.Query]] = defaultdict(list)
+        for word, other in self._words.synonyms(core):
+            tokens = self._tokens(other)
+            # A long synonym (公司 -> 有限责任公司) must not outweigh the word it stands for.
+            weight = _SYNONYM * sum(map(_size, self._tokens(word))) / max(1.0, sum(map(_size, tokens)))
+            others[word].append(_any_of(self._said(tokens, weight)))
+        # Of several other words for one word the best counts, not their sum.
+        parts += [tantivy.Query.disjunction_max_query(queries) for queries in others.values()]
 
         def want(field: str, token: str, weight: float) -> None:
-            # Each word counts by a fixed weight and its length: rarity in so small a collection is chance, and a long
-            # word is a surer sign than a short one.
-            term = tantivy.Query.term_query(self._schema, field, token)
-            parts.append(tantivy.Query.const_score_query(term, weight * min(len(token), 4) / 2))
+            parts.append(self._term(field, token, weight))
 
-        def want_text(text: str, weight: float) -> None:
-            for token in self._words.tokens(text):
-                if token.isascii() and token.isalpha():
-                    continue  # letters are pinyin, which has its own field; counted twice they would beat a hot item
-                want("title", token, _TITLE * weight)
-                want("keys", token, _KEYS * weight)
-                want("body", token, _BODY * weight)
-
-        want_text(core, 1.0)
-        for _word, other in self._words.synonyms(core):
-            want_text(other, _SYNONYM)
         for run in latin_runs(core):
             if run.isdigit():
                 continue
@@ -166,10 +174,23 @@ class SearchIndex:
         found: dict[int, float] = defaultdict(float)
         if not parts:
             return found
-        whole = tantivy.Query.boolean_query([(tantivy.Occur.Should, part) for part in parts])
-        for score, address in self._searcher.search(whole, _CANDIDATES).hits:
+        for score, address in self._searcher.search(_any_of(parts), _CANDIDATES).hits:
             found[self._searcher.doc(address)["number"][0]] += score
         return found
+
+    def _tokens(self, text: str) -> list[str]:
+        # Letters are pinyin, which has its own field; counted twice they would beat a hot item.
+        return [token for token in self._words.tokens(text) if not (token.isascii() and token.isalpha())]
+
+    def _said(self, tokens: Iterable[str], weight: float) -> list[tantivy.Query]:
+        fields = (("title", _TITLE), ("keys", _KEYS), ("body", _BODY))
+        return [self._term(field, token, worth * weight) for token in tokens for field, worth in fields]
+
+    def _term(self, field: str, token: str, weight: float) -> tantivy.Query:
+        # A word counts by a fixed weight and its length: rarity in so small a collection is chance, and a long word is a
+        # surer sign than a short one.
+        term = tantivy.Query.term_query(self._schema, field, token)
+        return tantivy.Query.const_score_query(term, weight * _size(token))
 
     def suggest(self, query: str, *, limit: int = 10) -> list[tuple[str, Entry]]:
         """Return completions (text, what it leads to): by characters, pinyin or initials; beginnings first, hot ones first."""
@@ -193,6 +214,14 @@ class SearchIndex:
         wanted = {token for token in self._words.tokens(core) if len(token) > 1}
         wanted |= {other for _word, other in self._words.synonyms(core)}
         return mark(text, wanted)
+
+
+def _size(token: str) -> float:
+    return min(len(token), 4) / 2
+
+
+def _any_of(queries: Iterable[tantivy.Query]) -> tantivy.Query:
+    return tantivy.Query.boolean_query([(tantivy.Occur.Should, query) for query in queries])
 
 
 @dataclass(frozen=True)
@@ -287,5 +316,5 @@ def _item_entry(item: Mapping[str, Any], agency: Mapping[str, Any]) -> Entry:
         aliases=(item["short_name"],),
         phrases=tuple(item["search_words"]),
         body=" ".join(body),
-        prior=1.0 if rank is None else 1.05 + 0.2 * max(0, 30 - rank) / 30,
+        prior=1.0 if rank is None else 1.02 + 0.08 * max(0, 30 - rank) / 30,
     )

@@ -17,6 +17,15 @@ QUERIES = [
     ("身分证丢了", "id_card_lost"),  # a homophone
     ("shenfenzhen", "id_card_lost"),  # a letter short
     ("身份证到期", "id_card_renew"),
+    ("换身份证要带什么", "id_card_renew"),
+    ("身份证快过期了", "id_card_renew"),
+    ("公司注销", "biz_cancel_simple"),
+    ("罚单", "traffic_violation"),
+    ("领养老金", "retirement"),
+    ("生了孩子", "birth_register"),
+    ("车子年审", "inspection_mark"),
+    ("户口本丢了", "hukou_replace"),
+    ("住院报销", "medins_reimburse"),
     ("临时身份证", "id_card_temp"),
     ("驾照换证", "driver_renew"),
     ("驾照到期", "driver_renew"),
