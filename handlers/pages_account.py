@@ -29,11 +29,13 @@ class SignInPage(PageHandler):
     def next(self) -> str:
         return local_path(self.get_argument("next", "/me"), "/me")
 
-    def keep(self, login: Login) -> None:
+    async def keep(self, login: Login) -> None:
         """Put the session into the browser's cookie and go on to where the person wanted to be."""
         self.set_cookie(
             RESIDENT_COOKIE, self.hall.identity.page_token(login), max_age=int(PAGE_FOR.total_seconds()), path="/"
         )
+        if (await self.hall.push.preferences(login.resident.id)).elder_mode:
+            self.keep_elder(True)
         self.redirect(self.next, status=303)
 
     async def show_sign_in(self, status: int = 200, **values: object) -> None:
@@ -88,7 +90,7 @@ class SmsLogin(SignInPage):
                 "sign_in_code.html", error.status, next=self.next, phone=phone, phone_masked=mask_phone(phone), error=error,
                 action="/sign-in/sms",
             )  # fmt: skip
-        self.keep(login)
+        await self.keep(login)
 
 
 class PlatformStart(SignInPage):
@@ -133,7 +135,7 @@ class PlatformSignIn(SignInPage):
                 login = await self.hall.identity.login_alipay(code)
         except Unauthorized as error:
             return await self.show_sign_in(error.status, error=error)
-        self.keep(login)
+        await self.keep(login)
 
     def _kept_state(self) -> str:
         try:

@@ -59,6 +59,7 @@ class PageHandler(HallHandler):
 
     signed_in: ResidentSession | None = None
     clerk: "StaffSession | None" = None
+    unread = 0
 
     async def prepare(self) -> None:
         await super().prepare()
@@ -169,6 +170,13 @@ class PageHandler(HallHandler):
     def is_elder(self) -> bool:
         return self.get_cookie(ELDER_COOKIE) == "1"
 
+    def keep_elder(self, is_on: bool) -> None:
+        """Remember in this browser whether the version with large letters is wanted."""
+        if is_on:
+            self.set_cookie(ELDER_COOKIE, "1", max_age=YEAR_S, path="/")
+        else:
+            self.clear_cookie(ELDER_COOKIE, path="/")
+
     @property
     def division(self) -> str:
         """Return the division the person chose, the whole city when none."""
@@ -204,6 +212,7 @@ class PageHandler(HallHandler):
             "signed_in": self.signed_in,
             "clerk": self.clerk,
             "tab": self.tab,
+            "unread_count": self.unread,
             "here": local_path(self.request.uri if self.request.method == "GET" else self._way_back()),
             "once": ulid(),
             "errors": {},
@@ -215,9 +224,22 @@ class PageHandler(HallHandler):
 
     async def show(self, template: str, status: int = 200, **values: Any) -> None:
         """Answer a page."""
+        self.unread = await self._count_unread()
         self.set_status(status)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.finish(self.render_string(template, **values))
+
+    async def _count_unread(self) -> int:
+        if self.signed_in is None:
+            return 0
+        try:
+            count: int = await self.hall.push.unread_count(self.signed_in.resident_id)
+        except PyMongoError:
+            return 0  # the number on the bar is not worth failing a page for
+        return count
+
+    async def head(self, *args: str) -> None:
+        await self.get(*args)  # the same headers; Tornado leaves the body out
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         error = _as_hall_error(status_code, kwargs.get("exc_info", (None, None, None))[1])

@@ -43,6 +43,8 @@ class Apply(CasePage):
     """GET: the questions before a draft is made; POST: make it. Two taps on the button make one draft."""
 
     async def get(self, code: str) -> None:
+        if self._item(code)["service_kind"] != "handle":
+            return self.redirect(f"/items/{code}", status=303)
         await self._ask(code, pages_forms.read_answers(self._item(code)["situations"], self._query_lists()))
 
     async def post(self, code: str) -> None:
@@ -58,6 +60,7 @@ class Apply(CasePage):
 
     async def _ask(self, code: str, answers: Mapping[str, Any], error: ValidationFailed | None = None) -> None:
         item = self._item(code)
+        drafts, _more = await self.hall.cases.list(self.owner, state=State.DRAFT, limit=20)
         await self.show(
             "apply.html",
             error.status if error else 200,
@@ -68,6 +71,7 @@ class Apply(CasePage):
             divisions=self.divisions,
             division_groups=self.division_groups,
             division=self.text("division", self.division, 12),
+            drafts=[case for case in drafts if case.item_code == item["code"]],
             error=error,
             errors=errors_by_field(error) if error else {},
             back=f"/items/{code}",

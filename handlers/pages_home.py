@@ -7,7 +7,7 @@ from app.catalogue import model
 from app.catalogue.snapshot import ItemFilter
 from app.kernel.clock import today
 from handlers import pages_forms, pages_text
-from handlers.pages_base import CITY, DIVISION_COOKIE, ELDER_COOKIE, YEAR_S, PageHandler, local_path
+from handlers.pages_base import CITY, DIVISION_COOKIE, YEAR_S, PageHandler, local_path
 
 HOT_ON_HOME = 8
 EVENTS_ON_HOME = 8
@@ -96,7 +96,7 @@ class Item(PageHandler):
             agency=self.hall.catalogue.agency(item["agency"]),
             level=int(item["identity_level"][1:]),
             answers=answers,
-            answers_query={f"q.{key}": value for key, value in answers.items() if isinstance(value, str)},
+            answers_query={f"q.{key}": value for key, value in answers.items()},
             materials=model.visible_materials(item, answers) if answers else item["materials"],
             fees=fees,
             fee_line=fee_line(item, fees),
@@ -128,6 +128,21 @@ class Divisions(PageHandler):
         self.redirect(local_path(self.text("next", "/")), status=303)
 
 
+class Halls(PageHandler):
+    """The halls and their windows, for whoever would rather go there: those of the chosen place first."""
+
+    tab = "home"
+
+    async def get(self) -> None:
+        place = self.hall.catalogue.division(self.division)
+        county = place["parent"] if place["level"] == "town" else place["code"]
+        halls = sorted(
+            self.hall.catalogue.snapshot.catalogue.halls,
+            key=lambda hall: (hall["division"] != place["code"], hall["division"] != county, hall["level"]),
+        )
+        await self.show("halls.html", halls=halls, place=place["name"], back="/")
+
+
 class Elder(PageHandler):
     """POST /elder: the version with large letters, kept in a cookie."""
 
@@ -135,10 +150,11 @@ class Elder(PageHandler):
         self.redirect("/", status=303)
 
     async def post(self) -> None:
-        if self.text("on") == "1":
-            self.set_cookie(ELDER_COOKIE, "1", max_age=YEAR_S, path="/")
-        else:
-            self.clear_cookie(ELDER_COOKIE, path="/")
+        is_on = self.text("on") == "1"
+        self.keep_elder(is_on)
+        if self.signed_in is not None:
+            # Kept with the person too: messages then come the way that needs no app, and the next phone shows it as well.
+            await self.hall.push.set_preferences(self.signed_in.resident_id, {"elder_mode": is_on})
         self.redirect(local_path(self.text("next", "/")), status=303)
 
 
@@ -148,5 +164,6 @@ routes = [
     (r"/items", Items),
     (r"/items/(\w+)", Item),
     (r"/divisions", Divisions),
+    (r"/halls", Halls),
     (r"/elder", Elder),
 ]

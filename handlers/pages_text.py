@@ -172,6 +172,16 @@ def _days_until(value: date | str | None) -> int | None:
     return (day - today()).days
 
 
+def opening(hours: Sequence[Mapping[str, Any]]) -> str:
+    """Return opening hours in words: `周一至周五 09:00-12:00、14:30-17:30`."""
+    return "；".join(
+        f"周{_WEEKDAYS[row['days'][0] - 1]}"
+        + (f"至周{_WEEKDAYS[row['days'][-1] - 1]} " if len(row["days"]) > 1 else " ")
+        + "、".join("-".join(period) for period in row["periods"])
+        for row in hours
+    )
+
+
 def minutes_left(value: datetime | str | None) -> str:
     """Return how long an order stays open: `还有29分钟`, `已到期`."""
     if not value:
@@ -217,10 +227,10 @@ def step_after(error: HallError) -> tuple[str, str]:
     return ("回到首页", "/")
 
 
-def query(**values: str | int | None) -> str:
-    """Return a query string of the values that are there."""
+def query(**values: str | int | Sequence[str] | None) -> str:
+    """Return a query string of the values that are there; a list gives its name several times."""
     found = {name: value for name, value in values.items() if value not in (None, "")}
-    return "?" + urlencode(found) if found else ""
+    return "?" + urlencode(found, doseq=True) if found else ""
 
 
 def when_text(field: Mapping[str, Any], fields: Sequence[Mapping[str, Any]]) -> str:

@@ -345,7 +345,7 @@ async def test_the_first_screen_is_small_and_every_page_says_what_it_is(world: W
     paths = [
         "/", "/search", "/search?q=sfz", "/search?q=zzzzqqq", "/items", "/items?kind=handle", "/items/id_card_lost",
         "/items/id_card_lost?q.age=minor", "/items/violation_query", "/divisions", "/me", "/cases", "/inbox", "/orders", "/checks",
-        "/checks/social_insurance", "/pay", "/pay/water", "/progress", "/apply/id_card_lost", "/me/phone", "/me/real-name", "/me/face",
+        "/checks/social_insurance", "/halls", "/pay", "/pay/water", "/progress", "/apply/id_card_lost", "/me/phone", "/me/real-name", "/me/face",
         case.path, order.path, "/nothing", "/staff/sign-in",
     ]  # fmt: skip
     titles = set()

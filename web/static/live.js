@@ -12,6 +12,8 @@ async function renew() {
     if (!answer.ok) return;
     const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
     const newer = page.querySelector('[data-live]');
+    const bar = page.querySelector('.bar');
+    if (bar) document.querySelector('.bar')?.replaceChildren(...bar.childNodes); // the number of unread messages
     if (!newer || newer.dataset.version === part.dataset.version && newer.textContent === part.textContent) return;
     part.replaceChildren(...newer.childNodes);
     Object.assign(part.dataset, newer.dataset);
