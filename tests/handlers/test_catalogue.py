@@ -80,6 +80,21 @@ async def test_the_guide_has_every_part_of_the_contract(site: Site):
     assert by_code == guide
 
 
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [
+        ("/v1/home", catalogue.Home),
+        ("/v1/items", catalogue.ItemList),
+        ("/v1/items/plate_lost/checklist", catalogue.Checklist),
+        ("/v1/search?q=公积金", catalogue.SearchResult),
+        ("/v1/suggest?q=sfz", catalogue.Suggestions),
+        ("/v1/agencies", catalogue.Rows),
+    ],
+)
+async def test_answers_are_what_the_published_schemas_say(site: Site, path, schema):
+    assert schema().validate((await site.get(path)).json) == {}
+
+
 async def test_lists_page_with_limit_and_cursor(site: Site):
     first = (await site.get("/v1/items?limit=3")).json
     second = (await site.get(f"/v1/items?limit=3&cursor={first['next_cursor']}")).json

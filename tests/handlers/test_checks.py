@@ -53,6 +53,7 @@ async def test_the_kinds_are_public(site: Site):
     answer = await site.get("/v1/checks")
     assert answer.status == 200
     assert {"kind", "name", "inputs"} <= set(answer.json["items"][0])
+    assert checks.Kinds().validate(answer.json) == {}
 
 
 async def test_without_sign_in_nothing_is_asked(site: Site):
@@ -66,6 +67,7 @@ async def test_a_check_answers_as_the_contract_says(site: Site, desk: Desk):  # 
     answer = await resident.post("/v1/checks/traffic_violation", {"inputs": {"plate": "粤F00001", "vin_last6": "000001"}})
     assert answer.status == 200
     assert set(answer.json) >= {"kind", "as_of", "source", "records", "bills"}
+    assert checks.CheckAnswer().validate(answer.json) == {}
     assert set(answer.json["bills"][0]) >= {"id", "kind", "title", "amount_fen", "late_fee_fen", "due_on", "payee"}
     assert (await resident.post("/v1/checks/social_insurance", {})).status == 200
     bills = await resident.post("/v1/bills/lookup", {"kind": "traffic_fine", "inputs": {"decision_no": "4402031900000015"}})
