@@ -185,7 +185,12 @@ class Checks:
         )
 
         async def ask() -> Found:
-            return await self._departments.lookup_bills(office, name, keys)
+            try:
+                return await self._departments.lookup_bills(office, name, keys)
+            except InputsRefused as refused:
+                # It wants more than a set of ours holds: tell what the nearest larger set lacks.
+                larger = [row["keys"] for row in kind["lookup"] if not set(row["keys"]) <= set(keys)]
+                raise InputsRefused(tuple(judging.missing_of(larger, keys) or refused.fields)) from refused
 
         return await self._answered(resident_id, office, name, ["bills", name, keys], ask)
 

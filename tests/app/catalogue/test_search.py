@@ -3,6 +3,8 @@
 import time
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 QUERIES = [
     ("身份证丢了怎么办", "id_card_lost"),
@@ -158,3 +160,11 @@ def test_highlight_marks_words_and_their_synonyms_and_escapes_the_rest(snapshot)
     assert mark("身份证丢了怎么办", "居民身份证丢失补领") == "<em>居民身份证丢失</em>补领"
     assert mark("<b>", "a<b>c & d") == "a&lt;b&gt;c &amp; d"
     assert mark("", "身份证") == "身份证"
+
+
+@given(st.text(max_size=80) | st.text("身份证丢了补办驾照社保sfzabc123 ？", max_size=70))
+@settings(max_examples=150, deadline=None)
+def test_nothing_that_is_typed_breaks_it(snapshot, typed):
+    found = snapshot.search(typed)
+    assert all(row["score"] > 0 for row in found["items"])
+    assert len(snapshot.suggest(typed)) <= 10

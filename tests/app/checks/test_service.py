@@ -92,6 +92,9 @@ async def test_a_department_that_wants_more_says_what(desk: Desk):
     with pytest.raises(ValidationFailed) as caught:
         await desk.checks.run("traffic_violation", {"plate": "粤F00001"}, await desk.resident())
     assert pointers(caught) == {"/inputs/vin_last6": "required"}
+    with pytest.raises(ValidationFailed) as caught:
+        await desk.checks.lookup_bills("traffic_fine", {"plate": "粤F00001"}, await desk.resident())
+    assert pointers(caught) == {"/inputs/driver_file_no": "required"}
 
 
 @pytest.mark.parametrize("plate", ["粤F0DOWN", "粤F0SLOW", "粤F0JUNK"])
