@@ -16,7 +16,7 @@ from tornado.web import Finish, HTTPError, RequestHandler, StaticFileHandler
 
 from app.identity.model import ResidentSession
 from app.kernel import context
-from app.kernel.errors import BadRequest, Forbidden, HallError, Unauthorized, ValidationFailed
+from app.kernel.errors import BadRequest, Forbidden, HallError, NotFound, Unauthorized, ValidationFailed
 from app.kernel.ids import ulid
 from handlers import pages_text
 from handlers.base import HallHandler, _as_hall_error, allowed_methods
@@ -299,7 +299,7 @@ class PageNotFound(PageHandler):
 
     async def prepare(self) -> None:
         await super().prepare()
-        raise HTTPError(404)
+        raise NotFound("没有这个页面，可能是链接旧了或抄错了。可以回首页搜一搜要办的事。", en="No such address.")
 
     def check_xsrf_cookie(self) -> None:
         """Nothing is done here, so nothing can be forged."""
