@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from environs import Env, EnvError, FileAwareEnv
+from environs import Env, EnvValidationError, FileAwareEnv
 from marshmallow.validate import OneOf, Range
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,6 +109,9 @@ def read_settings(environment: dict[str, str] | None = None, *, env_file: Path |
             os.environ.update(before)
 
     env = FileAwareEnv(eager=False)
+    unreadable = [name for name, path in os.environ.items() if _is_unreadable(name, path)]
+    if unreadable:
+        raise SettingsError("\n".join(f"settings: {name}: the file cannot be read" for name in unreadable))
     if env_file is not None and env_file.is_file():
         Env.read_env(str(env_file), recurse=False, override=False)
     with env.prefixed("HALL_"):
@@ -140,8 +143,9 @@ def read_settings(environment: dict[str, str] | None = None, *, env_file: Path |
                 values[item.name] = env.str(item.name.upper(), "")
     try:
         env.seal()
-    except EnvError as error:
-        raise SettingsError(f"settings: {error}") from error
+    except EnvValidationError as error:
+        lines = [f"settings: {name}: {' '.join(map(str, what))}" for name, what in error.error_messages.items()]
+        raise SettingsError("\n".join(lines)) from error
     # A value from a file keeps its final newline, and a URL its final slash: neither is meant.
     cleaned = {name: value.strip() if isinstance(value, str) else value for name, value in values.items()}
     for name, value in cleaned.items():
@@ -150,6 +154,10 @@ def read_settings(environment: dict[str, str] | None = None, *, env_file: Path |
     settings = Settings(**cleaned)  # type: ignore[arg-type]
     _check(settings)
     return settings
+
+
+def _is_unreadable(name: str, path: str) -> bool:
+    return name.startswith("HALL_") and name.endswith("_FILE") and not os.access(path, os.R_OK)
 
 
 def _check(settings: Settings) -> None:

@@ -46,3 +46,8 @@ def test_urls_lose_their_final_slash_and_nonsense_is_refused():
     assert read(wechat_api_url="http://127.0.0.1:9/").wechat_api_url == "http://127.0.0.1:9"
     with pytest.raises(SettingsError, match="HALL_SMS_URL"):
         read(sms_url="ftp://x")
+
+
+def test_a_file_that_cannot_be_read_is_named():
+    with pytest.raises(SettingsError, match="HALL_WECHAT_APP_SECRET_FILE"):
+        read(wechat_app_secret_file="/no/such/file")
