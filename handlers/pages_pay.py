@@ -111,13 +111,22 @@ class Pay(OneOrder):
                 self.owner,
                 provider=self.text("provider", limit=20),
                 scene="mini_program",
-                attempt_id=self.once("pay"),
+                attempt_id=self._attempt_id(order_id),
             )
         except HallError as error:
             if error.status not in (409, 422, 503):
                 raise
             return await self.show_order(await self.hall.payments.get_order(order_id, self.owner), error)
         self.redirect(f"/orders/{order_id}/pay", status=303)
+
+    def _attempt_id(self, order_id: str) -> str:
+        """Return the attempt's number for this form and order: two taps make one attempt, and nobody chooses a number.
+
+        It goes to the provider as `out_trade_no`, which must be unique over all orders, whatever a form sends.
+        """
+        once = self.once("pay").removeprefix("pay_")
+        bound = self.hall.keys.code_hash(f"{order_id}.{once}", purpose="page.attempt")
+        return f"pay_{once[:10]}{bound[:16].upper()}"
 
     def _cashier(self, order: Order, attempt: Attempt) -> str:
         """Return the stand-in's cashier in dev and test, which takes the place of the platform's app; empty in production."""

@@ -89,6 +89,7 @@ class LiveStream(HallHandler, WebSocketHandler):
 
     async def open(self, *_args: str, **_kwargs: str) -> None:
         self.set_nodelay(True)
+        self.hall.push.stream.opened(self, self.hall.stopping)
         if self._refusal is not None:
             return self._refuse(self._refusal)
         loop = asyncio.get_running_loop()
@@ -205,8 +206,7 @@ class LiveStream(HallHandler, WebSocketHandler):
         for ending in (self._timer, self._watch):
             if ending is not None:
                 ending.cancel()
-        if self._owner_id:
-            self.hall.push.stream.leave(self._owner_id, self)
+        self.hall.push.stream.closed(self._owner_id, self)
 
 
 def _not_understood() -> BadRequest:

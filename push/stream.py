@@ -71,7 +71,9 @@ class Stream:
         self._redis = redis
         self._poll_s = poll_s
         self._groups: dict[str, _Group] = {}
+        self._open: set[Connection] = set()  # signed in or not
         self._tasks: list[asyncio.Task[None]] = []
+        self._watch: asyncio.Task[None] | None = None
 
     async def head(self, owner_id: str) -> int:
         """Return the cursor of somebody who wants only what comes from now on."""
@@ -92,6 +94,17 @@ class Stream:
             raise ValueError("not a stream id")
         # A cursor from before the inbox was moved can be ahead of it; then nothing was missed.
         return min(int(after), await self._store.head(owner_id))
+
+    def opened(self, connection: Connection, stopping: asyncio.Event) -> None:
+        """Note a connection, so that it is sent away when the process stops: a server waits for what is still open."""
+        self._open.add(connection)
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._close_when(stopping))
+
+    def closed(self, owner_id: str, connection: Connection) -> None:
+        """Forget a connection."""
+        self._open.discard(connection)
+        self.leave(owner_id, connection)
 
     def join(self, owner_id: str, connection: Connection) -> None:
         """Serve a connection from its cursor on. Raises TooManyConnections."""
@@ -124,16 +137,25 @@ class Stream:
             group.pump = asyncio.create_task(self._pump(owner_id, group))
 
     async def close(self) -> None:
-        """Close every connection, and stop listening."""
-        for group in tuple(self._groups.values()):
-            for connection in tuple(group.members):
-                connection.go_away()
-        for task in self._tasks:
+        """Send every connection away, and stop listening."""
+        self._send_away()
+        ending = [task for task in (*self._tasks, self._watch) if task is not None]
+        for task in ending:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        await asyncio.gather(*ending, return_exceptions=True)
+        self._tasks, self._watch = [], None
 
     # --- inside ---
+
+    async def _close_when(self, stopping: asyncio.Event) -> None:
+        await stopping.wait()
+        while True:  # one that was being opened in this moment comes a little later
+            self._send_away()
+            await asyncio.sleep(0.1)
+
+    def _send_away(self) -> None:
+        for connection in tuple(self._open):
+            connection.go_away()
 
     def _start(self) -> None:
         if not self._tasks or any(task.done() for task in self._tasks):

@@ -51,8 +51,9 @@ def view(item: Mapping[str, Any], answers: Mapping[str, Any], held: Mapping[str,
     rows = [
         _row(material, held.get(material["key"]), must_upload(material)) for material in needed(item, answers)
     ]
-    for key, label in photo_fields(item).items():
-        rows.append(_photo_row(key, label, held.get(key)))
+    listed = {row["key"] for row in rows}
+    # A material of the same key takes the photo of the field too.
+    rows += [_photo_row(key, label, held.get(key)) for key, label in photo_fields(item).items() if key not in listed]
     return rows
 
 

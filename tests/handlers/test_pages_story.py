@@ -327,10 +327,12 @@ async def test_sms_sign_in_and_a_fine(world: World) -> None:
     page = await browser.get("/me/identity?level=3&next=/pay/traffic_fine")
     page = await browser.submit(page, "", name="张示例", id_number=id_number(next(_numbers)))
     assert page.path == "/pay/traffic_fine"
+    own = await browser.submit(page, "/pay/traffic_fine")
+    assert own.status == 200 and "没有要缴的" in own.text  # nothing to type: the department asks by the person's own number
     wrong = await browser.submit(page, "/pay/traffic_fine", plate="123")
     assert wrong.status == 422 and 'value="123"' in wrong.html
     away = await browser.submit(page, "/pay/traffic_fine", plate="粤F0DOWN")
-    assert away.status == 503 and "没查到不等于没有" in away.text and 'value="粤F0DOWN"' in away.html
+    assert away.status == 503 and "不代表没有" in away.text and 'value="粤F0DOWN"' in away.html
 
 
 async def test_the_first_screen_is_small_and_every_page_says_what_it_is(world: World) -> None:

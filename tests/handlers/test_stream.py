@@ -40,6 +40,16 @@ async def _tell(web: Web, login: Any, count: int = 1, name: str = "case.evaluate
         await web.desk.push.tell(web.desk.event(login.resident.id, name))
 
 
+async def _joined(web: Web, login: Any, count: int) -> None:
+    """Wait until so many connections of a person are live."""
+    async with asyncio.timeout(5):
+        while True:
+            group = web.hall.push.stream._groups.get(login.resident.id)
+            if (len(group.members) if group else 0) == count:
+                return
+            await asyncio.sleep(0.01)
+
+
 async def test_sign_in_by_subprotocol_and_hear_at_once(web: Web):
     login = await web.sign_in("sub")
     await _tell(web, login)  # before the connection: not asked for
@@ -220,7 +230,7 @@ async def test_a_session_that_ends_ends_its_stream(web: Web, monkeypatch):
     monkeypatch.setattr(handler, "HEARTBEAT_S", 0.1)
     login = await web.sign_in("leaving")
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
-        await asyncio.sleep(0.6)
+        await _joined(web, login, 1)
         await web.hall.identity.end_session(login.resident.id, login.session_id)
         assert (await _closing(socket))[1] == 4401
 
@@ -232,13 +242,16 @@ async def test_a_person_has_a_limited_number_of_connections(web: Web, monkeypatc
         socket = await web.connect()
         await socket.send_json({"token": login.access_token})
         open_ones.append(socket)
+    await _joined(web, login, 2)
     async with web.connect() as socket:
         await socket.send_json({"token": login.access_token})
         said, code = await _closing(socket)
     assert code == 4429 and said[0]["data"]["code"] == "rate.limited"
     await open_ones.pop().close()
+    await _joined(web, login, 1)
     async with web.connect() as socket:  # there is room again
         await socket.send_json({"token": login.access_token})
+        await _joined(web, login, 2)
         await _tell(web, login)
         assert len(await _take(socket, 1)) == 1
     await open_ones.pop().close()
@@ -264,7 +277,7 @@ async def test_a_reader_that_takes_nothing_is_cut_off(web: Web, monkeypatch):
     stuck = Stuck()
     web.hall.push.stream.join(login.resident.id, stuck)
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
-        await asyncio.sleep(handler._WAIT_FOR_AFTER_S + 0.1)
+        await _joined(web, login, 2)
         await _tell(web, login, 2)
         assert len(await _take(socket, 2)) == 2
     assert stuck.was_cut
@@ -277,11 +290,13 @@ async def test_a_plain_request_gets_a_problem(web: Web):
     assert answer.headers["Content-Type"].startswith("application/problem+json")
 
 
-async def test_stopping_sends_everybody_away_politely(web: Web):
+@pytest.mark.parametrize("signed_in", [True, False])
+async def test_stopping_sends_everybody_away_and_does_not_wait_for_them(web: Web, signed_in):
     login = await web.sign_in("restart")
-    async with web.connect() as socket:
-        await socket.send_json({"token": login.access_token})
-        await _tell(web, login)
-        await _take(socket, 1)
-        await web.hall.push.stream.close()
+    async with web.connect(protocol=f"bearer, {login.access_token}" if signed_in else "") as socket:
+        await asyncio.sleep(0.05)
+        web.hall.stopping.set()
+        web.server.stop()
+        stopping = asyncio.create_task(web.server.close_all_connections())
         assert (await _closing(socket))[1] == 1001
+        await asyncio.wait_for(stopping, 3)

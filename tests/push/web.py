@@ -1,5 +1,6 @@
 """The handlers of push on a real HTTP server, with real sign-in through the stand-ins."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ class Web:
     desk: Desk
     url: str
     hall: SimpleNamespace
+    server: HTTPServer
 
     async def sign_in(self, name: str) -> Login:
         """Sign a person in through the WeChat stand-in, as the mini-program does."""
@@ -73,10 +75,12 @@ async def open_web(desk: Desk, keys: KeyRing, push: Push | None = None, **settin
     nothing: Any = None
     identity = Identity(desk.database, keys, wechat=wechat, alipay=nothing, sms_codes=nothing, realname=nothing)
     hall = SimpleNamespace(settings=known, database=desk.database, push=push or desk.push, identity=identity)
+    hall.stopping = asyncio.Event()
     routes = [*notifications.routes, *stream.routes, *templates.routes, *message_push.routes]
     server = HTTPServer(_Application(hall, routes))
     server.add_socket(socket)
-    yield Web(desk, url, hall)
+    yield Web(desk, url, hall, server)
+    hall.stopping.set()
     server.stop()
-    await hall.push.stream.close()
     await server.close_all_connections()
+    await hall.push.stream.close()
