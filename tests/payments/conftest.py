@@ -108,6 +108,7 @@ class Hall:
     session: aiohttp.ClientSession
     url: str
     payers: dict[tuple[str, str], Mapping[str, Any]]
+    web: SimpleNamespace = field(default_factory=SimpleNamespace)  # what the handlers see as the hall
     offset: timedelta = timedelta()
 
     def now(self) -> datetime:
@@ -156,10 +157,17 @@ class Hall:
         rows = await self.database["events"].find({"subject_id": order.id}).sort("_id", 1).to_list()
         return [row["name"] for row in rows]
 
-    def build(self, *, wechatpay_url: str = "", alipay_url: str = "", certificate_mode: bool = False) -> Payments:
-        """Return payments of the same database whose providers are elsewhere."""
+    def build(
+        self,
+        *,
+        wechatpay_url: str = "",
+        alipay_url: str = "",
+        certificate_mode: bool = False,
+        database: Database | None = None,
+    ) -> Payments:
+        """Return payments of the same database (unless told otherwise) whose providers are elsewhere."""
         return Payments(
-            self.database,
+            database or self.database,
             providers=providers(
                 self.http,
                 self.credentials,
@@ -231,7 +239,8 @@ async def hall(database: Database, sandbox: Running, http: HttpClient) -> AsyncI
         )
         hall.payments = hall.build()
         await hall.payments.prepare()
-        application.hall = SimpleNamespace(payments=hall.payments, settings=SimpleNamespace(public_url=url))
+        hall.web = SimpleNamespace(payments=hall.payments, settings=SimpleNamespace(public_url=url), database=database)
+        application.hall = hall.web
         yield hall
     server.stop()
     await server.close_all_connections()
