@@ -234,7 +234,8 @@ class HallHandler(RequestHandler):
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Idempotent-Replayed", "true")
         reservation, self._reservation = self._reservation, None
-        self.finish(reservation.body or b"")
+        # Answers hold personal data, so they are kept sealed like every other field of that kind.
+        self.finish(self.hall.keys.open_sealed((reservation.body or b"").decode(), context=reservation.id))
         return True
 
     # --- what goes ---
@@ -243,7 +244,8 @@ class HallHandler(RequestHandler):
         """Answer JSON; in an idempotent operation the answer is kept before it is sent."""
         body = orjson.dumps(data)
         if self._reservation is not None:
-            await idempotency.keep(self.hall.database, self._reservation, status, body)
+            sealed = self.hall.keys.seal(body.decode(), context=self._reservation.id)
+            await idempotency.keep(self.hall.database, self._reservation, status, sealed.encode())
             self._reservation = None
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=utf-8")
