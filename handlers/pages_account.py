@@ -204,9 +204,8 @@ class ProofPage(PageHandler):
 
     async def show_step(self, template: str, status: int = 200, **values: object) -> None:
         known = await self.hall.identity.resident(self.resident.resident_id)
-        await self.show(
-            template, status, **{"next": self.next, "level": self.wanted, "reached": known.level, "back": self.next, "sent": False, **values}
-        )
+        shared = {"next": self.next, "level": self.wanted, "reached": known.level, "back": self.next, "sent": False}
+        await self.show(template, status, **{**shared, **values})
 
 
 def next_proof(level: int, wanted: int) -> str | None:

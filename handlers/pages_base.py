@@ -39,6 +39,12 @@ ULID = r"[0-9A-HJKMNP-TV-Z]{26}"
 _LOCAL_PATH = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\]*")
 
 
+_LEAST = (
+    "<!doctype html><html lang=zh-CN><meta charset=utf-8><title>出了点问题</title>"
+    "<p>系统出了点问题，请稍后再试，或拨打12345。"
+)
+
+
 class PageExpired(Forbidden):
     """The form's token does not fit the browser's cookie: forged, or the page stood open for too long."""
 
@@ -257,7 +263,7 @@ class PageHandler(HallHandler):
             page = self.render_string("error.html", problem=error, step=pages_text.step_after(error))
         except Exception:  # the error page itself must never fail: say the least there is to say
             log.exception("page.error_page_failed")
-            page = "<!doctype html><html lang=zh-CN><meta charset=utf-8><title>出了点问题</title><p>系统出了点问题，请稍后再试，或拨打12345。"
+            page = _LEAST
         self.finish(page)
 
     def _set_security_headers_quietly(self) -> None:
