@@ -15,9 +15,12 @@ from typing import Any
 from app.kernel.clock import SHANGHAI, chinese_moment, format_utc
 from app.kernel.ids import random_code, random_digits
 from app.kernel.money import yuan_text
+from app.kernel.numbers import mask_plate
 from payments.model import Order, OrderState
 
 CODE_LENGTH = 8
+_PLATE = re.compile(r"[\u4e00-\u9fff][A-HJ-NP-Z][A-HJ-NP-Z0-9]{5,6}(?![A-Z0-9])")
+_LONG_NUMBER = re.compile(r"\d[\dXx]{6,}")
 _PROVIDER_NAMES = {"wechatpay": "微信支付", "alipay": "支付宝"}
 _STATE_NAMES = {
     OrderState.PAID: "已缴清",
@@ -66,13 +69,19 @@ def public_view(order: Order) -> dict[str, Any]:
     return {
         "number": order.receipt_number,
         "valid": True,
-        "title": order.title,
-        "lines": [dict(line.__dict__) for line in order.lines],
+        "title": _masked(order.title),
+        "lines": [{**line.__dict__, "title": _masked(line.title)} for line in order.lines],
         "amount_fen": order.amount_fen,
         "paid_at": format_utc(order.paid_at),
         "state": str(order.state),
         "state_name": _STATE_NAMES.get(order.state, str(order.state)),
     }
+
+
+def _masked(title: str) -> str:
+    """Return a title as strangers may read it: a department may have put a plate or an account number into it."""
+    title = _PLATE.sub(lambda match: mask_plate(match[0]), title)
+    return _LONG_NUMBER.sub(lambda match: f"{match[0][:2]}***{match[0][-2:]}", title)
 
 
 def check_url(order: Order, public_url: str) -> str:
@@ -97,7 +106,7 @@ def render_pdf(receipt: Mapping[str, Any], paid_at: datetime) -> bytes:
     from fpdf import FPDF
     from fpdf.enums import XPos, YPos
 
-    pdf = FPDF(format="A5", orientation="landscape", unit="mm")
+    pdf = FPDF(format=(148, 210), orientation="landscape", unit="mm")  # A5
     pdf.set_title(f"缴费收据 {receipt['number']}")
     pdf.set_lang("zh-CN")
     pdf.set_creation_date(paid_at)

@@ -113,8 +113,8 @@ def verify_message(
     key = keys.get(serial)
     if key is None:
         raise UnknownSerial
-    # Header values are Latin-1 on the wire; a nonce is ASCII, anything else simply does not verify.
-    message = f"{timestamp}\n{nonce}\n".encode() + body + b"\n"
+    # A nonce is ASCII; whatever else a header can hold must fail the check, not the encoding.
+    message = f"{timestamp}\n{nonce}\n".encode(errors="surrogateescape") + body + b"\n"
     if not rsa.is_signed(key, message, signature):
         raise MessageRefused("signature")
 
