@@ -82,7 +82,6 @@ from push.channels.wechat import WechatSubscribe
 from push.grants import Grants
 from push.service import Push
 from push.store import Store
-from push.stream import Stream
 from push.templates import load_templates
 
 log = structlog.get_logger(__name__)
@@ -320,11 +319,7 @@ def _push(
         ),
         Sms(sms, identity),
     ]
-    push = Push(
-        database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms
-    )
-    push.stream = Stream(store, redis)
-    return push
+    return Push(database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms)
 
 
 def _subscribers(

@@ -197,7 +197,7 @@ class HallHandler(RequestHandler):
             raise BadRequest("提交的内容不是有效的 JSON。", en="The body is not valid JSON.") from error
         if not isinstance(data, dict):
             raise ValidationFailed([error_row("", "type", "应为一个 JSON 对象")])
-        return _judge(schema, data, "")
+        return judged(schema, data, "")
 
     def load_query(self, schema: type[Schema]) -> dict[str, Any]:
         """Return the query judged by a schema; of a repeated name the last counts."""
@@ -205,7 +205,7 @@ class HallHandler(RequestHandler):
             data = {name: values[-1].decode() for name, values in self.request.query_arguments.items()}
         except UnicodeDecodeError as error:
             raise BadRequest("网址中的参数不是有效的 UTF-8 文字。", en="The query is not UTF-8.") from error
-        return _judge(schema, data, "/query")
+        return judged(schema, data, "/query")
 
     def idempotent_id(self, prefix: str) -> str:
         """Return the id for what this request creates: the same again when it is retried after a crash."""
@@ -271,7 +271,7 @@ class HallHandler(RequestHandler):
             log.error("http.bug", path=self.request.path, exc_info=(typ, value, tb))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        self.answer_problem(_as_hall_error(status_code, kwargs.get("exc_info", (None, None, None))[1]))
+        self.answer_problem(as_hall_error(status_code, kwargs.get("exc_info", (None, None, None))[1]))
 
     def answer_problem(self, error: HallError) -> None:
         """Answer an expected failure as RFC 9457 problem+json."""
@@ -346,7 +346,7 @@ class Malformed(BadRequest):
     """An HTTP-level error without a code of its own."""
 
 
-def _as_hall_error(status: int, error: BaseException | None) -> HallError:
+def as_hall_error(status: int, error: BaseException | None) -> HallError:
     if isinstance(error, HallError):
         return error
     if isinstance(error, PyMongoError):
@@ -364,7 +364,7 @@ def _as_hall_error(status: int, error: BaseException | None) -> HallError:
     return HallError("系统出了点问题，已记录下来。请稍后再试，或拨打12345。", en="Something broke on our side; it was recorded.")
 
 
-def _judge(schema: type[Schema], data: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+def judged(schema: type[Schema], data: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     try:
         loaded: dict[str, Any] = _schema(schema).load(data)
         return loaded

@@ -19,7 +19,7 @@ from app.kernel import context
 from app.kernel.errors import BadRequest, Forbidden, HallError, NotFound, Unauthorized, ValidationFailed
 from app.kernel.ids import ulid
 from handlers import pages_text
-from handlers.base import HallHandler, _as_hall_error, allowed_methods
+from handlers.base import HallHandler, as_hall_error, allowed_methods
 from handlers.pages_assets import STATIC, TEMPLATES, asset, icon
 
 if TYPE_CHECKING:
@@ -248,7 +248,7 @@ class PageHandler(HallHandler):
         await self.get(*args)  # the same headers; Tornado leaves the body out
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
-        error = _as_hall_error(status_code, kwargs.get("exc_info", (None, None, None))[1])
+        error = as_hall_error(status_code, kwargs.get("exc_info", (None, None, None))[1])
         if error.status == 401 and self.needs is not None:
             where = "/staff/sign-in?" if self.needs == "staff" else "/sign-in?"
             return self.redirect(where + urlencode({"next": self._way_back()}), status=303)

@@ -9,7 +9,7 @@ from app.cases import review, steps, views
 from app.cases.model import STATE_NAMES, State
 from app.identity.tokens import STAFF_FOR
 from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized
-from handlers.base import _judge as judge_body
+from handlers.base import judged as judge_body
 from handlers.cases import send_file
 from handlers.pages_base import STAFF_COOKIE, PageHandler, errors_by_field, local_path
 from handlers.staff import BODIES, lamp_of

@@ -122,9 +122,8 @@ class Identity:
         """Sign in with a code from a text message. Raises errors.SmsCodeWrong."""
         number = _mobile(phone)
         await self._sms_codes.use(number, code, purpose="login", now=utc_now())
-        index = self._keys.blind_indexes(number, purpose="phone")
         residents = self._database["residents"]
-        document = await residents.find_one({"phone_index": {"$in": index}})
+        document = await self._holder_of_phone(number)
         is_new = document is None
         if document is None:
             resident_id = new_id("res")
@@ -133,10 +132,23 @@ class Identity:
             try:
                 await residents.insert_one(document)
             except DuplicateKeyError:  # two sign-ins with the same new number at once: the first one made the resident
-                document = await residents.find_one({"phone_index": {"$in": index}})
+                document = await self._holder_of_phone(number)
                 is_new = False
         assert document is not None
         return await self._new_session(document, "sms", is_new)
+
+    async def _holder_of_phone(self, number: str, session: Any = None) -> dict[str, Any] | None:
+        """Return who signs in with this number: as the resident's number, or as one that a joined resident brought along."""
+        indexes = self._keys.blind_indexes(number, purpose="phone")
+        residents = self._database["residents"]
+        document: dict[str, Any] | None = await residents.find_one({"phone_index": {"$in": indexes}}, session=session)
+        if document is None:
+            alias = await self._database["channel_identities"].find_one(
+                {"_id": {"$in": [f"sms:{index}" for index in indexes]}}, session=session
+            )
+            if alias is not None:
+                document = await store.load_resident(residents, alias["resident_id"], session)
+        return document
 
     async def _login(self, provider: str, identity_id: str, identity: dict[str, Any]) -> Login:
         now = utc_now()
@@ -383,14 +395,15 @@ class Identity:
         return await self.resident(into)
 
     async def _other_holder(self, mine: dict[str, Any], proven: dict[str, str], session: Any) -> dict[str, Any] | None:
-        for name, purpose in (("id_number", "id"), ("phone", "phone")):
+        for name in ("id_number", "phone"):
             if name not in proven:
                 continue
-            indexes = self._keys.blind_indexes(proven[name], purpose=purpose)
-            other: dict[str, Any] | None = await self._database["residents"].find_one(
-                {f"{purpose}_index": {"$in": indexes}, "_id": {"$ne": mine["_id"]}}, session=session
-            )
-            if other is None:
+            if name == "phone":
+                other = await self._holder_of_phone(proven[name], session)
+            else:
+                indexes = self._keys.blind_indexes(proven[name], purpose="id")
+                other = await self._database["residents"].find_one({"id_index": {"$in": indexes}}, session=session)
+            if other is None or other["_id"] == mine["_id"]:
                 continue
             if mine.get("id_index") and other.get("id_index") and mine["id_index"] != other["id_index"]:
                 # Two persons of different citizen numbers: numbers get new holders, so this proves nothing.
@@ -442,6 +455,12 @@ class Identity:
             {"$set": {**store.sealed_fields(self._keys, older["_id"], values), "level": level}, "$inc": {"version": 1}},
             session=session,
         )
+        if younger.get("phone_index") and older.get("phone_index") != younger["phone_index"] and older.get("phone_index"):
+            # The older one's number stays the one that is written to; the other one still signs in.
+            alias = {"provider": "sms", "resident_id": older["_id"], "created_at": utc_now(), "last_login_at": utc_now()}
+            await self._database["channel_identities"].replace_one(
+                {"_id": f"sms:{younger['phone_index']}"}, alias, upsert=True, session=session
+            )
         for collection in ("channel_identities", "sessions"):
             await self._database[collection].update_many(
                 {"resident_id": younger["_id"]}, {"$set": {"resident_id": older["_id"]}}, session=session

@@ -159,6 +159,19 @@ async def test_the_older_account_stays_and_both_tokens_lead_to_it(identity, sent
     assert [event["owner_id"] for event in events] == [joined.id]
 
 
+async def test_a_joined_person_signs_in_with_either_number(identity, sent_codes):
+    number, logins = id_number(777), []
+    for phone in ("13900003001", "13900003002"):
+        await identity.send_sms_code(phone, "a")
+        logins.append(await identity.login_sms(phone, sent_codes[phone]))
+        await identity.verify_real_name(await session_of(identity, logins[-1]), "张三", number)
+    for phone in ("13900003001", "13900003002"):
+        await identity.send_sms_code(phone, "a")
+        again = await identity.login_sms(phone, sent_codes[phone])
+        assert (again.resident.id, again.is_new) == (logins[0].resident.id, False)
+    assert (await identity.resident(logins[0].resident.id)).phone == "13900003001"
+
+
 async def test_a_face_check_is_not_carried_over_by_name_and_number(identity):
     number = id_number(4711)
     first = await identity.login_wechat(f"sim-{a_name()}")
