@@ -31,10 +31,10 @@ log = structlog.get_logger(__name__)
 CONNECT_TIMEOUT_S = 3
 CALLS_IN_FLIGHT = 32
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
-# Eight failures in a row mean that a vendor is away; five seconds later one call tries again. Short on purpose: a breaker spares
-# our residents the waiting, it must not keep a vendor away that is back.
-BREAKER_FAILURES = 8
-BREAKER_REST_S = 5
+# Ten failures in a row mean that a vendor is away; two seconds later one call tries again. Short on purpose: a breaker spares our
+# residents the waiting (a time-out each), it must not keep a vendor away that is back.
+BREAKER_FAILURES = 10
+BREAKER_REST_S = 2
 
 calls = Counter("hall_vendor_calls", "Calls to other systems", ["vendor", "outcome"])
 call_seconds = Histogram(

@@ -24,6 +24,7 @@ from payments.model import (
     next_ask,
 )
 from payments.provider import PaymentReport, PaymentState
+from config.settings import ROOT
 from payments.settling import _CHANGES
 
 NOW = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
@@ -93,6 +94,22 @@ def test_order_moves_only_from_their_states(name):
         else:
             with pytest.raises(MoveNotAllowed):
                 order(state=state).move(name)
+
+
+def test_the_tables_in_the_docs_are_the_tables_in_the_code():
+    rows = [
+        [cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|")]
+        for line in (ROOT / "docs" / "payments.md").read_text().splitlines()
+        if line.startswith("|")
+    ]
+    written = {(row[0], row[1], row[2]) for row in rows if len(row) == 4}
+    for name, move in ORDER_MOVES.items():
+        sources = ", ".join(state for state in OrderState if state in move.sources) or "–"
+        assert (sources, name, str(move.target)) in written, name
+        assert any(row[1] == name and row[3] == move.event for row in rows if len(row) == 4)
+    told = {row[1].split(" (")[0]: row[2] for row in rows if len(row) == 3}
+    for name, move in ATTEMPT_MOVES.items():
+        assert told[name] == str(move.target), name
 
 
 def test_final_attempt_states_never_go_back():

@@ -1,6 +1,7 @@
 """The Alipay gateway client against the stand-in."""
 
 import json
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -106,3 +107,24 @@ async def test_template_message(gateway, sim):
     with pytest.raises(AlipayRefused) as caught:
         await gateway.send_template_message("tpl", data, open_id=user.open_id, page="pages/case")
     assert caught.value.kind == "no_grant"
+
+
+async def test_certificate_mode(http, sandbox, own):
+    folder = Path(__file__).parent / "vectors"
+    vectors = json.loads((folder / "alipay.json").read_text())
+    certificate = vectors["app_certificate"]
+    gateway = gateway_of(
+        http,
+        sandbox,
+        own,
+        public_key="",
+        app_cert=certificate["pem"],
+        root_cert=(folder / "alipay_root.crt").read_text(),
+        public_cert=certificate["pem"].replace("\n", "\r\n"),
+    )
+    sent = gateway.request("alipay.trade.query", {"out_trade_no": "pay_x"})
+    assert sent["app_cert_sn"] == certificate["sn"]
+    assert sent["alipay_root_cert_sn"] == vectors["root_certificates_sn"]
+    assert list(gateway.keys) == [certificate["sn"]]
+    with pytest.raises(VendorUnknown):  # signed, but not with the certificate we trust
+        await gateway.call("alipay.trade.query", {"out_trade_no": "pay_x"})
