@@ -233,7 +233,9 @@ def event_data(order: Order, attempt: Attempt | None = None, **more: Any) -> dic
     data: dict[str, Any] = {
         "amount_fen": order.amount_fen,
         "titles": [payable.title for payable in order.payables],
-        "payables": [{"kind": payable.kind, "id": payable.id} for payable in order.payables],
+        "payables": [
+            {"kind": payable.kind, "id": payable.id, "amount_fen": payable.amount_fen} for payable in order.payables
+        ],
         "expires_at": format_utc(order.expires_at),
         "state": str(order.state),
         **more,
@@ -242,6 +244,10 @@ def event_data(order: Order, attempt: Attempt | None = None, **more: Any) -> dic
         data["receipt_number"] = order.receipt_number
     if attempt is not None:
         data |= {"provider": attempt.provider, "attempt_id": attempt.id}
+        if attempt.provider_trade_no:
+            data["provider_trade_no"] = attempt.provider_trade_no
+    if order.paid_at is not None:
+        data["paid_at"] = format_utc(order.paid_at)
     return data
 
 
@@ -261,17 +267,18 @@ class Verdict(StrEnum):
 
 
 def mismatches(attempt: Attempt, report: PaymentReport) -> tuple[str, ...]:
-    """Return which parts of a report of a payment differ from our own record; the same for every provider.
+    """Return which parts of a report differ from our own record; the same for every provider.
 
-    Merchant and application may be missing in an answer that is signed for our own application; amount and currency may not.
+    Merchant and application may be missing in an answer that is signed for our own application; amount and currency of a payment
+    may not.
     """
     ours = {
         "provider": (attempt.provider, report.provider),
-        "amount": (attempt.amount_fen, report.amount_fen),
-        "currency": ("CNY", report.currency),
         "merchant": (attempt.merchant_id or report.merchant_id, report.merchant_id or attempt.merchant_id),
         "app": (attempt.app_id, report.app_id or attempt.app_id),
     }
+    if report.state is PaymentState.PAID:
+        ours |= {"amount": (attempt.amount_fen, report.amount_fen), "currency": ("CNY", report.currency)}
     return tuple(name for name, (expected, told) in ours.items() if expected != told)
 
 
@@ -295,8 +302,8 @@ def judge(
         if order.state in (OrderState.OPEN, OrderState.PAYING):
             return Verdict.SETTLE
         return Verdict.SETTLE_LATE if order.state is OrderState.CLOSED else Verdict.OVERPAID
-    if not attempt.is_open:
-        return Verdict.NOTHING
+    if not attempt.is_open or mismatches(attempt, report):
+        return Verdict.NOTHING  # somebody else's number that looks like ours ends nothing of ours
     if report.state is PaymentState.CLOSED:
         return Verdict.CLOSE_ATTEMPT
     if report.state is PaymentState.NOT_FOUND:

@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
+from pymongo import WriteConcern
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from app.kernel.ids import new_id
@@ -28,7 +29,6 @@ _REJECTED_ROWS = 5000
 # Only what belongs to the message is kept: no cookies, no addresses.
 _KEPT_HEADERS = ("wechatpay-", "content-type", "request-id", "user-agent")
 _APPLY_AGAIN_AFTER = timedelta(seconds=10)
-_GIVE_UP_AFTER = timedelta(days=2)
 _NAMESPACE_EXISTS = 48
 
 
@@ -89,9 +89,10 @@ class Notifications:
             .to_list()
         )
         for row in rows:
-            outcome = await self._apply(row["_id"], PaymentReport.from_document(row["report"]), now)
-            if not outcome.taken and now - row["received_at"] > _GIVE_UP_AFTER:
-                await self._mark(row["_id"], "given_up")
+            try:
+                await self._apply(row["_id"], PaymentReport.from_document(row["report"]), now)
+            except Exception as error:  # one that cannot be applied must not keep the others, nor the sweep, from going on
+                log.error("payment.notice_not_applied", notification_id=row["_id"], exc_info=error)
         return len(rows)
 
     async def _read(
@@ -133,7 +134,8 @@ class Notifications:
         metrics.signatures_refused.labels(provider, rejected.reason).inc()
         tell = log.info if rejected.is_probe else log.warning
         tell("payment.notice_refused", provider=provider, reason=rejected.reason)
-        await self._database[_REJECTED].insert_one(record)
+        # Not worth waiting for the journal: a flood of forgeries should cost the database little.
+        await self._database[_REJECTED].with_options(write_concern=WriteConcern(w=1)).insert_one(record)
         return Outcome(taken=False, reason="signature refused")
 
 

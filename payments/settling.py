@@ -116,7 +116,7 @@ def _settle(order: Order, attempt: Attempt, report: PaymentReport, now: datetime
     settled = replace(settled, attempts=attempts, next_ask_at=now if settled.open_attempts else None)
     return Change(
         settled,
-        events=(order_event("order.paid", settled, now, attempt),),
+        events=(order_event("order.paid", settled, now, settled.attempt(attempt.id)),),
         take_locks=name == "settle_late",
         receipt=receipt,
     )
@@ -128,7 +128,7 @@ def _settle_late(order: Order, attempt: Attempt, report: PaymentReport, now: dat
 
 def _overpaid(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
     booked = order.with_attempt(_paid(attempt, report, now, is_overpaid=True))
-    event = order_event("order.overpaid", booked, now, attempt, overpaid_fen=report.amount_fen)
+    event = order_event("order.overpaid", booked, now, booked.attempt(attempt.id), overpaid_fen=report.amount_fen)
     return Change(booked, events=(event,))
 
 

@@ -144,6 +144,14 @@ def test_judgement(order_state, attempt_state, told, verdict):
     assert judge(order(one, state=order_state), one, report(told), NOW) is verdict
 
 
+def test_news_of_somebody_elses_trade_ends_nothing_of_ours():
+    one = attempt()
+    for change in ({"provider": "alipay"}, {"merchant_id": "1900000002"}, {"app_id": "wx2"}):
+        told = report(PaymentState.CLOSED, **change)
+        assert judge(order(one), one, told, NOW) is Verdict.NOTHING
+    assert judge(order(one), one, report(PaymentState.CLOSED, merchant_id="1900000001"), NOW) is Verdict.CLOSE_ATTEMPT
+
+
 def test_not_found_ends_an_attempt_only_when_it_cannot_come_into_being_any_more():
     told = report(PaymentState.NOT_FOUND)
     for state in (AttemptState.CREATED, AttemptState.UNKNOWN, AttemptState.WAITING):

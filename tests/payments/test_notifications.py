@@ -178,8 +178,8 @@ async def test_forged_replayed_and_damaged(hall):
     refused = [
         wechat_notice(hall, content, key=stranger),
         wechat_notice(hall, content, key=stranger, key_id="PUB_KEY_ID_0000"),
-        wechat_notice(hall, content, at=-301),
-        wechat_notice(hall, content, at=301),
+        wechat_notice(hall, content, at=-330),
+        wechat_notice(hall, content, at=330),
         wechat_notice(hall, content, tag=1),
         (body + b" ", headers),
         (body, {name: value for name, value in headers.items() if name != "Wechatpay-Signature"}),

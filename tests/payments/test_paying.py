@@ -29,6 +29,9 @@ async def test_paid_by_notice(hall, provider):
     assert paid.paid_attempt.provider_trade_no == told["trade_no"]
     assert await hall.events(order) == ["order.created", "order.paying", "order.paid"]
     assert paid.receipt_number.startswith("RSGGAJ")
+    event = await hall.database["events"].find_one({"name": "order.paid"})
+    assert event["data"]["payables"] == [{"kind": "case", "id": order.payables[0].id, "amount_fen": 4000}]
+    assert event["data"]["provider_trade_no"] == told["trade_no"] and event["data"]["paid_at"]
     with pytest.raises(errors.OrderAlreadyPaid):
         await hall.pay(order, provider)
 
