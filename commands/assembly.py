@@ -3,12 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import structlog
 from pymongo import IndexModel
 from redis.asyncio import Redis
-from tornado.web import Application
 
 from app.cases import store as cases_store
 from app.cases.payables import CasePayables
@@ -17,7 +15,8 @@ from app.cases.service import Cases
 from app.cases.store import CaseStore
 from app.catalogue import publish as catalogue_publish
 from app.catalogue.live import LiveCatalogue
-from app.catalogue.load import Catalogue, load_catalogue as read_catalogue
+from app.catalogue.load import Catalogue
+from app.catalogue.load import load_catalogue as read_catalogue
 from app.checks import store as checks_store
 from app.checks.payables import BillPayables
 from app.checks.service import Checks
@@ -42,33 +41,6 @@ from app.storage.mongo import Database
 from app.storage.redis import connect, publish
 from app.storage.relay import Relay, Subscriber
 from config.settings import ROOT, Settings
-from handlers.base import HallHandler
-from handlers import (
-    auth,
-    callbacks,
-    cases as case_routes,
-    catalogue as catalogue_routes,
-    checks as check_routes,
-    notifications,
-    openapi,
-    operations,
-    orders,
-    pages_account,
-    pages_base,
-    pages_cases,
-    pages_checks,
-    pages_home,
-    pages_inbox,
-    pages_pay,
-    pages_staff,
-    receipts,
-    staff as staff_routes,
-    stream,
-)
-from handlers.pages_base import PageNotFound
-from miniprogram_api import alipay as alipay_routes
-from miniprogram_api import message_push, templates
-from miniprogram_api import wechat as wechat_routes
 from payments import store as payments_store
 from payments.providers.alipay import Alipay
 from payments.providers.wechatpay import WeChatPay
@@ -98,35 +70,6 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **payments_store.INDEXES,
     **push_service.INDEXES,
 }
-
-# The hot reads first: Tornado tries the routes in order.
-ROUTE_MODULES = (
-    catalogue_routes,
-    case_routes,
-    auth,
-    orders,
-    callbacks,
-    notifications,
-    stream,
-    check_routes,
-    receipts,
-    wechat_routes,
-    alipay_routes,
-    templates,
-    message_push,
-    staff_routes,
-    operations,
-    openapi,
-    pages_home,
-    pages_account,
-    pages_cases,
-    pages_pay,
-    pages_checks,
-    pages_inbox,
-    pages_staff,
-    pages_base,
-)
-
 
 def load_catalogue() -> Catalogue:
     """Read and judge config/catalogue. Raises CatalogueBroken with one line per mistake."""
@@ -384,37 +327,3 @@ def _waker(hall: Hall) -> Callable[[], None]:
             hall.run_beside(tell())
 
     return wake
-
-
-class HallApplication(Application):
-    """The Tornado application; counts the requests in flight, so that stopping can wait for them."""
-
-    def __init__(self, hall: Hall, routes: list[tuple[Any, ...]]) -> None:
-        self.hall = hall
-        self.hall_routes = routes
-        self.in_flight = 0
-        self._ended = asyncio.Event()
-        super().__init__(routes, default_handler_class=PageNotFound, log_function=lambda _handler: None, xsrf_cookies=False)
-
-    def begin(self) -> None:
-        self.in_flight += 1
-
-    def end(self) -> None:
-        self.in_flight -= 1
-        if self.in_flight == 0:
-            self._ended.set()
-
-    async def all_ended(self) -> None:
-        """Return when no request is in flight."""
-        while self.in_flight:
-            self._ended.clear()
-            await self._ended.wait()
-
-
-def make_application(hall: Hall) -> HallApplication:
-    """Return the application with every route of the hall."""
-    routes: list[tuple[Any, ...]] = [route for module in ROUTE_MODULES for route in module.routes]
-    for pattern, handler, *_rest in routes:
-        if issubclass(handler, HallHandler):
-            handler.route = handler.route or pattern
-    return HallApplication(hall, routes)

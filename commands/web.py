@@ -39,7 +39,8 @@ def command(child: bool) -> None:
 
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then let requests in flight end."""
-    from commands.assembly import assemble, make_application
+    from commands.assembly import assemble
+    from commands.routes import make_application
 
     if not settings.is_production:  # there it is a step of its own in each release: migrate, publish
         await prepare(settings, with_demo=True)

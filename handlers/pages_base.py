@@ -19,8 +19,9 @@ from app.kernel import context
 from app.kernel.errors import BadRequest, Forbidden, HallError, NotFound, Unauthorized, ValidationFailed
 from app.kernel.ids import ulid
 from handlers import pages_text
-from handlers.base import HallHandler, as_hall_error, allowed_methods
+from handlers.base import HallHandler, allowed_methods
 from handlers.pages_assets import STATIC, TEMPLATES, asset, icon
+from handlers.problems import as_hall_error
 
 if TYPE_CHECKING:
     from app.identity.model import StaffSession

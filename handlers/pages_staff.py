@@ -9,9 +9,9 @@ from app.cases import review, steps, views
 from app.cases.model import STATE_NAMES, State
 from app.identity.tokens import STAFF_FOR
 from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized
-from handlers.base import judged as judge_body
 from handlers.cases import send_file
 from handlers.pages_base import STAFF_COOKIE, PageHandler, errors_by_field, local_path
+from handlers.problems import judged
 from handlers.staff import BODIES, lamp_of
 
 ID = r"(case_[0-9A-Z]{26})"
@@ -120,7 +120,7 @@ class Act(OneCase):
             raise NotFound("没有这个操作。")
         typed = self._typed(action)
         try:
-            body = judge_body(BODIES[action], typed, "")
+            body = judged(BODIES[action], typed, "")
             await self.hall.review.act(case_id, action, self.staff, body)
         except HallError as error:
             if error.status not in (403, 409, 422):

@@ -5,9 +5,10 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.cases import errors, machine, materials, steps, views
+from app.cases import machine, materials, steps, views
+from app.cases.completeness import has_delivery
 from app.cases.model import Case, State
-from app.cases.service import Cases, has_delivery
+from app.cases.service import Cases
 from app.identity.model import StaffSession
 from app.kernel.audit import record
 from app.kernel.clock import utc_now

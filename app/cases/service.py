@@ -12,7 +12,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from app.cases import errors, forms, machine, materials, steps, views
-from app.cases.model import Case, Fee, State, TimelineEntry
+from app.cases.completeness import complete_form, frozen_fees, has_delivery
+from app.cases.model import Case, State, TimelineEntry
 from app.cases.store import CaseStore
 from app.cases.uploads import MAX_FILES, check_upload
 from app.catalogue import model as items
@@ -321,7 +322,7 @@ class Cases:
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
             self._may(case, "supplement")
-            form = self._complete_form(case, item, self._notice_rows(case, item))
+            form = self._complete_form(case, item)
             return steps.supplement(case, form, self.calendar, self._clock())
 
         return await self._change(case_id, resident_id, step)
@@ -404,57 +405,5 @@ class Cases:
     def _answer_rows(self, item: Mapping[str, Any], answers: Mapping[str, Any]) -> list[ErrorRow]:
         return [error_row(f"/answers/{key}", "unknown", text) for key, text in items.wrong_answers(item, answers).items()]
 
-    def _complete_form(
-        self, case: Case, item: Mapping[str, Any], more: tuple[ErrorRow, ...] = ()
-    ) -> dict[str, Any]:
-        rows: list[ErrorRow] = [
-            error_row(f"/answers/{situation['key']}", "required", f"请回答：{situation['question']}")
-            for situation in items.unanswered_fee_situations(item, case.answers)
-        ]
-        facts = forms.Facts(
-            today=shanghai_day(self._clock()),
-            division_codes=self.catalogue.division_codes,
-            fields_with_files=frozenset(key for key, held in case.materials.items() if materials.is_met(held)),
-        )
-        form, form_rows = forms.judge(item, case.answers, case.form, facts)
-        rows += form_rows + materials.gaps(item, case.answers, case.materials)
-        told = {row["pointer"] for row in rows}
-        rows += [row for row in more if row["pointer"] not in told]
-        if rows:
-            raise errors.Incomplete(rows)
-        return form
-
-    def _notice_rows(self, case: Case, item: Mapping[str, Any]) -> tuple[ErrorRow, ...]:
-        """Rows for what the notice asked for and has not come since: a material needs something new, an answer must be there."""
-        assert case.supplement is not None
-        requested_at = case.supplement["requested_at"]
-        form_keys = {field["key"] for field in item["form"]}
-        rows = []
-        for asked in case.supplement["missing"]:
-            held = case.materials.get(asked["key"], {})
-            fresh = any(entry["at"] > requested_at for entry in held.get("files", ()))
-            fresh = fresh or bool(held.get("licence_id") and held.get("at", requested_at) > requested_at)
-            if asked["key"] in form_keys and not fresh:
-                continue  # an answer: judged with the whole form
-            if not fresh:
-                rows.append(
-                    error_row(f"/materials/{asked['key']}", "required", f"请补交“{asked['name']}”：{asked['reason']}")
-                )
-        return tuple(rows)
-
-
-def frozen_fees(item: Mapping[str, Any], answers: Mapping[str, Any]) -> tuple[Fee, ...]:
-    """Return the fees the hall collects for this application, at the prices of this item version.
-
-    Amounts that another system computes (formula, market) and fees paid elsewhere (offline) are not collected here.
-    """
-    return tuple(
-        Fee(fee["key"], fee["name"], fee["amount_fen"], fee["when_paid"], fee["basis"])
-        for fee in items.visible_fees(item, answers)
-        if fee["amount_fen"] and fee["when_paid"] != "offline"
-    )
-
-
-def has_delivery(item: Mapping[str, Any]) -> bool:
-    """Say whether the item has a delivery step of its own."""
-    return any(step["stage"] == "deliver" for step in item["steps"])
+    def _complete_form(self, case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
+        return complete_form(case, item, shanghai_day(self._clock()), self.catalogue.division_codes)

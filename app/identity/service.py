@@ -16,15 +16,14 @@ from pymongo.errors import DuplicateKeyError
 
 from app.identity import errors, store, tokens
 from app.identity.model import LEVEL_FACE, LEVEL_PHONE, LEVEL_REAL_NAME, Resident, ResidentSession
+from app.identity.proving import Proving
 from app.identity.realname import RealName
 from app.identity.sms_codes import SmsCodes
 from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import Unauthorized, ValidationFailed, error_row
-from app.kernel.events import new_event
 from app.kernel.ids import new_id
 from app.kernel.numbers import check_id_number, check_mobile, mask_name, mask_phone
-from app.storage import outbox
 from app.storage.mongo import Database
 
 FACE_CHECK_FOR = timedelta(minutes=10)
@@ -81,6 +80,7 @@ class Identity:
         self._alipay = alipay
         self._sms_codes = sms_codes
         self._realname = realname
+        self._proving = Proving(database, keys)
         self._trusted: TTLCache[str, tuple[ResidentSession, datetime]] = TTLCache(20_000, ttl=SESSION_TRUST_S)
         # Called right after a join with (from, into), besides the event: nobody should find an empty list in between.
         self.after_join: list[Callable[[str, str], Awaitable[None]]] = []
@@ -123,7 +123,7 @@ class Identity:
         number = _mobile(phone)
         await self._sms_codes.use(number, code, purpose="login", now=utc_now())
         residents = self._database["residents"]
-        document = await self._holder_of_phone(number)
+        document = await self._proving.holder_of_phone(number)
         is_new = document is None
         if document is None:
             resident_id = new_id("res")
@@ -132,23 +132,10 @@ class Identity:
             try:
                 await residents.insert_one(document)
             except DuplicateKeyError:  # two sign-ins with the same new number at once: the first one made the resident
-                document = await self._holder_of_phone(number)
+                document = await self._proving.holder_of_phone(number)
                 is_new = False
         assert document is not None
         return await self._new_session(document, "sms", is_new)
-
-    async def _holder_of_phone(self, number: str, session: Any = None) -> dict[str, Any] | None:
-        """Return who signs in with this number: as the resident's number, or as one that a joined resident brought along."""
-        indexes = self._keys.blind_indexes(number, purpose="phone")
-        residents = self._database["residents"]
-        document: dict[str, Any] | None = await residents.find_one({"phone_index": {"$in": indexes}}, session=session)
-        if document is None:
-            alias = await self._database["channel_identities"].find_one(
-                {"_id": {"$in": [f"sms:{index}" for index in indexes]}}, session=session
-            )
-            if alias is not None:
-                document = await store.load_resident(residents, alias["resident_id"], session)
-        return document
 
     async def _login(self, provider: str, identity_id: str, identity: dict[str, Any]) -> Login:
         now = utc_now()
@@ -374,112 +361,12 @@ class Identity:
         )
 
     async def _prove(self, resident_id: str, *, level: int = 0, **proven: str) -> Resident:
-        """Write what was proven (phone, or name and id_number, or the level), joining the person's other resident if there is one."""
-
-        async def write(session: Any) -> tuple[str, str | None]:
-            residents = self._database["residents"]
-            mine = await store.load_resident(residents, resident_id, session)
-            other = await self._other_holder(mine, proven, session)
-            if other is None:
-                await self._set_proven(mine, proven, level, session)
-                return mine["_id"], None
-            older, younger = sorted((mine, other), key=lambda document: document["_id"])
-            await self._join(younger, older, proven, session)
-            return older["_id"], younger["_id"]
-
-        into, joined = await self._database.transaction(write)
+        into, joined = await self._proving.prove(resident_id, level=level, **proven)
         self._trusted.clear()
         if joined is not None:
             for move in self.after_join:
                 await move(joined, into)
         return await self.resident(into)
-
-    async def _other_holder(self, mine: dict[str, Any], proven: dict[str, str], session: Any) -> dict[str, Any] | None:
-        for name in ("id_number", "phone"):
-            if name not in proven:
-                continue
-            if name == "phone":
-                other = await self._holder_of_phone(proven[name], session)
-            else:
-                indexes = self._keys.blind_indexes(proven[name], purpose="id")
-                other = await self._database["residents"].find_one({"id_index": {"$in": indexes}}, session=session)
-            if other is None or other["_id"] == mine["_id"]:
-                continue
-            if mine.get("id_index") and other.get("id_index") and mine["id_index"] != other["id_index"]:
-                # Two persons of different citizen numbers: numbers get new holders, so this proves nothing.
-                raise errors.PhoneTaken("这个手机号已绑定另一个实名账号；如果换了号码，请到窗口或拨打12345更新。")
-            return other
-        return None
-
-    async def _set_proven(self, mine: dict[str, Any], proven: dict[str, str], level: int, session: Any) -> None:
-        reached = max(
-            mine["level"],
-            level,
-            LEVEL_REAL_NAME if "id_number" in proven else 0,
-            LEVEL_PHONE if "phone" in proven else 0,
-        )
-        await self._database["residents"].update_one(
-            {"_id": mine["_id"]},
-            {
-                "$set": {**store.sealed_fields(self._keys, mine["_id"], proven), "level": reached},
-                "$inc": {"version": 1},
-            },
-            session=session,
-        )
-
-    async def _join(
-        self, younger: dict[str, Any], older: dict[str, Any], proven: dict[str, str], session: Any
-    ) -> None:
-        """Join the younger resident into the older one, in the caller's transaction."""
-        values = {
-            name: value
-            for document in (younger, older)
-            for name, value in vars(store.opened(self._keys, document)).items()
-            if name in ("name", "id_number", "phone", "address") and value
-        } | proven
-        # A face check was of one of the two; name and number alone do not carry it over to the other's channels.
-        level = min(max(younger["level"], older["level"]), LEVEL_REAL_NAME)
-        level = max(level, LEVEL_REAL_NAME if values.get("id_number") else LEVEL_PHONE)
-        residents = self._database["residents"]
-        await residents.update_one(
-            {"_id": younger["_id"]},
-            {
-                "$set": {"merged_into": older["_id"]},
-                "$unset": dict.fromkeys(("phone_index", "id_index", "name", "id_number", "phone", "address"), ""),
-                "$inc": {"version": 1},
-            },
-            session=session,
-        )
-        await residents.update_one(
-            {"_id": older["_id"]},
-            {"$set": {**store.sealed_fields(self._keys, older["_id"], values), "level": level}, "$inc": {"version": 1}},
-            session=session,
-        )
-        if younger.get("phone_index") and older.get("phone_index") != younger["phone_index"] and older.get("phone_index"):
-            # The older one's number stays the one that is written to; the other one still signs in.
-            alias = {"provider": "sms", "resident_id": older["_id"], "created_at": utc_now(), "last_login_at": utc_now()}
-            await self._database["channel_identities"].replace_one(
-                {"_id": f"sms:{younger['phone_index']}"}, alias, upsert=True, session=session
-            )
-        for collection in ("channel_identities", "sessions"):
-            await self._database[collection].update_many(
-                {"resident_id": younger["_id"]}, {"$set": {"resident_id": older["_id"]}}, session=session
-            )
-        channel = await self._database["channel_identities"].find_one(
-            {"resident_id": older["_id"]}, sort=[("last_login_at", -1)], session=session
-        )
-        await outbox.append(
-            self._database,
-            session,
-            [
-                new_event(
-                    "identity.joined",
-                    subject=("resident", older["_id"]),
-                    owner_id=older["_id"],
-                    data={"from": younger["_id"], "into": older["_id"], "channel": channel["provider"] if channel else "sms"},
-                )
-            ],
-        )
 
     # --- for push and payments ---
 

@@ -14,10 +14,11 @@ import pytest
 from tornado.httpserver import HTTPServer
 
 from app.kernel.ids import ulid
-from commands.assembly import assemble, make_application
+from commands.assembly import assemble
 from commands.defaults import fill_in
 from commands.dev import sandbox_settings
 from commands.migrate import prepare
+from commands.routes import make_application
 from commands.servers import die_with_parent, free_port
 from commands.story import id_number, picture
 from config.settings import ROOT, read_settings

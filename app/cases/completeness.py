@@ -1,0 +1,74 @@
+"""Whether a case may be handed in, and what it then costs. Pure."""
+
+from collections.abc import Collection, Mapping
+from datetime import date
+from typing import Any
+
+from app.cases import errors, forms, materials
+from app.cases.model import Case, Fee, State
+from app.catalogue import model as items
+from app.kernel.errors import ErrorRow, error_row
+
+
+def complete_form(
+    case: Case, item: Mapping[str, Any], today: date, division_codes: Collection[str]
+) -> dict[str, Any]:
+    """Return the normalised form of a case that may be handed in.
+
+    Raises:
+        Incomplete: one row for everything that is missing or wrong: questions, answers, materials, and, while supplementing, what
+            the notice asked for and has not come.
+    """
+    rows: list[ErrorRow] = [
+        error_row(f"/answers/{situation['key']}", "required", f"请回答：{situation['question']}")
+        for situation in items.unanswered_fee_situations(item, case.answers)
+    ]
+    facts = forms.Facts(
+        today=today,
+        division_codes=division_codes,
+        fields_with_files=frozenset(key for key, held in case.materials.items() if materials.is_met(held)),
+    )
+    form, form_rows = forms.judge(item, case.answers, case.form, facts)
+    rows += form_rows + materials.gaps(item, case.answers, case.materials)
+    told = {row["pointer"] for row in rows}
+    rows += [row for row in _notice_rows(case, item) if row["pointer"] not in told]
+    if rows:
+        raise errors.Incomplete(rows)
+    return form
+
+
+def _notice_rows(case: Case, item: Mapping[str, Any]) -> list[ErrorRow]:
+    """Rows for what the notice asked for and has not come since: a material needs something new, an answer must be there."""
+    if case.state is not State.SUPPLEMENT_REQUIRED or case.supplement is None:
+        return []
+    requested_at = case.supplement["requested_at"]
+    form_keys = {field["key"] for field in item["form"]}
+    rows = []
+    for asked in case.supplement["missing"]:
+        held = case.materials.get(asked["key"], {})
+        fresh = any(entry["at"] > requested_at for entry in held.get("files", ()))
+        fresh = fresh or bool(held.get("licence_id") and held.get("at", requested_at) > requested_at)
+        if asked["key"] in form_keys and not fresh:
+            continue  # an answer: judged with the whole form
+        if not fresh:
+            rows.append(
+                error_row(f"/materials/{asked['key']}", "required", f"请补交“{asked['name']}”：{asked['reason']}")
+            )
+    return rows
+
+
+def frozen_fees(item: Mapping[str, Any], answers: Mapping[str, Any]) -> tuple[Fee, ...]:
+    """Return the fees the hall collects for this application, at the prices of this item version.
+
+    Amounts that another system computes (formula, market) and fees paid elsewhere (offline) are not collected here.
+    """
+    return tuple(
+        Fee(fee["key"], fee["name"], fee["amount_fen"], fee["when_paid"], fee["basis"])
+        for fee in items.visible_fees(item, answers)
+        if fee["amount_fen"] and fee["when_paid"] != "offline"
+    )
+
+
+def has_delivery(item: Mapping[str, Any]) -> bool:
+    """Say whether the item has a delivery step of its own."""
+    return any(step["stage"] == "deliver" for step in item["steps"])

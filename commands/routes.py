@@ -1,0 +1,107 @@
+"""The Tornado application: every route of the hall, and how many requests are in flight."""
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from tornado.web import Application
+
+from handlers import (
+    auth,
+    callbacks,
+    notifications,
+    openapi,
+    operations,
+    orders,
+    pages_account,
+    pages_base,
+    pages_cases,
+    pages_checks,
+    pages_home,
+    pages_inbox,
+    pages_pay,
+    pages_staff,
+    receipts,
+    stream,
+)
+from handlers import (
+    cases as case_routes,
+)
+from handlers import (
+    catalogue as catalogue_routes,
+)
+from handlers import (
+    checks as check_routes,
+)
+from handlers import (
+    staff as staff_routes,
+)
+from handlers.base import HallHandler
+from handlers.pages_base import PageNotFound
+from miniprogram_api import alipay as alipay_routes
+from miniprogram_api import message_push, templates
+from miniprogram_api import wechat as wechat_routes
+
+if TYPE_CHECKING:
+    from commands.assembly import Hall
+
+# The hot reads first: Tornado tries the routes in order.
+ROUTE_MODULES = (
+    catalogue_routes,
+    case_routes,
+    auth,
+    orders,
+    callbacks,
+    notifications,
+    stream,
+    check_routes,
+    receipts,
+    wechat_routes,
+    alipay_routes,
+    templates,
+    message_push,
+    staff_routes,
+    operations,
+    openapi,
+    pages_home,
+    pages_account,
+    pages_cases,
+    pages_pay,
+    pages_checks,
+    pages_inbox,
+    pages_staff,
+    pages_base,
+)
+
+
+class HallApplication(Application):
+    """The Tornado application; counts the requests in flight, so that stopping can wait for them."""
+
+    def __init__(self, hall: "Hall", routes: list[tuple[Any, ...]]) -> None:
+        self.hall = hall
+        self.hall_routes = routes
+        self.in_flight = 0
+        self._ended = asyncio.Event()
+        super().__init__(routes, default_handler_class=PageNotFound, log_function=lambda _handler: None, xsrf_cookies=False)
+
+    def begin(self) -> None:
+        self.in_flight += 1
+
+    def end(self) -> None:
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self._ended.set()
+
+    async def all_ended(self) -> None:
+        """Return when no request is in flight."""
+        while self.in_flight:
+            self._ended.clear()
+            await self._ended.wait()
+
+
+def make_application(hall: "Hall") -> HallApplication:
+    """Return the application with every route of the hall."""
+    routes: list[tuple[Any, ...]] = [route for module in ROUTE_MODULES for route in module.routes]
+    for pattern, handler, *_rest in routes:
+        if issubclass(handler, HallHandler):
+            handler.route = handler.route or pattern
+    return HallApplication(hall, routes)
