@@ -17,7 +17,7 @@ from payments import errors, receipts
 from payments.asking import Asking
 from payments.model import Attempt, Line, Order, OrderState, Payable, total_fen
 from payments.notifications import Notifications, Outcome
-from payments.paying import Paying, PayerOf, raise_if_held
+from payments.paying import PayerOf, Paying, raise_if_held
 from payments.provider import PaymentProvider
 from payments.settling import Settling, order_event
 from payments.sources import PayableSource

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from config.settings import ROOT
 from payments.model import (
     ATTEMPT_MOVES,
     ORDER_MOVES,
@@ -24,7 +25,6 @@ from payments.model import (
     next_ask,
 )
 from payments.provider import PaymentReport, PaymentState
-from config.settings import ROOT
 from payments.settling import _CHANGES
 
 NOW = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
