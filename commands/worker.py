@@ -39,6 +39,9 @@ async def work(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    while not hall.catalogue.is_loaded and not stop.is_set():  # nothing is published yet, and cases need their items
+        await hall.catalogue.load()
+        await asyncio.sleep(0.2)
     log.info("worker.started")
     deliver_soon = asyncio.Event()
     async with asyncio.TaskGroup() as group:
