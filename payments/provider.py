@@ -25,6 +25,16 @@ class PaymentState(StrEnum):
     NOT_FOUND = "not_found"
 
 
+class RefundProviderState(StrEnum):
+    """What a provider says of one refund."""
+
+    PROCESSING = "processing"  # taken, the money is not there yet; may last weeks
+    SUCCEEDED = "succeeded"
+    ABNORMAL = "abnormal"  # the money cannot reach the payer; a person has to act at the provider
+    CLOSED = "closed"  # failed for good; a new try needs a new number
+    NOT_FOUND = "not_found"  # not received, or failed without a trace: the same request may be sent again
+
+
 class ProviderError(Exception):
     """A provider did not do what was asked; the text is for the log."""
 
@@ -98,12 +108,50 @@ class PaymentReport:
 
 
 @dataclass(frozen=True)
-class Notice:
-    """A verified notification. `report` is None when it tells of something else than a payment (a refund)."""
+class RefundReport:
+    """What a provider has said, verified, about one refund; from the answer to a refund, a query or a notice alike.
 
-    kind: str  # payment, refund, other
+    Attributes:
+        out_trade_no: the attempt whose money goes back; out_refund_no: our number of the refund.
+        amount_fen: of this refund; None when this kind of message does not name it (Alipay's notice tells the sum of all).
+        provider_refund_no: the provider's own number, if it has one.
+        refunded_at: aware UTC.
+        merchant_id, app_id: as the provider named them; empty when this kind of message does not name them.
+    """
+
+    provider: str
+    out_trade_no: str
+    out_refund_no: str
+    state: RefundProviderState
+    amount_fen: int | None = None
+    provider_refund_no: str = ""
+    refunded_at: datetime | None = None
+    merchant_id: str = ""
+    app_id: str = ""
+    notice_id: str = ""
+
+    def to_document(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if value is not None}
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> "RefundReport":
+        return cls(**{**document, "state": RefundProviderState(document["state"])})
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A verified notification.
+
+    Attributes:
+        kind: `payment`, `refund` (then `refund` is there) or `other` (nothing to apply).
+        report: the payment it tells of. Alipay tells of a refund in a notice of its payment: then both are there, the payment
+            is to be applied first.
+    """
+
+    kind: str
     notice_id: str
     report: PaymentReport | None
+    refund: RefundReport | None = None
 
 
 @dataclass(frozen=True)
@@ -114,6 +162,8 @@ class Terms:
         payer: who pays at this provider, as `payer_from` gave it.
         expires_at: last moment to pay, aware UTC, never after the order's own deadline.
         notify_url: where the provider tells of the payment.
+        return_url: the page to come back to from an H5 cashier; coming back proves nothing.
+        client_ip: of the payer, which WeChat Pay wants for H5.
     """
 
     out_trade_no: str
@@ -122,6 +172,26 @@ class Terms:
     description: str
     payer: Mapping[str, str]
     expires_at: datetime
+    notify_url: str
+    return_url: str = ""
+    client_ip: str = ""
+
+
+@dataclass(frozen=True)
+class RefundTerms:
+    """What a refund is about; a provider turns it into the request that is stored and then sent, byte for byte.
+
+    Attributes:
+        paid_fen: the whole amount of the attempt, whatever of it has gone back already.
+        reason: seen by the payer.
+        notify_url: where the provider tells of the refund, when it can be told so.
+    """
+
+    out_trade_no: str
+    out_refund_no: str
+    amount_fen: int
+    paid_fen: int
+    reason: str
     notify_url: str
 
 
@@ -136,6 +206,17 @@ class AttemptRequest(Protocol):
     def request(self) -> str: ...
 
 
+class RefundRequest(Protocol):
+    """What a provider needs of a refund to act on it; `request` is what `prepare_refund` returned."""
+
+    @property
+    def out_trade_no(self) -> str: ...
+    @property
+    def out_refund_no(self) -> str: ...
+    @property
+    def request(self) -> str: ...
+
+
 class PaymentProvider(Protocol):
     """One provider.
 
@@ -145,6 +226,8 @@ class PaymentProvider(Protocol):
         identity: which channel identity says who pays (`wechat`, `alipay`).
         merchant_id, app_id: compared with every report.
         scenes: the scenes it can pay in.
+        payer_scenes: those of them in which the request names who pays.
+        clock_offset_s: how far the provider's clock is ahead of ours by its last answer, in seconds; None before the first.
     """
 
     name: str
@@ -153,6 +236,14 @@ class PaymentProvider(Protocol):
     merchant_id: str
     app_id: str
     scenes: frozenset[str]
+    payer_scenes: frozenset[str]
+
+    @property
+    def clock_offset_s(self) -> float | None: ...
+
+    def app_id_of(self, scene: str) -> str:
+        """Return the application a scene is paid under: what its reports name."""
+        ...
 
     def payer_from(self, identity: Mapping[str, Any]) -> dict[str, str]:
         """Return who pays, from a channel identity; empty when it does not say."""
@@ -172,6 +263,24 @@ class PaymentProvider(Protocol):
 
     async def close(self, attempt: AttemptRequest) -> None:
         """Ask the provider to let nobody pay this any more; only a query afterwards proves it. Raises ProviderError."""
+        ...
+
+    def prepare_refund(self, terms: RefundTerms) -> str:
+        """Return the refund's request as text: stored before it is sent, and always sent as stored."""
+        ...
+
+    async def refund(self, refund: RefundRequest) -> RefundReport:
+        """Ask for a refund, or repeat exactly that; the answer says how far it is (seldom at its end).
+
+        Raises:
+            ProviderNotSent: nothing was done, the same again later (too often, not enough funds at the provider yet).
+            ProviderUnknown: it may have been taken: query by its number, never a new number.
+            ProviderRefused: a definite no. Only a query that says NOT_FOUND afterwards proves that nothing was done before.
+        """
+        ...
+
+    async def query_refund(self, refund: RefundRequest) -> RefundReport:
+        """Ask what became of a refund. Raises ProviderError."""
         ...
 
     def read_notification(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Notice:
