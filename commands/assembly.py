@@ -279,7 +279,7 @@ def _subscribers(
     async def move_cases(event: Event) -> None:
         for payable in event.data["payables"]:
             if payable["kind"] == "case":
-                await cases.fee_paid(payable["id"])
+                await cases.fee_paid(payable["id"], event.subject_id)
 
     async def tell_departments(event: Event) -> None:
         if any(payable["kind"] == "bill" for payable in event.data["payables"]):
@@ -304,6 +304,7 @@ def _subscribers(
         ("case.withdrawn", ("payments", close_orders)),
         ("case.completed", ("licences", issue_licence)),
         ("identity.joined", ("join", finish_join)),
+        ("identity.join_settled", ("join", finish_join)),
     ):
         # Before `tell`: whoever is told finds the thing done.
         subscribers.setdefault(name, []).insert(0, subscriber)

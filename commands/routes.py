@@ -3,8 +3,10 @@
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from tornado.web import Application
+from tornado.httputil import HTTPServerRequest
+from tornado.web import Application, stream_request_body
 
+from app.kernel.errors import TooLarge
 from handlers import (
     auth,
     callbacks,
@@ -73,6 +75,24 @@ ROUTE_MODULES = (
 )
 
 
+MAX_BODY_BYTES = 12 * 1024 * 1024  # a material of 10 MB and its multipart wrapping
+
+
+@stream_request_body
+class BodyTooLarge(HallHandler):
+    """Answers 413 while the body is still on its way."""
+
+    route = "none"
+
+    async def prepare(self) -> None:
+        await super().prepare()
+        self.set_header("Connection", "close")
+        raise TooLarge("提交的内容太大，一次最多12MB，请压缩后再传。", en="The body is larger than 12 MB.")
+
+    def data_received(self, chunk: bytes) -> None:
+        """Nothing of it is kept."""
+
+
 class HallApplication(Application):
     """The Tornado application; counts the requests in flight, so that stopping can wait for them."""
 
@@ -90,6 +110,13 @@ class HallApplication(Application):
         self.in_flight -= 1
         if self.in_flight == 0:
             self._ended.set()
+
+    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
+        """Return the handler of a request; one that announces a body over the limit is refused before a byte of it is read."""
+        length = request.headers.get("Content-Length", "")
+        if length.isascii() and length.isdigit() and int(length[:20]) > MAX_BODY_BYTES:
+            return self.get_handler_delegate(request, BodyTooLarge)
+        return super().find_handler(request, **kwargs)
 
     async def all_ended(self) -> None:
         """Return when no request is in flight."""

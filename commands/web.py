@@ -21,7 +21,6 @@ from config.settings import ROOT, Settings
 
 log = structlog.get_logger(__name__)
 
-MAX_BODY_BYTES = 12 * 1024 * 1024  # a material of 10 MB and its multipart wrapping
 DRAIN_S = 15
 
 
@@ -40,7 +39,7 @@ def command(child: bool) -> None:
 async def serve(settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT, then let requests in flight end."""
     from commands.assembly import assemble
-    from commands.routes import make_application
+    from commands.routes import MAX_BODY_BYTES, make_application
 
     if not settings.is_production:  # there it is a step of its own in each release: migrate, publish
         await prepare(settings, with_demo=True)

@@ -1,5 +1,6 @@
 """A resident's cases (/v1/cases) and progress without sign-in."""
 
+from typing import Any
 from urllib.parse import quote
 
 from marshmallow import Schema, fields, validate
@@ -131,8 +132,7 @@ class Material(HallHandler):
         else:
             case = await cases.put_licence(case_id, owner, key, self.load_json(LicenceRequest)["licence_id"])
         view = await cases.view(case)
-        material = next(row for row in view["materials"] if row["key"] == key)
-        await self.answer(material | {"version": case.version})
+        await self.answer(_material(view, key) | {"version": case.version})
 
 
 class MaterialFile(HallHandler):
@@ -144,10 +144,14 @@ class MaterialFile(HallHandler):
     async def delete(self, case_id: str, key: str, file_id: str) -> None:
         case = await self.hall.cases.remove_material(case_id, self.resident.resident_id, key, file_id)
         view = await self.hall.cases.view(case)
-        rows = [row for row in view["materials"] if row["key"] == key]
-        if not rows:
-            raise NotFound("这个事项没有这项材料。", en="No such material.")
-        await self.answer(rows[0] | {"version": case.version})
+        await self.answer(_material(view, key) | {"version": case.version})
+
+
+def _material(view: dict[str, Any], key: str) -> dict[str, Any]:
+    for row in view["materials"]:
+        if row["key"] == key:
+            return dict(row)
+    raise NotFound("这个事项没有这项材料，或按您的回答不再需要。", en="No such material.")
 
 
 def send_file(handler: HallHandler, name: str, content_type: str, content: bytes) -> None:
@@ -162,14 +166,16 @@ def send_file(handler: HallHandler, name: str, content_type: str, content: bytes
 class Submit(HallHandler):
     @operation("Hand the application in", answers={200: CaseResponse}, auth="resident", idempotent=True)
     async def post(self, case_id: str) -> None:
-        case = await self.hall.cases.submit(case_id, self.resident.resident_id)
+        command = self.idempotent_id("cmd")
+        case = await self.hall.cases.submit(case_id, self.resident.resident_id, command=command)
         await self.answer(await self.hall.cases.view(case))
 
 
 class Supplement(HallHandler):
     @operation("Hand in what the notice asked for", answers={200: CaseResponse}, auth="resident", idempotent=True)
     async def post(self, case_id: str) -> None:
-        case = await self.hall.cases.supplement(case_id, self.resident.resident_id)
+        command = self.idempotent_id("cmd")
+        case = await self.hall.cases.supplement(case_id, self.resident.resident_id, command=command)
         await self.answer(await self.hall.cases.view(case))
 
 

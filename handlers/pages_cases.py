@@ -99,7 +99,7 @@ class Edit(CasePage):
         version = self.text("version", limit=9)
         try:
             case = await self.hall.cases.save(
-                case_id, self.owner, form=typed, answers=answers, version=int(version) if version.isdigit() else 0
+                case_id, self.owner, form=typed, answers=answers, version=int(version) if version.isascii() and version.isdigit() else 0
             )
         except (errors.CaseConflict, ValidationFailed) as error:
             if self._is_autosave:

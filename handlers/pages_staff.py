@@ -43,6 +43,7 @@ class SignIn(PageHandler):
 
 class SignOut(StaffPage):
     async def post(self) -> None:
+        await self.hall.staff.logout(self.get_cookie(STAFF_COOKIE, "") or "")
         self.clear_cookie(STAFF_COOKIE, path="/staff")
         self.redirect("/staff/sign-in", status=303)
 

@@ -106,6 +106,14 @@ class StaffLogin(HallHandler):
         )
 
 
+class StaffLogout(HallHandler):
+    @operation("End this session", answers={204: None}, auth="staff")
+    async def post(self) -> None:
+        await self.hall.staff.logout(self.bearer())
+        self.set_status(204)
+        self.finish()
+
+
 class Tasks(HallHandler):
     @operation("The agency's open cases, most urgent first", query=TaskQuery, answers={200: CaseListResponse}, auth="staff")
     async def get(self) -> None:
@@ -149,6 +157,7 @@ class StaffAction(HallHandler):
 
 routes = [
     (r"/staff/v1/login", StaffLogin),
+    (r"/staff/v1/logout", StaffLogout),
     (r"/staff/v1/tasks", Tasks),
     (r"/staff/v1/cases/([\w-]+)", StaffCase),
     (r"/staff/v1/cases/([\w-]+)/materials/(\w+)/files/(\w+)", StaffFile),

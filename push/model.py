@@ -21,6 +21,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "case.suspended",
         "case.resumed",
         "case.deadline_changed",
+        "case.payment_refused",
         "case.approved",
         "case.denied",
         "case.delivering",

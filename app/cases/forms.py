@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from app.catalogue.model import applies
@@ -24,6 +24,7 @@ from app.kernel.numbers import (
 
 MAX_TEXT = 2000
 MAX_ROWS = 50
+_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,6})?", re.ASCII)
 
 Field = Mapping[str, Any]
 
@@ -135,7 +136,7 @@ def _judge_value(field: Field, value: Any, facts: Facts) -> Any:
     judged = _JUDGES[field["type"]](field, value, facts)
     if isinstance(judged, str):
         if len(judged) > field.get("max_length", MAX_TEXT):
-            raise ValueError(f"最多{field['max_length']}个字")
+            raise ValueError(f"最多{field.get('max_length', MAX_TEXT)}个字")
         pattern = field.get("pattern")
         if pattern and not re.fullmatch(pattern, judged, re.ASCII):
             raise ValueError("格式不对" + (f"，{field['hint']}" if field.get("hint") else "，请核对"))
@@ -168,19 +169,18 @@ def _multiselect(field: Field, value: Any, _facts: Facts) -> list[str]:
 
 
 def _decimal(field: Field, value: Any, _facts: Facts) -> Any:
-    try:
-        number = Decimal(str(value).strip())
-    except InvalidOperation:
-        raise ValueError("请填写数字") from None
-    if not number.is_finite() or abs(number) >= 10**15:
-        raise ValueError("数字超出范围")
+    text = str(value).strip()
+    # Plain digits only: an exponent would let ten characters ask for gigabytes.
+    if not _NUMBER.fullmatch(text):
+        raise ValueError("请填写数字，最多15位整数、6位小数")
+    number = Decimal(text)
     if field["type"] == "money" and (number < 0 or number != number.quantize(Decimal("0.01"))):
         raise ValueError("请填写金额（元），最多两位小数")
     if "min" in field and number < field["min"]:
         raise ValueError(f"不能小于{field['min']}")
     if isinstance(field.get("max"), int) and number > field["max"]:
         raise ValueError(f"不能大于{field['max']}")
-    return value if isinstance(value, int) else format(number, "f")
+    return value if isinstance(value, int) else text
 
 
 def _day(field: Field, value: Any, facts: Facts) -> str:

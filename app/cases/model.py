@@ -70,6 +70,7 @@ class Fee:
     when_paid: str
     basis: str
     state: str = "pending"
+    order_id: str | None = None  # the order that paid it
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,8 @@ class Case:
     decision: Mapping[str, Any] | None = None  # {"outcome", "opinion", "at"}
     delivery: Mapping[str, Any] | None = None  # {"method", "tracking", "at"}
     evaluation_level: int | None = None
+    last_command: str | None = None  # the idempotency seed of the last submit or supplement: its retry finds it here
+    refused_orders: tuple[str, ...] = ()  # orders whose money this case did not need
     submitted_at: datetime | None = None
     accepted_at: datetime | None = None
     decided_at: datetime | None = None
@@ -153,6 +156,7 @@ class Case:
         values["resume_state"] = State(document["resume_state"]) if document["resume_state"] else None
         sealed = keys.open_sealed(document["form_sealed"], context=f"{document['_id']}.form")
         values["form"] = {**document["form"], **orjson.loads(sealed)}
+        values["refused_orders"] = tuple(document.get("refused_orders", ()))
         values["fees"] = tuple(Fee(**fee) for fee in document["fees"])
         values["timeline"] = tuple(TimelineEntry(**entry) for entry in document["timeline"])
         values["suspensions"] = tuple(

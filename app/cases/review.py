@@ -78,7 +78,7 @@ class Review:
         """Take a clerk's action.
 
         Args:
-            action: a name of `ACTIONS`; `body` is what its schema in handlers/staff_cases.py lets through.
+            action: a name of `ACTIONS`; `body` is what its schema in handlers/staff.py lets through.
 
         Raises:
             CaseNotFound, ActionNotAllowed, NotYourCase, ValidationFailed, CaseConflict.
@@ -95,11 +95,17 @@ class Review:
                 case = replace(case, assignee=case.assignee or staff.account)
             return ACTIONS[action](self, case, item, staff, body, now)
 
-        case = await self._cases.change(_of_agency(case_id, staff), step)
-        await record(
-            self._database["audit"], actor=staff.account, action=f"case.{action}", subject=case.id, owner_id=case.owner_id
-        )
-        return case
+        async def audit(case: Case, session: Any) -> None:
+            await record(
+                self._database["audit"],
+                actor=staff.account,
+                action=f"case.{action}",
+                subject=case.id,
+                owner_id=case.owner_id,
+                session=session,
+            )
+
+        return await self._cases.change(_of_agency(case_id, staff), step, audit)
 
     def _claim(self, case: Case, _item: Body, staff: StaffSession, _body: Body, now: datetime) -> steps.Moved:
         if case.assignee not in (None, staff.account):

@@ -6,8 +6,8 @@ and the events that tell of it are written together or not at all.
 
 from __future__ import annotations  # the method `list` would shadow the type in later signatures
 
-import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -15,13 +15,13 @@ from app.cases import errors, forms, machine, materials, steps, views
 from app.cases.completeness import complete_form, frozen_fees, has_delivery
 from app.cases.model import Case, State, TimelineEntry
 from app.cases.store import CaseStore
-from app.cases.uploads import MAX_FILES, check_upload
+from app.cases.uploads import MAX_FILES, judge_upload
 from app.catalogue import model as items
 from app.identity.model import Resident
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import shanghai_day, utc_now
-from app.kernel.errors import ErrorRow, ValidationFailed, error_row
+from app.kernel.errors import ErrorRow, HallError, ValidationFailed, error_row
 from app.kernel.ids import random_code
 from app.storage.files import Files
 from app.storage.mongo import Database
@@ -131,7 +131,7 @@ class Cases:
             id=case_id,
             number=await self.store.next_number(item["code"]),
             query_code=random_code(QUERY_CODE_LENGTH),
-            owner_id=resident_id,
+            owner_id=resident.id,
             item_code=item["code"],
             item_version=item["version"],
             item_name=item["name"],
@@ -207,16 +207,13 @@ class Cases:
         case = await self.get(case_id, resident_id)
         await self._material_of(case, key)
         self._may_save(case)
-        upload = await asyncio.to_thread(check_upload, filename, data)
+        upload = await judge_upload(filename, data)
         held = case.materials.get(key, {}).get("files", [])
         if case.state is State.DRAFT and any(entry["sha256"] == upload.sha256 for entry in held):
             return case  # while supplementing, the same file counts as handed in anew
-        if len(held) >= MAX_FILES:
-            raise errors.FileTooLarge(f"每项材料最多{MAX_FILES}个文件，请先删除不要的。", en="Too many files.")
         now = self._clock()
-        file_id = await self._files.put(
-            upload.name, upload.content, {"case_id": case_id, "owner_id": resident_id, "type": upload.content_type}
-        )
+        # The name can tell whose papers these are: it stays with the case.
+        file_id = await self._files.put("material", upload.content, {"case_id": case_id, "type": upload.content_type})
         entry = {
             "id": file_id,
             "name": upload.name,
@@ -229,6 +226,8 @@ class Cases:
         def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
             holding = case.materials.get(key, {})
             held = [kept for kept in holding.get("files", []) if kept["sha256"] != upload.sha256]
+            if len(held) >= MAX_FILES:
+                raise errors.FileTooLarge(f"每项材料最多{MAX_FILES}个文件，请先删除不要的。", en="Too many files.")
             return steps.advance(
                 case,
                 "save",
@@ -240,8 +239,9 @@ class Cases:
 
         try:
             return await self._change(case_id, resident_id, step)
-        except Exception:
-            await self._files.delete(file_id)  # nothing points to it
+        except HallError:
+            # Refused, so nothing points to it. After a failure of the database the change may have been written all the same.
+            await self._files.delete(file_id)
             raise
 
     async def put_licence(self, case_id: str, resident_id: str, key: str, licence_id: str) -> Case:
@@ -300,8 +300,8 @@ class Cases:
 
     # --- the steps ---
 
-    async def submit(self, case_id: str, resident_id: str) -> Case:
-        """Hand the application in.
+    async def submit(self, case_id: str, resident_id: str, *, command: str | None = None) -> Case:
+        """Hand the application in. The same `command` again (a retry after a crash) returns the case as it is.
 
         Raises:
             LevelRequired: the item needs a higher identity level.
@@ -310,20 +310,25 @@ class Cases:
         resident = await self._people.resident(resident_id)
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
+            if command is not None and case.last_command == command:
+                return steps.Moved(case)
             self._may(case, "submit")
             require_level(resident.level, int(item["identity_level"][1:]))
             form = self._complete_form(case, item)
+            case = replace(case, last_command=command)
             return steps.submit(case, frozen_fees(item, case.answers), form, self.calendar, self._clock())
 
         return await self._change(case_id, resident_id, step)
 
-    async def supplement(self, case_id: str, resident_id: str) -> Case:
-        """Hand in what the one notice asked for. Raises Incomplete for what is still missing."""
+    async def supplement(self, case_id: str, resident_id: str, *, command: str | None = None) -> Case:
+        """Hand in what the one notice asked for; `command` as in submit. Raises Incomplete for what is still missing."""
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
+            if command is not None and case.last_command == command:
+                return steps.Moved(case)
             self._may(case, "supplement")
             form = self._complete_form(case, item)
-            return steps.supplement(case, form, self.calendar, self._clock())
+            return steps.supplement(replace(case, last_command=command), form, self.calendar, self._clock())
 
         return await self._change(case_id, resident_id, step)
 
@@ -333,16 +338,21 @@ class Cases:
             case_id, resident_id, lambda case, _item: steps.withdraw(case, reason, self._clock())
         )
 
-    async def fee_paid(self, case_id: str) -> Case | None:
-        """Let a case go on after its fee has come. Harmless when repeated; None when the case does not wait for a fee."""
+    async def fee_paid(self, case_id: str, order_id: str) -> None:
+        """Let a case go on after its fee has come with an order. Harmless when repeated.
+
+        Money for a case that does not wait for it (it was withdrawn meanwhile, or paid by another order) is noted on the case and told as
+        `case.payment_refused`, so that it goes back.
+        """
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
-            return steps.fee_paid(case, self.calendar, self._clock(), has_delivery(item))
+            if case.state is State.AWAITING_PAYMENT:
+                return steps.fee_paid(case, order_id, self.calendar, self._clock(), has_delivery(item))
+            if order_id in case.refused_orders or any(fee.order_id == order_id for fee in case.fees):
+                return steps.Moved(case)
+            return steps.refuse_payment(case, order_id, self._clock())
 
-        try:
-            return await self._change(case_id, None, step)
-        except errors.ActionNotAllowed:
-            return None
+        await self._change(case_id, None, step)
 
     async def recompute_deadlines(self) -> int:
         """Compute again the deadlines that were estimated, after the notice of a year was loaded; tell those that moved."""
@@ -372,14 +382,19 @@ class Cases:
         return await self.change(query, step)
 
     async def change(
-        self, query: Mapping[str, Any], step: Callable[[Case, Mapping[str, Any]], steps.Moved]
+        self,
+        query: Mapping[str, Any],
+        step: Callable[[Case, Mapping[str, Any]], steps.Moved],
+        beside: Callable[[Case, Any], Awaitable[None]] | None = None,
     ) -> Case:
-        """Load the one case that fits, take a step, and write case and events in one transaction."""
+        """Load the one case that fits, take a step, and write case, events and what `beside` writes in one transaction."""
 
         async def work(session: Any) -> Case:
             case = await self.store.load(query, session)
             item = await self.catalogue.item_at(case.item_code, case.item_version)
             moved = step(case, item)
+            if beside is not None:
+                await beside(case, session)
             if moved.case is case:
                 return case
             return await self.store.save(moved.case, moved.events, forms.personal_keys(item), session)

@@ -158,11 +158,24 @@ def require_fee(case: Case, when_paid: str, now: datetime) -> Moved:
     )
 
 
-def fee_paid(case: Case, calendar: WorkingCalendar, now: datetime, has_delivery: bool) -> Moved:
+def refuse_payment(case: Case, order_id: str, now: datetime) -> Moved:
+    """Note money that the case does not need (any more); the event makes it go back."""
+    title, detail = "收到一笔不再需要的缴费", "这笔钱会按原路退回。"
+    noted = replace(
+        case,
+        refused_orders=(*case.refused_orders, order_id),
+        timeline=(*case.timeline, TimelineEntry(now, "case.payment_refused", HALL, title, detail)),
+    )
+    return Moved(noted, (told(noted, "case.payment_refused", now, {"order_id": order_id}),))
+
+
+def fee_paid(case: Case, order_id: str, calendar: WorkingCalendar, now: datetime, has_delivery: bool) -> Moved:
     """The fee has come: the case goes on where it had stopped."""
     amount_fen = sum(fee.amount_fen for fee in case.due_fees)
     changes: dict[str, Any] = {
-        "fees": tuple(replace(fee, state="paid") if fee.state == "due" else fee for fee in case.fees),
+        "fees": tuple(
+            replace(fee, state="paid", order_id=order_id) if fee.state == "due" else fee for fee in case.fees
+        ),
         "resume_state": None,
     }
     if case.resume_state is State.SUBMITTED:

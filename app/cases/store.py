@@ -64,8 +64,8 @@ class CaseStore:
             await self._database.transaction(work)
         except DuplicateKeyError:
             document = await self._cases.find_one({"_id": case.id, "owner_id": case.owner_id})
-            if document is None:
-                raise
+            if document is None:  # the id is taken by somebody else's case
+                raise CaseConflict("请返回上一页，刷新后再试一次。", en="This id is taken: start again.") from None
             return Case.from_document(document, self._keys)
         return case
 

@@ -1,5 +1,6 @@
 """Uploaded files: judged by content, never by name; images are turned upright and re-encoded, PDFs are looked through."""
 
+import asyncio
 import hashlib
 import io
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from app.cases.errors import FileBroken, FileRefused, FileTooLarge
 MAX_FILE_BYTES = 10 * 1024 * 1024
 MAX_FILES = 9
 MAX_PAGES = 50
-MAX_PIXELS = 60_000_000
+MAX_PIXELS = 25_000_000
 MAX_SIDE = 4096
 
 ACCEPTED = "JPG、PNG、WEBP 图片或 PDF"
@@ -21,6 +22,8 @@ ACCEPTED = "JPG、PNG、WEBP 图片或 PDF"
 _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
 # Places in a PDF from which a viewer runs or opens something by itself.
 _ACTIVE = ("/OpenAction", "/AA", "/JavaScript", "/JS", "/Launch", "/EmbeddedFiles", "/RichMedia", "/XFA")
+
+_ACTIVE_ACTIONS = (pikepdf.Name.JavaScript, pikepdf.Name.Launch, pikepdf.Name.SubmitForm, pikepdf.Name.ImportData)
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
@@ -33,6 +36,16 @@ class Upload:
     content_type: str
     content: bytes
     sha256: str
+
+
+# A picture of 25 megapixels takes some hundred megabytes while it is judged.
+_AT_ONCE = asyncio.Semaphore(2)
+
+
+async def judge_upload(name: str, content: bytes) -> Upload:
+    """Judge a file off the loop, two at a time. Raises like check_upload."""
+    async with _AT_ONCE:
+        return await asyncio.to_thread(check_upload, name, content)
 
 
 def check_upload(name: str, content: bytes) -> Upload:
@@ -67,8 +80,9 @@ def _clean_image(content: bytes, form: str) -> bytes:
         with Image.open(io.BytesIO(content), formats=[form]) as image:
             if image.width * image.height > MAX_PIXELS:  # a small file can claim any size: ask before decoding
                 raise FileBroken("图片尺寸太大，请用手机相机重拍或压缩后再传。", en="The image has too many pixels.")
+            image.draft(None, (MAX_SIDE, MAX_SIDE))  # a JPEG is decoded at the size that is kept
+            image.thumbnail((MAX_SIDE, MAX_SIDE))
             upright = ImageOps.exif_transpose(image)
-            upright.thumbnail((MAX_SIDE, MAX_SIDE))
             if form == "JPEG" and upright.mode not in ("RGB", "L"):
                 upright = upright.convert("RGB")
             out = io.BytesIO()
@@ -86,9 +100,12 @@ def _check_pdf(content: bytes) -> None:
                 raise FileBroken("PDF 有密码，请去掉密码后再传。", en="The PDF is encrypted.")
             if len(pdf.pages) > MAX_PAGES:
                 raise FileBroken(f"PDF 超过{MAX_PAGES}页，请分开上传。", en=f"The PDF has more than {MAX_PAGES} pages.")
-            root, names = pdf.Root, pdf.Root.get("/Names", {})
-            form = root.get("/AcroForm", {})
-            if any(key in place for key in _ACTIVE for place in (root, names, form)):
+            places = [pdf.Root, pdf.Root.get("/Names", {}), pdf.Root.get("/AcroForm", {})]
+            for page in pdf.pages:
+                places.append(page.obj)
+                for note in page.obj.get("/Annots", []):
+                    places += [note, note.get("/A", {})]
+            if any(key in place or place.get("/S") in _ACTIVE_ACTIONS for key in _ACTIVE for place in places):
                 raise FileBroken("PDF 里有脚本或附件，请打印成普通 PDF 后再传。", en="The PDF holds scripts or attachments.")
     except pikepdf.PasswordError as error:
         raise FileBroken("PDF 有密码，请去掉密码后再传。", en="The PDF is encrypted.") from error

@@ -143,7 +143,6 @@ class Checks:
             kind=name,
             office_id=office.id,
             purpose=kind["purpose"],
-            now=self._clock(),
         )
         if name == CASE_PROGRESS:
             return await self._own_progress(judged)
@@ -181,7 +180,6 @@ class Checks:
             kind=name,
             office_id=office.id,
             purpose=f"查询并缴纳{kind['name']}",
-            now=self._clock(),
         )
 
         async def ask() -> Found:

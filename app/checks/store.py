@@ -7,8 +7,7 @@ from typing import Any
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
 from app.exchange.departments import Bill, Office
-from app.kernel import context
-from app.kernel.ids import new_id
+from app.kernel.audit import record
 from app.storage.mongo import Database
 
 REMEMBERED = timedelta(hours=24)
@@ -19,7 +18,10 @@ INDEXES = {
         IndexModel([("owner_id", ASCENDING)], name="of_owner"),
         IndexModel([("bill_id", ASCENDING)], name="bill"),
     ],
-    "audit": [IndexModel([("actor_id", ASCENDING), ("_id", ASCENDING)], name="of_actor")],
+    "audit": [
+        IndexModel([("actor", ASCENDING), ("_id", ASCENDING)], name="of_actor"),
+        IndexModel([("owner_id", ASCENDING), ("_id", ASCENDING)], name="of_owner"),
+    ],
     "bill_payments": [IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="state")],
 }
 
@@ -85,22 +87,10 @@ async def move_bills(database: Database, from_id: str, into_id: str) -> None:
         await database["bills"].delete_one({"_id": note["_id"]})
 
 
-async def audit(
-    database: Database, *, actor_id: str, action: str, kind: str, office_id: str, purpose: str, now: datetime
-) -> None:
-    """Record a question about a person's data: who, what kind, why, when. Never what was typed or answered."""
-    await database["audit"].insert_one(
-        {
-            "_id": new_id("aud"),
-            "at": now,
-            "actor_kind": "resident",
-            "actor_id": actor_id,
-            "action": action,
-            "subject_kind": kind,
-            "office_id": office_id,
-            "purpose": purpose,
-            "request_id": context.request_id.get(),
-        }
+async def audit(database: Database, *, actor_id: str, action: str, kind: str, office_id: str, purpose: str) -> None:
+    """Record a question about a person's data: who, what kind, why. Never what was typed or answered."""
+    await record(
+        database["audit"], actor=actor_id, action=action, subject=f"{office_id}.{kind}", owner_id=actor_id, purpose=purpose
     )
 
 

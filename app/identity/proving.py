@@ -4,6 +4,7 @@ A verified phone or citizen number that another resident holds already shows tha
 in one transaction with the event that tells of it. The joined id leads to the one that stays for good.
 """
 
+from datetime import timedelta
 from typing import Any
 
 from app.identity import errors, store
@@ -13,6 +14,9 @@ from app.kernel.crypto import KeyRing
 from app.kernel.events import new_event
 from app.storage import outbox
 from app.storage.mongo import Database
+
+# Longer than a session is trusted without asking (service.SESSION_TRUST_S) plus the longest request.
+SETTLED_AFTER = timedelta(seconds=30)
 
 
 class Proving:
@@ -129,15 +133,13 @@ class Proving:
         channel = await self._database["channel_identities"].find_one(
             {"resident_id": older["_id"]}, sort=[("last_login_at", -1)], session=session
         )
-        await outbox.append(
-            self._database,
-            session,
-            [
-                new_event(
-                    "identity.joined",
-                    subject=("resident", older["_id"]),
-                    owner_id=older["_id"],
-                    data={"from": younger["_id"], "into": older["_id"], "channel": channel["provider"] if channel else "sms"},
-                )
-            ],
-        )
+        facts = {
+            "from": younger["_id"],
+            "into": older["_id"],
+            "channel": channel["provider"] if channel else "sms",
+        }
+        about: dict[str, Any] = {"subject": ("resident", older["_id"]), "owner_id": older["_id"], "data": facts}
+        await outbox.append(self._database, session, [new_event("identity.joined", **about)])
+        # Once more when no request can be left that knew the younger one: what such a request made moves over too.
+        settled = new_event("identity.join_settled", **about)
+        await outbox.append(self._database, session, [settled], not_before=settled.at + SETTLED_AFTER)

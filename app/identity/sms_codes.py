@@ -3,6 +3,7 @@
 Guarantee: a code signs in at most once (it is deleted in the same atomic step that accepts it), and five wrong tries end it.
 """
 
+import hmac
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -58,16 +59,13 @@ class SmsCodes:
     async def use(self, phone: str, code: str, *, purpose: str, now: datetime) -> None:
         """Accept a code and end it. Raises SmsCodeWrong."""
         record_id = f"{purpose}:{self._keys.blind_index(phone, purpose='phone')}"
-        accepted = await self._codes.find_one_and_delete(
-            {
-                "_id": record_id,
-                "code_hash": self._hash(phone, purpose, code),
-                "tries": {"$lt": MAX_TRIES},
-                "expires_at": {"$gt": now},
-            }
+        # The try is counted before it is judged: of many at once only five are looked at.
+        tried = await self._codes.find_one_and_update(
+            {"_id": record_id, "tries": {"$lt": MAX_TRIES}, "expires_at": {"$gt": now}}, {"$inc": {"tries": 1}}
         )
-        if accepted is None:
-            await self._codes.update_one({"_id": record_id}, {"$inc": {"tries": 1}})
+        right = tried is not None and hmac.compare_digest(tried["code_hash"], self._hash(phone, purpose, code))
+        # Of two who bring the right code at once the delete lets one through.
+        if not right or (await self._codes.delete_one({"_id": record_id, "code_hash": tried["code_hash"]})).deleted_count == 0:
             raise SmsCodeWrong("验证码不对或已过期，请核对短信，或重新获取。", en="Wrong or expired code.")
 
     def _hash(self, phone: str, purpose: str, code: str) -> str:

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
+from weakref import WeakValueDictionary
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
@@ -15,6 +16,7 @@ from app.identity.model import StaffSession
 from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import RateLimited, Unauthorized
+from app.kernel.ids import new_id
 from app.storage.mongo import Database
 
 MAX_FAILURES = 5
@@ -42,7 +44,10 @@ _NOBODY = hash_password("nobody")  # so that an unknown account takes as long as
 class StaffAccounts:
     def __init__(self, database: Database, keys: KeyRing) -> None:
         self._staff = database["staff"]
+        self._sessions = database["staff_sessions"]
         self._keys = keys
+        # Tries at one account are judged one after the other: of many at once only five are looked at (per process).
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def login(self, account: str, password: str) -> tuple[str, int, StaffSession]:
         """Return a token, its seconds, and who signed in.
@@ -51,8 +56,20 @@ class StaffAccounts:
             StaffLoginRefused: unknown account or wrong password, not told apart.
             RateLimited: locked after too many wrong tries.
         """
+        turn = self._turns.setdefault(account, asyncio.Lock())
+        async with turn:
+            document = await self._judge(account, password)
         now = utc_now()
-        document = await self._staff.find_one({"_id": account})
+        session_id = new_id("stf")
+        await self._sessions.insert_one({"_id": session_id, "account": account, "expires_at": now + tokens.STAFF_FOR})
+        token = tokens.sign_token(
+            self._keys, audience="staff", subject=account, now=now, lifetime=tokens.STAFF_FOR, sid=session_id
+        )
+        return token, int(tokens.STAFF_FOR.total_seconds()), _session(document)
+
+    async def _judge(self, account: str, password: str) -> dict[str, Any]:
+        now = utc_now()
+        document = await self._staff.find_one({"_id": account, "disabled": {"$ne": True}})
         if document and document.get("locked_until") and document["locked_until"] > now:
             wait = int((document["locked_until"] - now).total_seconds()) + 1
             raise RateLimited("密码错误次数太多，账号已暂时锁定，请稍后再试。", retry_after_s=wait)
@@ -62,21 +79,26 @@ class StaffAccounts:
                 await self._count_failure(account)
             raise StaffLoginRefused("账号或密码不对。", en="Wrong account or password.")
         await self._staff.update_one({"_id": account}, {"$set": {"failures": 0, "last_login_at": now}})
-        session = _session(document)
-        token = tokens.sign_token(
-            self._keys, audience="staff", subject=account, now=now, lifetime=tokens.STAFF_FOR
-        )
-        return token, int(tokens.STAFF_FOR.total_seconds()), session
+        return document
 
     async def authenticate(self, token: str) -> StaffSession:
-        """Return the staff member of a token; role and agency are read afresh, so a change works at once."""
+        """Return the staff member of a token; session, role and agency are read afresh, so a change works at once."""
         if not token:
             raise Unauthorized("请先登录。", en="Sign in first.")
         claims = tokens.read_token(self._keys, token, audience="staff")
-        document = await self._staff.find_one({"_id": claims["sub"], "disabled": {"$ne": True}})
-        if document is None:
-            raise TokenInvalid("登录状态无效，请重新登录。", en="Invalid token.")
+        session = await self._sessions.find_one({"_id": claims.get("sid"), "account": claims["sub"]})
+        document = session and await self._staff.find_one({"_id": claims["sub"], "disabled": {"$ne": True}})
+        if not document:
+            raise TokenInvalid("登录已结束，请重新登录。", en="The session has ended.")
         return _session(document)
+
+    async def logout(self, token: str) -> None:
+        """End the session of a token; one that is no session ends nothing."""
+        try:
+            claims = tokens.read_token(self._keys, token, audience="staff")
+        except Unauthorized:
+            return
+        await self._sessions.delete_one({"_id": claims.get("sid")})
 
     async def is_of_agency(self, account: str, agency_id: str) -> bool:
         """Say whether an account works at an agency."""

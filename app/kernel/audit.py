@@ -7,7 +7,9 @@ from app.kernel.clock import utc_now
 from app.kernel.ids import new_id
 
 
-async def record(collection: Any, *, actor: str, action: str, subject: str, owner_id: str, purpose: str = "") -> None:
+async def record(
+    collection: Any, *, actor: str, action: str, subject: str, owner_id: str, purpose: str = "", session: Any = None
+) -> None:
     """Add one row to the `audit` collection.
 
     Args:
@@ -16,6 +18,7 @@ async def record(collection: Any, *, actor: str, action: str, subject: str, owne
         subject: id of what was touched.
         owner_id: whose data it is.
         purpose: why, where the law asks for it (个人信息保护法 art. 6).
+        session: of the transaction in which it was done, so that nothing is done without its row.
     """
     await collection.insert_one(
         {
@@ -27,5 +30,6 @@ async def record(collection: Any, *, actor: str, action: str, subject: str, owne
             "owner_id": owner_id,
             "purpose": purpose,
             "request_id": context.request_id.get(),
-        }
+        },
+        session=session,
     )

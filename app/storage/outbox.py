@@ -5,6 +5,7 @@ subscriber at least once; subscribers make it exactly once by being idempotent o
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -24,12 +25,14 @@ INDEXES = {
 }
 
 
-async def append(database: Database, session: AsyncClientSession, events: Sequence[Event]) -> None:
-    """Write events in the transaction of `session`."""
+async def append(
+    database: Database, session: AsyncClientSession, events: Sequence[Event], *, not_before: datetime | None = None
+) -> None:
+    """Write events in the transaction of `session`; the relay takes them at once, or from `not_before` on."""
     if events:
         await database["events"].insert_many(
             [
-                event.to_document() | {"state": "waiting", "next_at": event.at, "done": [], "tries": 0}
+                event.to_document() | {"state": "waiting", "next_at": not_before or event.at, "done": [], "tries": 0}
                 for event in events
             ],
             session=session,

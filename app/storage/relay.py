@@ -62,6 +62,8 @@ class Relay:
                     if before is not None:
                         await asyncio.wait({before})
                     await self._hand_over(document)
+                except PyMongoError as error:  # its lease runs out, and then it is taken again
+                    log.warning("relay.database_away", event_id=document["_id"], error=type(error).__name__)
                 finally:
                     free.release()
                     if last_of_subject.get(document["subject_id"]) is asyncio.current_task():

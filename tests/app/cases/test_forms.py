@@ -71,6 +71,14 @@ def test_a_photo_field_is_met_by_a_file_or_by_a_receipt_number():
     assert forms.judge(item, {}, values, with_file)[1] == []
 
 
+@pytest.mark.parametrize("text", ["1E-300000000", "1e9", "NaN", "Infinity", "9" * 16, "0.1234567", "１２", "--1", "1_000"])
+def test_a_number_is_plain_digits(text):
+    item = next(item for item in ITEMS.values() if any(field["type"] == "number" for field in item["form"]))
+    field = next(field for field in item["form"] if field["type"] == "number")
+    rows = forms.judge(item, {}, {field["key"]: text}, FACTS)[1]
+    assert f"/form/{field['key']}" in [row["pointer"] for row in rows]
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),

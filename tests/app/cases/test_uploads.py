@@ -77,6 +77,17 @@ def test_a_plain_pdf_passes_and_an_active_or_locked_one_does_not():
 
     with pytest.raises(FileBroken, match="脚本"):
         check_upload("a.pdf", pdf(act))
+    def launch(document):
+        action = pikepdf.Dictionary(S=pikepdf.Name("/Launch"), F="calc.exe")
+        note = pikepdf.Dictionary(Type=pikepdf.Name("/Annot"), Subtype=pikepdf.Name("/Link"), A=action)
+        document.pages[0].obj["/Annots"] = pikepdf.Array([note])
+
+    def act_on_page(document):
+        document.pages[0].obj["/AA"] = pikepdf.Dictionary(O=pikepdf.Dictionary(S=pikepdf.Name("/JavaScript"), JS="1"))
+
+    for hidden in (launch, act_on_page):
+        with pytest.raises(FileBroken, match="脚本"):
+            check_upload("a.pdf", pdf(hidden))
     with pytest.raises(FileBroken, match="密码"):
         check_upload("a.pdf", pdf(encryption=pikepdf.Encryption(owner="o", user="u")))
     with pytest.raises(FileBroken):

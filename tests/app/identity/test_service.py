@@ -243,6 +243,15 @@ async def test_five_wrong_tries_end_a_code(identity, sent_codes):
         await identity.login_sms(phone, sent_codes[phone])
 
 
+async def test_five_tries_hold_also_when_they_come_at_once(identity, sent_codes):
+    phone = "13900002004"
+    await identity.send_sms_code(phone, "a")
+    right = sent_codes[phone]
+    guesses = [f"{number:06d}" for number in range(60) if f"{number:06d}" != right] + [right]
+    results = await asyncio.gather(*(identity.login_sms(phone, guess) for guess in guesses), return_exceptions=True)
+    assert all(isinstance(result, errors.SmsCodeWrong) for result in results)
+
+
 async def test_codes_are_limited_per_phone(database, keys):
     async def send(*_):
         pass
@@ -278,6 +287,19 @@ async def test_staff_sign_in_and_lock(database, keys):
         await accounts.login("nobody", "right")
     await accounts.ensure_demo_accounts([{"id": "sg-gaj", "short_name": "市公安局"}], "new")
     assert (await accounts.login("clerk.sg-gaj", "new"))[2].account == "clerk.sg-gaj"
+
+
+async def test_staff_sign_out_ends_the_token_and_five_tries_hold_at_once(database, keys):
+    accounts = StaffAccounts(database, keys)
+    await accounts.ensure_demo_accounts([{"id": "sg-jj", "short_name": "市交警"}], "right")
+    token, _seconds, _staff = await accounts.login("clerk.sg-jj", "right")
+    await accounts.logout(token)
+    with pytest.raises(errors.TokenInvalid):
+        await accounts.authenticate(token)
+    words = ["wrong"] * 20 + ["right"]
+    results = await asyncio.gather(*(accounts.login("clerk.sg-jj", word) for word in words), return_exceptions=True)
+    assert sum(isinstance(result, errors.StaffLoginRefused) for result in results) == 5
+    assert all(isinstance(result, Exception) for result in results)
 
 
 async def test_alipay_phone_is_verified_before_it_is_read(identity, stand_ins):
