@@ -15,6 +15,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -29,6 +30,7 @@ from app.kernel.errors import ProviderUnavailable
 log = structlog.get_logger(__name__)
 
 CONNECT_TIMEOUT_S = 3
+STALL_TIMEOUT_S = 20  # of a download
 CALLS_IN_FLIGHT = 32
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
 # Ten failures in a row mean that a vendor is away; two seconds later one call tries again. Short on purpose: a breaker spares our
@@ -135,6 +137,65 @@ class HttpClient:
                 status=status,
                 ms=round(took_s * 1000, 1),
             )
+
+    async def download(
+        self,
+        vendor: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        to: Path,
+        max_bytes: int,
+        timeout_s: float,
+    ) -> Response:
+        """GET a file of any size into `to`, chunk by chunk; whatever was there is replaced.
+
+        Args:
+            url: complete and already percent-encoded; nothing in it is changed.
+            max_bytes: as it comes over the wire; a larger file is given up.
+            timeout_s: for everything. A connection that brings nothing for STALL_TIMEOUT_S is given up sooner.
+
+        Returns:
+            status and headers; the body is in the file for status 200, and here (at most MAX_ANSWER_BYTES) for any other below 500.
+
+        Raises:
+            VendorUnreachable, VendorUnknown: `to` may hold a part.
+        """
+        outcome, status, began = "unknown", 0, time.perf_counter()
+        try:
+            timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=STALL_TIMEOUT_S)
+            async with self._own_session().get(
+                URL(url, encoded=True),
+                headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity", **headers},
+                skip_auto_headers=("Accept",),
+                timeout=timeout,
+                allow_redirects=False,
+            ) as answer:
+                status = answer.status
+                if status >= 500:
+                    raise VendorUnknown(_AWAY, vendor=vendor, cause="status", status=status)
+                limit = max_bytes if status == 200 else MAX_ANSWER_BYTES
+                body, length = bytearray(), 0
+                with await asyncio.to_thread(to.open, "wb") as file:
+                    async for chunk in answer.content.iter_chunked(256 * 1024):
+                        length += len(chunk)
+                        if length > limit:
+                            raise VendorUnknown(_AWAY, vendor=vendor, cause="answer too large", status=status)
+                        if status == 200:
+                            await asyncio.to_thread(file.write, chunk)  # a slow disk must not hold the loop
+                        else:
+                            body += chunk
+                outcome = "answered"
+                return Response(status, {name.lower(): value for name, value in answer.headers.items()}, bytes(body))
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            outcome = "unreachable"
+            raise VendorUnreachable(_AWAY, vendor=vendor, cause=type(error).__name__) from error
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise VendorUnknown(_AWAY, vendor=vendor, cause=type(error).__name__) from error
+        finally:
+            calls.labels(vendor, outcome).inc()
+            took_ms = round((time.perf_counter() - began) * 1000, 1)
+            log.info("vendor.download", vendor=vendor, path=urlsplit(url).path, outcome=outcome, status=status, ms=took_ms)
 
     async def _send(
         self,

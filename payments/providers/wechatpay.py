@@ -221,6 +221,30 @@ class WeChatPay:
 
     # --- calling ---
 
+    async def fetch(self, path: str) -> dict[str, Any]:
+        """GET a path with query and return the verified answer. Raises ProviderError."""
+        return await self._call("GET", path)
+
+    def signed_headers(self, method: str, url: str, body: bytes = b"") -> dict[str, str]:
+        """Return the headers that sign this request, over the path and query of `url` and the body exactly as they are sent."""
+        headers = {
+            "Authorization": v3.authorization(
+                self._key,
+                mch_id=self.merchant_id,
+                serial=self._serial,
+                method=method,
+                url=url,
+                body=body,
+                timestamp=int(self._clock().timestamp()),
+                nonce=secrets.token_hex(16),
+            ),
+            "Accept": "application/json",
+            "Content-Type": "application/json",
+        }
+        if self._public_key_id:
+            headers["Wechatpay-Serial"] = self._public_key_id  # selects the key the answer is signed with
+        return headers
+
     async def _call(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
         """Make a call and return its verified answer (`{}` for 204). Raises ProviderError."""
         await self._keys_for_answers()
@@ -258,22 +282,7 @@ class WeChatPay:
 
     async def _send(self, method: str, path: str, body: bytes) -> Response:
         url = self._base_url + path
-        headers = {
-            "Authorization": v3.authorization(
-                self._key,
-                mch_id=self.merchant_id,
-                serial=self._serial,
-                method=method,
-                url=url,
-                body=body,
-                timestamp=int(self._clock().timestamp()),
-                nonce=secrets.token_hex(16),
-            ),
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-        }
-        if self._public_key_id:
-            headers["Wechatpay-Serial"] = self._public_key_id  # selects the key the answer is signed with
+        headers = self.signed_headers(method, url, body)
         try:
             return await self._http.request(
                 self.name,
