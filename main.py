@@ -15,6 +15,7 @@ COMMANDS = {
     "worker": "Relay events, deliver messages, follow payments.",
     "migrate": "Create indexes.",
     "publish": "Validate config/catalogue and publish it as a version.",
+    "ledger": "Prove the ledger; show its balances.",
     "replay": "Put dead events back in line.",
 }
 

@@ -11,7 +11,11 @@ from enum import StrEnum
 from typing import Any
 
 from app.kernel.clock import format_utc
+from payments.moves import Move, MoveNotAllowed, moved
 from payments.provider import PaymentReport, PaymentState
+from payments.refund import Refund
+
+__all__ = ["Move", "MoveNotAllowed"]  # of moves.py, for whoever reads the tables here
 
 
 class OrderState(StrEnum):
@@ -34,16 +38,7 @@ class AttemptState(StrEnum):
     HELD = "held"  # the provider reports something that does not match: frozen until a person decides
 
 
-@dataclass(frozen=True)
-class Move:
-    """One named move of a state machine: from which states, to which, with which event."""
-
-    sources: frozenset[str]
-    target: str
-    event: str | None = None
-
-
-# Every move of an order. Nothing else changes its state. The refund moves belong to the refunds to come.
+# Every move of an order. Nothing else changes its state.
 ORDER_MOVES: Mapping[str, Move] = {
     "create": Move(frozenset(), OrderState.OPEN, "order.created"),
     "start_paying": Move(frozenset({OrderState.OPEN}), OrderState.PAYING, "order.paying"),
@@ -51,6 +46,15 @@ ORDER_MOVES: Mapping[str, Move] = {
     "close": Move(frozenset({OrderState.OPEN, OrderState.PAYING}), OrderState.CLOSED, "order.closed"),
     # Paid after it was closed, while what it was for is still owed, at the same price, and nobody else is paying it.
     "settle_late": Move(frozenset({OrderState.CLOSED}), OrderState.PAID, "order.paid"),
+    # The refund moves follow the refunds of the settling attempt. From paid directly when a refund that had failed has worked after all.
+    "start_refund": Move(frozenset({OrderState.PAID, OrderState.PARTLY_REFUNDED}), OrderState.REFUNDING, "order.refunding"),
+    "refund_all": Move(
+        frozenset({OrderState.PAID, OrderState.REFUNDING, OrderState.PARTLY_REFUNDED}), OrderState.REFUNDED, "order.refunded"
+    ),
+    "refund_part": Move(
+        frozenset({OrderState.PAID, OrderState.REFUNDING}), OrderState.PARTLY_REFUNDED, "order.partly_refunded"
+    ),
+    "end_refund": Move(frozenset({OrderState.REFUNDING}), OrderState.PAID, "order.refund_ended"),
 }
 
 _OPEN_ATTEMPT = frozenset({AttemptState.CREATED, AttemptState.WAITING, AttemptState.UNKNOWN})
@@ -67,17 +71,6 @@ ATTEMPT_MOVES: Mapping[str, Move] = {
 
 FINAL = frozenset({OrderState.PAID, OrderState.CLOSED, OrderState.REFUNDED, OrderState.PARTLY_REFUNDED, OrderState.REFUNDING})
 MAX_ATTEMPTS = 10
-
-
-class MoveNotAllowed(Exception):
-    """A bug: a move was asked for from a state that does not have it."""
-
-
-def _moved(moves: Mapping[str, Move], name: str, state: str) -> Move:
-    move = moves[name]
-    if state not in move.sources:
-        raise MoveNotAllowed(f"{name} from {state}")
-    return move
 
 
 @dataclass(frozen=True)
@@ -136,7 +129,7 @@ class Attempt:
 
     def move(self, name: str, **changes: Any) -> "Attempt":
         """Return this attempt after a named move. Raises MoveNotAllowed."""
-        return replace(self, state=AttemptState(_moved(ATTEMPT_MOVES, name, self.state).target), **changes)
+        return replace(self, state=AttemptState(moved(ATTEMPT_MOVES, name, self.state).target), **changes)
 
     def to_document(self) -> dict[str, Any]:
         return {**self.__dict__, "state": str(self.state), "payer": dict(self.payer), "held_for": list(self.held_for)}
@@ -150,7 +143,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Order:
-    """An order. `next_ask_at` is when the worker looks at it again; None once nothing is open."""
+    """An order. `next_ask_at` is when the worker looks at its attempts again, `refund_due_at` at its refunds; None when nothing is open."""
 
     id: str
     owner_id: str
@@ -169,6 +162,8 @@ class Order:
     receipt_code: str = ""
     next_ask_at: datetime | None = None
     asks: int = 0
+    refunds: tuple[Refund, ...] = ()
+    refund_due_at: datetime | None = None
 
     @property
     def agency_id(self) -> str:
@@ -197,7 +192,16 @@ class Order:
 
     def move(self, name: str, **changes: Any) -> "Order":
         """Return this order after a named move. Raises MoveNotAllowed."""
-        return replace(self, state=OrderState(_moved(ORDER_MOVES, name, self.state).target), **changes)
+        return replace(self, state=OrderState(moved(ORDER_MOVES, name, self.state).target), **changes)
+
+    def refund(self, refund_id: str) -> Refund | None:
+        return next((refund for refund in self.refunds if refund.id == refund_id), None)
+
+    def with_refund(self, changed: Refund) -> "Order":
+        """Return this order with a refund put in its place, or added."""
+        if self.refund(changed.id) is None:
+            return replace(self, refunds=(*self.refunds, changed))
+        return replace(self, refunds=tuple(changed if r.id == changed.id else r for r in self.refunds))
 
     def with_attempt(self, changed: Attempt) -> "Order":
         return replace(self, attempts=tuple(changed if a.id == changed.id else a for a in self.attempts))
@@ -211,6 +215,7 @@ class Order:
             "lines": [line.__dict__ for line in self.lines],
             "payables": [payable.__dict__ for payable in self.payables],
             "attempts": [attempt.to_document() for attempt in self.attempts],
+            "refunds": [refund.to_document() for refund in self.refunds],
         }
 
     @classmethod
@@ -224,6 +229,7 @@ class Order:
                 "lines": tuple(Line(**line) for line in document["lines"]),
                 "payables": tuple(Payable(**payable) for payable in document["payables"]),
                 "attempts": tuple(Attempt.from_document(attempt) for attempt in document["attempts"]),
+                "refunds": tuple(Refund.from_document(refund) for refund in document.get("refunds", ())),
             }
         )
 

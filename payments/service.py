@@ -15,6 +15,7 @@ from app.kernel.errors import ValidationFailed, error_row
 from app.storage.mongo import Database
 from payments import errors, receipts
 from payments.asking import Asking
+from payments.ledger import store as ledger
 from payments.model import Attempt, Line, Order, OrderState, Payable, total_fen
 from payments.notifications import Notifications, Outcome
 from payments.paying import PayerOf, Paying, raise_if_held
@@ -52,6 +53,7 @@ class Payments:
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.providers = {provider.name: provider for provider in providers}
+        self._database = database
         self._store = OrderStore(database)
         self._sources = sources
         self._public_url = public_url
@@ -266,6 +268,10 @@ class Payments:
     async def sweep(self, now: datetime | None = None) -> int:
         """Ask about everything that is due, close what has expired; return how many orders were looked at. Any number may run."""
         return await self._sweeps.run(now or self._clock())
+
+    async def seal_ledger(self, now: datetime | None = None) -> int:
+        """Take new ledger entries into the chain; return how many. Any number may run."""
+        return await ledger.seal(self._database, now or self._clock())
 
     # --- receipts ---
 

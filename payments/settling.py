@@ -15,6 +15,7 @@ import structlog
 from app.kernel.errors import HallError
 from app.kernel.events import Event, new_event
 from payments import metrics
+from payments.ledger import booking
 from payments.model import Attempt, Order, Verdict, event_data, judge, mismatches
 from payments.provider import PaymentReport, PaymentState
 from payments.receipts import new_receipt
@@ -119,6 +120,7 @@ def _settle(order: Order, attempt: Attempt, report: PaymentReport, now: datetime
         events=(order_event("order.paid", settled, now, settled.attempt(attempt.id)),),
         take_locks=name == "settle_late",
         receipt=receipt,
+        entries=(booking.settled(settled, attempt, now),),
     )
 
 
@@ -129,7 +131,7 @@ def _settle_late(order: Order, attempt: Attempt, report: PaymentReport, now: dat
 def _overpaid(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
     booked = order.with_attempt(_paid(attempt, report, now, is_overpaid=True))
     event = order_event("order.overpaid", booked, now, booked.attempt(attempt.id), overpaid_fen=report.amount_fen)
-    return Change(booked, events=(event,))
+    return Change(booked, events=(event,), entries=(booking.overpaid(booked, attempt, now),))
 
 
 def _hold(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:

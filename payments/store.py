@@ -1,4 +1,4 @@
-"""Orders in MongoDB: every change is one transaction of compare-and-set, locks, receipt and events."""
+"""Orders in MongoDB: every change is one transaction of compare-and-set, locks, receipt, ledger entries and events."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +13,8 @@ from app.kernel.errors import Conflict
 from app.kernel.events import Event
 from app.storage import outbox
 from app.storage.mongo import Database
+from payments.ledger import store as ledger
+from payments.ledger.entries import Entry
 from payments.model import Order
 
 INDEXES: dict[str, list[IndexModel]] = {
@@ -21,6 +23,26 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("attempts.id", ASCENDING)], name="of_attempt"),
         # Only orders somebody must look at again are in this index, so it stays small.
         IndexModel([("next_ask_at", ASCENDING)], name="due", partialFilterExpression={"next_ask_at": {"$type": "date"}}),
+        IndexModel(
+            [("refund_due_at", ASCENDING)], name="refund_due", partialFilterExpression={"refund_due_at": {"$type": "date"}}
+        ),
+        IndexModel([("refunds.id", ASCENDING)], name="of_refund", partialFilterExpression={"refunds.id": {"$type": "string"}}),
+        # What staff look at: refunds, and money that does not fit, of their agency; newest first.
+        IndexModel(
+            [("payables.agency_id", ASCENDING), ("_id", DESCENDING)],
+            name="refunds_of_agency",
+            partialFilterExpression={"refunds.id": {"$type": "string"}},
+        ),
+        IndexModel(
+            [("payables.agency_id", ASCENDING), ("_id", DESCENDING)],
+            name="held_of_agency",
+            partialFilterExpression={"attempts.state": "held"},
+        ),
+        IndexModel(
+            [("payables.agency_id", ASCENDING), ("_id", DESCENDING)],
+            name="overpaid_of_agency",
+            partialFilterExpression={"attempts.is_overpaid": True},
+        ),
     ],
     "payable_locks": [IndexModel([("order_id", ASCENDING)], name="of_order")],
     "payment_notifications": [
@@ -28,6 +50,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("received_at", ASCENDING)], name="not_applied", partialFilterExpression={"state": "stored"}),
     ],
     "receipts": [IndexModel([("order_id", ASCENDING)], name="of_order")],
+    **ledger.INDEXES,
 }
 
 
@@ -46,15 +69,19 @@ class Change:
     """What a decision leads to, written in one transaction.
 
     Attributes:
-        take_locks: reserve the payables (create, late settlement). free_locks: give them back (close).
+        take_locks: reserve the payables (create, late settlement). free_locks: give them back (close, refunded in full).
+        free_keys: give these alone back.
         receipt: the document of a receipt issued with it.
+        entries: what it means in the ledger.
     """
 
     order: Order
     events: tuple[Event, ...] = ()
     take_locks: bool = False
     free_locks: bool = False
+    free_keys: tuple[str, ...] = ()
     receipt: Mapping[str, Any] | None = None
+    entries: tuple[Entry, ...] = ()
 
 
 class OrderStore:
@@ -143,8 +170,11 @@ class OrderStore:
             await self._take_locks(newer, session)
         if change.free_locks:
             await self._locks.delete_many({"order_id": newer.id}, session=session)
+        if change.free_keys:
+            await self._locks.delete_many({"_id": {"$in": list(change.free_keys)}, "order_id": newer.id}, session=session)
         if change.receipt is not None:
             await self._database["receipts"].insert_one(dict(change.receipt), session=session)
+        await ledger.append(self._database, session, change.entries)
         await outbox.append(self._database, session, change.events)
         return newer
 

@@ -25,6 +25,7 @@ from payments.model import (
     next_ask,
 )
 from payments.provider import PaymentReport, PaymentState
+from payments.refund import REFUND_MOVES, RefundState
 from payments.settling import _CHANGES
 
 NOW = datetime(2026, 11, 24, 2, 0, tzinfo=UTC)
@@ -107,6 +108,9 @@ def test_the_tables_in_the_docs_are_the_tables_in_the_code():
         sources = ", ".join(state for state in OrderState if state in move.sources) or "–"
         assert (sources, name, str(move.target)) in written, name
         assert any(row[1] == name and row[3] == move.event for row in rows if len(row) == 4)
+    for name, move in REFUND_MOVES.items():
+        sources = ", ".join(state for state in RefundState if state in move.sources) or "–"
+        assert [sources, name, str(move.target), move.event or "–"] in rows, name
     told = {row[1].split(" (")[0]: row[2] for row in rows if len(row) == 3}
     for name, move in ATTEMPT_MOVES.items():
         assert told[name] == str(move.target), name

@@ -297,6 +297,7 @@ async def test_stored_but_not_applied_is_applied_by_the_sweep(hall):
         {"_id": order.id},
         {"$set": {"state": "paying", "attempts.0.state": "waiting", "receipt_number": "", "next_ask_at": None}},
     )
+    await hall.database["ledger_entries"].delete_many({"order_id": order.id})
     await hall.database["payment_notifications"].update_many({}, {"$set": {"state": "stored"}})
     await hall.payments.sweep(hall.now() + timedelta(seconds=11))
     assert await hall.state(order) == "paid"
