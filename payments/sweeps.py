@@ -20,7 +20,7 @@ from payments.store import OrderStore
 log = structlog.get_logger(__name__)
 
 # Longer than the slowest wind-up (query, close, query, each with its time-out), so that nobody is asked about twice at once.
-LEASE = timedelta(seconds=60)
+LEASE = timedelta(seconds=25)
 AT_ONCE = 8
 # One round ends after this, whatever is left: the worker has other work and comes back in seconds.
 ROUND_S = 20

@@ -45,6 +45,26 @@ async def test_a_wrong_amount_is_held_and_never_settled(hall, anyone, provider):
     assert (await resident.get(f"/v1/cases/{case['id']}"))["state"] == "awaiting_payment"
 
 
+async def test_money_for_a_case_that_was_withdrawn_meanwhile_is_told_and_never_kept_in_silence(hall, anyone):
+    resident, case = await a_case(anyone)
+    await paid_attempt(resident, hall.sandbox_url, "case", case["id"], "success_without_notice")
+    await resident.post(f"/v1/cases/{case['id']}/withdraw")
+    await resident.until("/v1/notifications", lambda answer: "case.payment_refused" in events_of(answer["items"]))
+    inbox = events_of(await settled(resident))
+    assert inbox.count("case.payment_refused") == 1
+    assert (await resident.get(f"/v1/cases/{case['id']}"))["state"] == "withdrawn"
+
+
+async def test_a_retry_of_submit_after_a_crash_gets_the_first_answer(anyone):
+    resident, _name = await someone(anyone)
+    case = await resident.open_case("id_card_lost", {"age": "adult"})
+    case = await resident.fill(case, LOST)
+    await resident.upload_missing(case)
+    key = ulid()
+    answers = [await resident.post(f"/v1/cases/{case['id']}/submit", key=key) for _ in range(2)]
+    assert answers[0] == answers[1]
+
+
 async def test_a_forged_notice_changes_nothing(hall, anyone):
     resident, case = await a_case(anyone)
     order = await resident.order("case", case["id"])
