@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from sandbox import alipay_trade
+from sandbox import alipay_bills, alipay_trade
 from sandbox.alipay_trade import Refused
 from sandbox.base import CHINA, Sandbox, StandIn, china_text, compact, rfc3339_utc
 from sandbox.people import Person, person_of_code
@@ -26,6 +26,7 @@ _TOKEN_LIVES_S = 15 * 86400
 _REFRESH_LIVES_S = 30 * 86400
 _KEYWORD = re.compile(r"[A-Za-z]\w{0,31}")
 
+_SUCCESS = {"code": "10000", "msg": "Success"}
 _COMMON = ("app_id", "method", "sign_type", "sign", "timestamp", "version", "charset")
 
 
@@ -50,6 +51,9 @@ class Gateway(StandIn):
         try:
             if method == "alipay.trade.wap.pay":
                 return self._open_cashier(sent)
+            if method == alipay_bills.METHOD:
+                origin = f"{self.request.protocol}://{self.request.host}"
+                return self._answer(name, _SUCCESS | alipay_bills.download_url(self.sandbox, _biz_content(sent), origin))
             answer = self._run(method, sent)
         except Refused as refused:
             # Login refuses before it is routed to a business system, hence error_response.
@@ -231,6 +235,7 @@ _METHODS = {
     "alipay.system.oauth.token": oauth_token,
     "alipay.user.info.share": user_info,
     "alipay.open.app.mini.templatemessage.send": send_message,
+    alipay_bills.METHOD: lambda _sandbox, _sent: {},  # answered by Gateway.post, which knows its own address
     "alipay.trade.wap.pay": lambda _sandbox, _sent: {},  # answered by a redirect, see Gateway._open_cashier
 }
 

@@ -1,0 +1,1 @@
+"""Reconciliation (对账): each day's bill of each provider against our own attempts and refunds, both ways."""
