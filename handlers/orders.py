@@ -130,7 +130,11 @@ class PayOrder(HallHandler):
     )
     async def post(self, order_id: str) -> None:
         attempt, client_params = await self.hall.payments.pay(
-            order_id, self.resident.resident_id, **self.body, attempt_id=self.idempotent_id("pay")
+            order_id,
+            self.resident.resident_id,
+            **self.body,
+            attempt_id=self.idempotent_id("pay"),
+            client_ip=self.client_address,
         )
         await self.answer(
             {"attempt_id": attempt.id, "out_trade_no": attempt.out_trade_no, "client_params": client_params}

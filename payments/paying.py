@@ -54,14 +54,14 @@ class Paying:
         self._clock = clock
 
     async def pay(
-        self, order: Order, *, provider_name: str, scene: str, attempt_id: str
+        self, order: Order, *, provider_name: str, scene: str, attempt_id: str, client_ip: str = ""
     ) -> tuple[Attempt, dict[str, Any]]:
         """See Payments.pay."""
         chosen = self._chosen(provider_name, scene)
         await self._require_payable(order)
-        payer = await self._payer(order.owner_id, chosen)
+        payer = await self._payer(order.owner_id, chosen) if scene in chosen.payer_scenes else {}
         for _ in range(2):  # a second round when the attempt at hand turns out to be closed at its provider
-            order, attempt = await self._attempt_for(order, chosen, scene, payer, attempt_id)
+            order, attempt = await self._attempt_for(order, chosen, scene, payer, attempt_id, client_ip)
             client_params = await self._prepay(order, attempt, chosen)
             if client_params is not None:
                 return attempt, client_params
@@ -75,7 +75,7 @@ class Paying:
         if chosen is None:
             raise errors.SceneUnsupported("/provider", "没有这种支付方式，请选择微信支付或支付宝。")
         if scene not in chosen.scenes:
-            raise errors.SceneUnsupported("/scene", f"{chosen.label}暂时只能在小程序里付款，请打开小程序缴费。")
+            raise errors.SceneUnsupported("/scene", f"{chosen.label}没有这种付款场景，请换一种方式缴费。")
         return chosen
 
     async def _payer(self, owner_id: str, provider: PaymentProvider) -> dict[str, str]:
@@ -103,7 +103,7 @@ class Paying:
             raise errors.OrderExpired("这张订单已经到期，请返回重新发起缴费。", en="The order has expired; make a new one.")
 
     async def _attempt_for(
-        self, order: Order, provider: PaymentProvider, scene: str, payer: Mapping[str, str], attempt_id: str
+        self, order: Order, provider: PaymentProvider, scene: str, payer: Mapping[str, str], attempt_id: str, client_ip: str
     ) -> tuple[Order, Attempt]:
         """Return an open attempt for this way of paying: the live one, or a new one, committed."""
         now = self._clock()
@@ -126,7 +126,7 @@ class Paying:
         if known is not None:  # this very number has ended; a number is never used twice
             attempt_id = new_id("pay")
         order = await self._store.change(
-            order.id, lambda current: self._with_new_attempt(current, provider, scene, payer, attempt_id)
+            order.id, lambda current: self._with_new_attempt(current, provider, scene, payer, attempt_id, client_ip)
         )
         attempt = _live(order, provider, scene, payer, attempt_id)
         if attempt is None:
@@ -135,7 +135,7 @@ class Paying:
         return order, attempt
 
     def _with_new_attempt(
-        self, order: Order, provider: PaymentProvider, scene: str, payer: Mapping[str, str], attempt_id: str
+        self, order: Order, provider: PaymentProvider, scene: str, payer: Mapping[str, str], attempt_id: str, client_ip: str
     ) -> Change | None:
         now = self._clock()
         if order.is_final or order.is_held or _live(order, provider, scene, payer, attempt_id) is not None:
@@ -152,6 +152,8 @@ class Paying:
             payer=payer,
             expires_at=order.expires_at,
             notify_url=f"{self._public_url}/callbacks/{provider.name}",
+            return_url=f"{self._public_url}/orders/{order.id}",
+            client_ip=client_ip,
         )
         attempt = Attempt(
             id=attempt_id,
@@ -160,7 +162,7 @@ class Paying:
             state=AttemptState.CREATED,
             amount_fen=order.amount_fen,
             merchant_id=provider.merchant_id,
-            app_id=provider.app_id,
+            app_id=provider.app_id_of(scene),
             payer=payer,
             request=provider.prepare(terms),
             expires_at=order.expires_at,

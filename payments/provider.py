@@ -5,6 +5,7 @@ How a provider may fail:
 ProviderError
 ├── ProviderUnknown       it may have happened: ask by query, repeat only with the same number and the same bytes
 │   └── ProviderNotSent   certainly nothing happened: not sent, or turned away unread
+│       └── NotEnoughFunds   a refund that waits for money at the provider: finance acts, then the same number again
 └── ProviderRefused       a definite no, with the provider's code
 NotificationRejected      a message that is not the provider's, or cannot be understood
 """
@@ -45,6 +46,10 @@ class ProviderUnknown(ProviderError):
 
 class ProviderNotSent(ProviderUnknown):
     """Nothing was done at the provider."""
+
+
+class NotEnoughFunds(ProviderNotSent):
+    """The merchant's balance at the provider does not cover a refund: the same request later."""
 
 
 class ProviderRefused(ProviderError):
@@ -273,7 +278,7 @@ class PaymentProvider(Protocol):
         """Ask for a refund, or repeat exactly that; the answer says how far it is (seldom at its end).
 
         Raises:
-            ProviderNotSent: nothing was done, the same again later (too often, not enough funds at the provider yet).
+            ProviderNotSent: nothing was done, the same again later (too often; NotEnoughFunds: finance has to act).
             ProviderUnknown: it may have been taken: query by its number, never a new number.
             ProviderRefused: a definite no. Only a query that says NOT_FOUND afterwards proves that nothing was done before.
         """

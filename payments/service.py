@@ -245,19 +245,22 @@ class Payments:
     # --- paying ---
 
     async def pay(
-        self, order_id: str, owner_id: str, *, provider: str, scene: str, attempt_id: str
+        self, order_id: str, owner_id: str, *, provider: str, scene: str, attempt_id: str, client_ip: str = ""
     ) -> tuple[Attempt, dict[str, Any]]:
         """Make an order payable at a provider; return the attempt and exactly what the client SDK takes.
 
         Args:
             attempt_id: the number to use when a new attempt is needed; the same again when the request is repeated.
+            client_ip: the payer's address, which WeChat Pay's H5 cashier compares with who opens it.
 
         Raises:
             OrderNotFound, SceneUnsupported, OrderAlreadyPaid, OrderClosed, OrderExpired, PaymentHeld, PayerUnknown,
             TooManyAttempts, PaymentRefused; ProviderUnavailable when the provider gives no clear answer.
         """
         order = await self._own(order_id, owner_id)
-        return await self._paying.pay(order, provider_name=provider, scene=scene, attempt_id=attempt_id)
+        return await self._paying.pay(
+            order, provider_name=provider, scene=scene, attempt_id=attempt_id, client_ip=client_ip
+        )
 
     # --- notifications, sweep ---
 

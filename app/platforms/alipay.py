@@ -11,15 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import orjson
 import structlog
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from app.kernel.clock import utc_now
 from app.kernel.errors import HallError, ProviderUnavailable, Unauthorized
 from app.platforms import alipay_protocol as protocol
 from app.platforms import rsa
-from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable
+from app.platforms.alipay_certificates import DOWNLOAD, AlipayCertificates, OneKey
+from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable, date_offset_s
 
 log = structlog.get_logger(__name__)
 
@@ -105,15 +108,19 @@ class AlipayGateway:
         self._key = rsa.load_private_key(app_private_key)
         self._aes_key = aes_key
         self._clock = clock
-        self._certificates: dict[str, str] = {}
+        self.clock_offset_s: float | None = None
+        self._certificates: AlipayCertificates | OneKey
         if app_cert and root_cert and public_cert:
-            self._certificates = {
-                "app_cert_sn": protocol.certificate_sn(app_cert),
-                "root_cert_sn": protocol.root_certificate_sn(root_cert),
-            }
-            self.keys = {protocol.certificate_sn(public_cert): rsa.load_public_key(public_cert)}
+            self._certificates = AlipayCertificates(
+                app_cert=app_cert, root_cert=root_cert, public_cert=public_cert, clock=clock
+            )
         else:
-            self.keys = {"": rsa.load_public_key(public_key)}
+            self._certificates = OneKey(public_key)
+
+    @property
+    def keys(self) -> Mapping[str, RSAPublicKey]:
+        """Alipay's keys: by certificate serial, or in key mode the one key under the empty text."""
+        return self._certificates.keys
 
     def request(self, method: str, biz_content: Mapping[str, Any] | None, **top_level: str) -> dict[str, str]:
         """Return the signed parameters of a call without making it."""
@@ -123,7 +130,7 @@ class AlipayGateway:
             key=self._key,
             now=self._clock(),
             biz_content=biz_content,
-            **self._certificates,
+            **self._certificates.parameters,
             **top_level,
         )
 
@@ -135,23 +142,8 @@ class AlipayGateway:
         Raises:
             AlipayRefused, VendorUnreachable, VendorUnknown.
         """
-        response = await self._http.request(
-            "alipay",
-            "POST",
-            f"{self._url}{'&' if '?' in self._url else '?'}charset=utf-8",
-            headers={"Content-Type": "application/x-www-form-urlencoded;charset=utf-8", "Accept": "application/json"},
-            body=protocol.encode_form(self.request(method, biz_content, **top_level)),
-            timeout_s=timeout_s,
-            # Trades are told apart by the number in them, not by how often it comes; a login code or a message is not.
-            repeatable=method.startswith("alipay.trade."),
-        )
-        if response.status != 200:
-            raise VendorUnknown(_AWAY, vendor="alipay", cause="status", status=response.status)
-        try:
-            answer = protocol.verify_answer(response.body, method, self.keys)
-        except protocol.Unreadable as error:
-            log.error("alipay.answer_not_trusted", method=method, cause=str(error))
-            raise VendorUnknown(_AWAY, vendor="alipay", cause=str(error)) from error
+        raw = await self._send(method, biz_content, timeout_s, top_level)
+        answer = await self._trusted(raw, method)
         code, sub_code = answer.text("code"), answer.text("sub_code")
         if not answer.is_error and code in ("10000", "") and not sub_code:  # oauth.token succeeds without a code
             if not answer.is_signed:
@@ -164,6 +156,63 @@ class AlipayGateway:
         if code == _UNKNOWN or not code or sub_code.endswith("SYSTEM_ERROR") or sub_code.endswith("unknow-error"):
             raise VendorUnknown(_AWAY, vendor="alipay", cause=f"{code} {sub_code}")
         raise AlipayRefused(answer)
+
+    def order_string(self, method: str, biz_content: Mapping[str, Any], **top_level: str) -> str:
+        """Return the signed, URL-encoded parameters of a call that the client makes itself (app and H5 cashier)."""
+        return urlencode(self.request(method, biz_content, **top_level))
+
+    def address(self, method: str, biz_content: Mapping[str, Any], **top_level: str) -> str:
+        """Return the gateway URL that a browser opens itself."""
+        return f"{self._url}{'&' if '?' in self._url else '?'}{self.order_string(method, biz_content, **top_level)}"
+
+    async def learn_keys(self, serial: str = "") -> bool:
+        """Fetch the certificate of a serial (or the last unknown one), at most once a minute; say whether that was tried."""
+        if serial:
+            self._certificates.want(serial)
+        try:
+            return await self._certificates.learn(self._download)
+        except ProviderUnavailable as error:
+            log.error("alipay.certificate_not_fetched", cause=str(error.context.get("cause", "")))
+            return True
+
+    def is_unknown(self, serial: str) -> bool:
+        """Say whether a notice names a certificate that is not held yet, and remember it for learn_keys."""
+        return self._certificates.want(serial)
+
+    async def _trusted(self, raw: bytes, method: str) -> protocol.Answer:
+        """Return the answer of a call once its signature holds, fetching the certificate it names when that is new."""
+        for last_try in (False, True):
+            try:
+                return protocol.verify_answer(raw, method, self.keys)
+            except protocol.UnknownCertificate as error:
+                if last_try or not await self.learn_keys(error.serial):
+                    raise _not_trusted(method, error) from error
+            except protocol.Unreadable as error:
+                raise _not_trusted(method, error) from error
+        raise AssertionError("unreachable")
+
+    async def _download(self, serial: str) -> bytes:
+        return await self._send(DOWNLOAD, {"alipay_cert_sn": serial}, TIMEOUT_S, {})
+
+    async def _send(
+        self, method: str, biz_content: Mapping[str, Any] | None, timeout_s: float, top_level: Mapping[str, str]
+    ) -> bytes:
+        response = await self._http.request(
+            "alipay",
+            "POST",
+            f"{self._url}{'&' if '?' in self._url else '?'}charset=utf-8",
+            headers={"Content-Type": "application/x-www-form-urlencoded;charset=utf-8", "Accept": "application/json"},
+            body=protocol.encode_form(self.request(method, biz_content, **top_level)),
+            timeout_s=timeout_s,
+            # Trades are told apart by the number in them, not by how often it comes; a login code or a message is not.
+            repeatable=method.startswith("alipay.trade.") or method == DOWNLOAD,
+        )
+        self.clock_offset_s = date_offset_s(response, self._clock())
+        if response.status == 429:
+            raise VendorUnreachable(_AWAY, vendor="alipay", cause="429", retry_after_s=10)
+        if response.status != 200:
+            raise VendorUnknown(_AWAY, vendor="alipay", cause="status", status=response.status)
+        return response.body
 
     # --- signing in ---
 
@@ -260,6 +309,11 @@ def _phone_payload(encrypted: Any) -> dict[str, Any]:
             return encrypted
         encrypted = encrypted.get("response")
     return {}
+
+
+def _not_trusted(method: str, error: protocol.Unreadable) -> VendorUnknown:
+    log.error("alipay.answer_not_trusted", method=method, cause=str(error))
+    return VendorUnknown(_AWAY, vendor="alipay", cause=str(error))
 
 
 def _misconfigured(refused: AlipayRefused) -> AlipayMisconfigured:

@@ -6,7 +6,6 @@ behaviour of the official Node SDK.
 
 import base64
 import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +21,8 @@ from cryptography.x509 import oid
 
 from app.kernel.clock import SHANGHAI
 from app.platforms import rsa
+from app.platforms.certificates import pem_blocks
 
-_PEM_BLOCK = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+?-----END CERTIFICATE-----")
 _RSA_SIGNATURES = "1.2.840.113549.1.1."
 # The names in which Alipay writes an issuer; others do not occur in its certificates.
 _NAME_PARTS = {
@@ -38,6 +37,14 @@ _NAME_PARTS = {
 
 class Unreadable(ValueError):
     """This is no answer or notice of Alipay's; what was asked for may have happened all the same."""
+
+
+class UnknownCertificate(Unreadable):
+    """Signed with a certificate we do not hold; `serial` is its name, to be fetched and tried against our root."""
+
+    def __init__(self, serial: str) -> None:
+        super().__init__("signed with a certificate we do not know")
+        self.serial = serial
 
 
 # --- requests ---
@@ -154,6 +161,7 @@ def verify_answer(raw: bytes, method: str, keys: Mapping[str, RSAPublicKey]) -> 
         keys: certificate serial -> key; in key mode the one key under the empty text.
 
     Raises:
+        UnknownCertificate: in certificate mode only.
         Unreadable: no such answer in it, or a signature that does not fit. A missing signature does not raise: the caller
             decides what an unsigned answer is worth (`is_signed`).
     """
@@ -168,7 +176,7 @@ def verify_answer(raw: bytes, method: str, keys: Mapping[str, RSAPublicKey]) -> 
         # In key mode a serial has nothing to name; in certificate mode the exact one is demanded, never "the only key we have".
         key = keys.get("") or keys.get(cert_sn)
         if key is None:
-            raise Unreadable("signed with a certificate we do not know")
+            raise UnknownCertificate(cert_sn)
         if not rsa.is_signed(key, part, sign):
             raise Unreadable("the signature of the answer does not fit")
     try:
@@ -275,10 +283,10 @@ def verify_notification(form: Mapping[str, str], keys: Sequence[RSAPublicKey]) -
 
 def certificate_sn(pem: str) -> str:
     """Return the serial by which Alipay names a certificate: MD5 hex of issuer (reversed) and decimal serial."""
-    blocks = _blocks(pem)
+    blocks = pem_blocks(pem)
     if not blocks:
         raise Unreadable("no certificate in the text")
-    return _sn(x509.load_pem_x509_certificate(blocks[0]))
+    return serial_of(x509.load_pem_x509_certificate(blocks[0]))
 
 
 def root_certificate_sn(pem: str) -> str:
@@ -291,11 +299,11 @@ def root_certificate_sn(pem: str) -> str:
         Unreadable: nothing remains; better no start than an empty serial.
     """
     found = []
-    for block in _blocks(pem):
+    for block in pem_blocks(pem):
         try:
             certificate = x509.load_pem_x509_certificate(block)
             if certificate.signature_algorithm_oid.dotted_string.startswith(_RSA_SIGNATURES):
-                found.append(_sn(certificate))
+                found.append(serial_of(certificate))
         except ValueError:
             continue
     if not found:
@@ -303,12 +311,8 @@ def root_certificate_sn(pem: str) -> str:
     return "_".join(found)
 
 
-def _blocks(pem: str) -> list[bytes]:
-    text = pem.replace("\\n", "\n").replace("\r\n", "\n").replace("\r", "\n")
-    return [block.encode() for block in _PEM_BLOCK.findall(text)]
-
-
-def _sn(certificate: x509.Certificate) -> str:
+def serial_of(certificate: x509.Certificate) -> str:
+    """Return Alipay's name of a certificate; see certificate_sn. Raises KeyError for an issuer with other name parts."""
     issuer = ",".join(f"{_NAME_PARTS[part.oid]}={part.value}" for part in reversed(list(certificate.issuer)))
     # MD5 here is a name, not a protection: Alipay defined it so.
     return hashlib.md5(f"{issuer}{certificate.serial_number}".encode(), usedforsecurity=False).hexdigest()

@@ -15,6 +15,8 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -67,6 +69,20 @@ class Response:
 
     def header(self, name: str) -> str:
         return self.headers.get(name.lower(), "")
+
+
+def date_offset_s(response: Response, now: datetime) -> float | None:
+    """Return how far the other side's clock is ahead of ours by its `Date` header, in seconds; None without a readable one.
+
+    The header has whole seconds, so the middle of that second is taken: half a second is no drift.
+    """
+    try:
+        told = parsedate_to_datetime(response.header("Date"))
+    except ValueError:
+        return None
+    if told.tzinfo is None:
+        return None
+    return round((told - now).total_seconds() + 0.5, 1)
 
 
 class HttpClient:

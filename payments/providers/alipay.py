@@ -1,4 +1,4 @@
-"""Alipay: trade.create for mini-programs, query, close, and the asynchronous notification. The gateway is app/platforms/alipay.py."""
+"""Alipay: its scenes, queries, refunds and the asynchronous notification in the hall's words. The gateway is app/platforms/alipay.py."""
 
 import re
 from collections.abc import Mapping
@@ -13,8 +13,10 @@ from app.kernel.money import fen_from_yuan, yuan_text
 from app.platforms import alipay_protocol as protocol
 from app.platforms.alipay import AlipayGateway, AlipayRefused
 from app.platforms.http import VendorUnknown, VendorUnreachable
+from payments import metrics
 from payments.provider import (
     AttemptRequest,
+    NotEnoughFunds,
     Notice,
     NotificationRejected,
     PaymentReport,
@@ -22,13 +24,23 @@ from payments.provider import (
     ProviderNotSent,
     ProviderRefused,
     ProviderUnknown,
+    RefundProviderState,
+    RefundReport,
+    RefundRequest,
+    RefundTerms,
     Terms,
 )
 
 log = structlog.get_logger(__name__)
 
-# Scene -> (method, product_code). The next scenes are further rows; those of app and H5 need no call, only a signed text.
-_CREATE = {"mini_program": ("alipay.trade.create", "JSAPI_PAY")}
+# Scene -> (method, product_code). Those of app and H5 need no call of ours, only a signed text: the trade comes into being when the
+# payer reaches the cashier, and until then "does not exist" means "not yet".
+_CREATE = {
+    "mini_program": ("alipay.trade.create", "JSAPI_PAY"),
+    "app": ("alipay.trade.app.pay", "QUICK_MSECURITY_PAY"),
+    "h5": ("alipay.trade.wap.pay", "QUICK_WAP_PAY"),
+    "native": ("alipay.trade.precreate", "FACE_TO_FACE_PAYMENT"),
+}
 
 # Vendor word -> ours. TRADE_CLOSED is decided in _report: timed out unpaid, or paid and given back in full.
 _STATES = {
@@ -38,6 +50,14 @@ _STATES = {
     "TRADE_CLOSED": PaymentState.CLOSED,
 }
 _PAID_ONCE = ("gmt_payment", "send_pay_date", "gmt_refund")
+_REFUND_STATES = {
+    "REFUND_SUCCESS": RefundProviderState.SUCCEEDED,
+    "REFUND_PROCESSING": RefundProviderState.PROCESSING,
+    "REFUND_FAIL": RefundProviderState.NOT_FOUND,  # nothing went: the same request may be sent again
+}
+# Of a query: it has no such trade or refund, so nothing was done under this number.
+_NO_REFUND = ("ACQ.TRADE_NOT_EXIST", "ACQ.REFUND_NOT_EXIST")
+_NO_FUNDS = ("ACQ.SELLER_BALANCE_NOT_ENOUGH", "ACQ.MERCHANT_BALANCE_NOT_ENOUGH")
 _NOT_IN_SUBJECT = re.compile(r"[/=&\s]+")
 
 
@@ -48,13 +68,21 @@ class Alipay:
     label = "支付宝"
     identity = "alipay"
     scenes = frozenset(_CREATE)
+    payer_scenes = frozenset({"mini_program"})
 
     def __init__(self, gateway: AlipayGateway, *, seller_id: str) -> None:
         self._gateway = gateway
         self.app_id = gateway.app_id
         self.merchant_id = seller_id
 
-    # --- the provider protocol ---
+    @property
+    def clock_offset_s(self) -> float | None:
+        return self._gateway.clock_offset_s
+
+    def app_id_of(self, scene: str) -> str:
+        return self.app_id  # one application for all scenes
+
+    # --- payments ---
 
     def payer_from(self, identity: Mapping[str, Any]) -> dict[str, str]:
         # One of the two, the newer one first: an application is configured for exactly one of them.
@@ -64,28 +92,40 @@ class Alipay:
         return {}
 
     def prepare(self, terms: Terms) -> str:
-        payer = terms.payer
-        content = {
+        content: dict[str, Any] = {
             "out_trade_no": terms.out_trade_no,
             "total_amount": yuan_text(terms.amount_fen),
             "subject": _NOT_IN_SUBJECT.sub(" ", terms.description).strip()[:256] or "政务服务缴费",
             "product_code": _CREATE[terms.scene][1],
-            "op_app_id": self.app_id,
+            # Always: without it an order string stays payable for fifteen days.
             "time_expire": terms.expires_at.astimezone(SHANGHAI).strftime("%Y-%m-%d %H:%M:%S"),
-            **({"buyer_open_id": payer["open_id"]} if "open_id" in payer else {"buyer_id": payer["user_id"]}),
         }
+        top_level = {"notify_url": terms.notify_url}
+        if terms.scene == "mini_program":
+            payer = terms.payer
+            content["op_app_id"] = self.app_id
+            content |= {"buyer_open_id": payer["open_id"]} if "open_id" in payer else {"buyer_id": payer["user_id"]}
+        if terms.scene == "h5" and terms.return_url:
+            content["quit_url"] = terms.return_url  # where who gives up goes; return_url is for who has paid
+            top_level["return_url"] = terms.return_url
         if self.merchant_id:
             content["seller_id"] = self.merchant_id
-        return orjson.dumps({"biz_content": content, "notify_url": terms.notify_url}).decode()
+        return orjson.dumps({"biz_content": content, **top_level}).decode()
 
     async def create(self, attempt: AttemptRequest) -> dict[str, Any]:
-        request = orjson.loads(attempt.request)
+        top_level = orjson.loads(attempt.request)
+        content = top_level.pop("biz_content")
         method = _CREATE[attempt.scene][0]
-        answer = await self._call(method, request["biz_content"], notify_url=request["notify_url"])
-        trade_no = answer.text("trade_no")
-        if not trade_no or answer.text("out_trade_no") not in ("", attempt.out_trade_no):
-            raise ProviderUnknown("trade.create answered another trade")
-        return {"tradeNO": trade_no}
+        if attempt.scene == "app":
+            return {"orderStr": self._gateway.order_string(method, content, **top_level)}
+        if attempt.scene == "h5":
+            return {"redirect_url": self._gateway.address(method, content, **top_level)}
+        answer = await self._call(method, content, **top_level)
+        ours, theirs = ("qr_code", "qr_code") if attempt.scene == "native" else ("tradeNO", "trade_no")
+        handle = answer.text(theirs)
+        if not handle or answer.text("out_trade_no") not in ("", attempt.out_trade_no):
+            raise ProviderUnknown(f"{method} answered another trade")
+        return {ours: handle}
 
     async def query(self, attempt: AttemptRequest) -> PaymentReport:
         try:
@@ -105,24 +145,102 @@ class Alipay:
     async def close(self, attempt: AttemptRequest) -> None:
         await self._call("alipay.trade.close", {"out_trade_no": attempt.out_trade_no})
 
+    # --- refunds ---
+
+    def prepare_refund(self, terms: RefundTerms) -> str:
+        # No notify_url: the notice of a refund goes where the payment's went.
+        return orjson.dumps(
+            {
+                "out_trade_no": terms.out_trade_no,
+                "out_request_no": terms.out_refund_no,
+                "refund_amount": yuan_text(terms.amount_fen),
+                "refund_reason": terms.reason[:256] or "退款",
+            }
+        ).decode()
+
+    async def refund(self, refund: RefundRequest) -> RefundReport:
+        try:
+            answer = await self._call("alipay.trade.refund", orjson.loads(refund.request))
+        except NotEnoughFunds:
+            metrics.funds_short.labels(self.name).inc()
+            log.error("payment.refund_funds_short", provider=self.name, out_refund_no=refund.out_refund_no)
+            raise
+        self._same_trade(answer, refund)
+        # "10000" means handled. Only fund_change=Y says that money moved; a repeated call answers N or nothing: then a query tells.
+        moved = answer.text("fund_change") == "Y"
+        state = RefundProviderState.SUCCEEDED if moved else RefundProviderState.PROCESSING
+        return RefundReport(
+            self.name,
+            refund.out_trade_no,
+            refund.out_refund_no,
+            state,
+            provider_refund_no=answer.text("trade_no"),
+            refunded_at=_moment(answer.text("gmt_refund_pay")) if moved else None,
+        )
+
+    async def query_refund(self, refund: RefundRequest) -> RefundReport:
+        content = {
+            "out_trade_no": refund.out_trade_no,
+            "out_request_no": refund.out_refund_no,
+            "query_options": ["gmt_refund_pay"],
+        }
+        try:
+            answer = await self._call("alipay.trade.fastpay.refund.query", content)
+        except ProviderRefused as refused:
+            if refused.code in _NO_REFUND:
+                return RefundReport(self.name, refund.out_trade_no, refund.out_refund_no, RefundProviderState.NOT_FOUND)
+            raise
+        word = answer.text("refund_status")
+        # Without a status it was not received, or failed: the same request is to be sent again under the same number.
+        state = _REFUND_STATES.get(word) if word else RefundProviderState.NOT_FOUND
+        if state is None:
+            raise ProviderUnknown(f"refund_status {word!r}")
+        if state is RefundProviderState.NOT_FOUND:
+            return RefundReport(self.name, refund.out_trade_no, refund.out_refund_no, state)
+        self._same_trade(answer, refund)
+        if answer.text("out_request_no") not in ("", refund.out_refund_no):
+            raise ProviderUnknown("another refund was answered")
+        try:
+            amount_fen = fen_from_yuan(answer.text("refund_amount"))
+        except ValueError as error:
+            raise ProviderUnknown(f"refund_amount: {error}") from error
+        return RefundReport(
+            self.name,
+            refund.out_trade_no,
+            refund.out_refund_no,
+            state,
+            amount_fen=amount_fen,
+            provider_refund_no=answer.text("trade_no"),
+            refunded_at=_moment(answer.text("gmt_refund_pay")),
+        )
+
+    def _same_trade(self, answer: protocol.Answer, refund: RefundRequest) -> None:
+        if answer.text("out_trade_no") not in ("", refund.out_trade_no):
+            raise ProviderUnknown("another trade was answered")
+
+    # --- notifications ---
+
     def read_notification(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Notice:
         try:
             form = protocol.read_form(body)
         except protocol.Unreadable as error:
             raise NotificationRejected("form") from error
         if not protocol.verify_notification(form, list(self._gateway.keys.values())):
-            raise NotificationRejected("signature")
+            unknown = self._gateway.is_unknown(form.get("alipay_cert_sn", ""))
+            raise NotificationRejected("unknown_serial" if unknown else "signature", key_unknown=unknown)
         notice_id = form.get("notify_id", "")
         if form.get("notify_type", "trade_status_sync") != "trade_status_sync" or "trade_status" not in form:
             return Notice("other", notice_id, None)
         try:
             # A partial refund sends TRADE_SUCCESS again, a full one TRADE_CLOSED: the payment is in both, booked only once.
-            return Notice("payment", notice_id, self._report(form, notice_id))
+            report = self._report(form, notice_id)
         except ValueError as error:
             raise NotificationRejected(f"content: {error}", is_signed=True) from error
+        refund = _told_refund(form, report)
+        return Notice("refund" if refund else "payment", notice_id, report, refund)
 
     async def learn_keys(self) -> bool:
-        return False  # its keys come from the settings
+        return await self._gateway.learn_keys()
 
     # --- calling ---
 
@@ -134,7 +252,12 @@ class Alipay:
         except VendorUnknown as error:
             raise ProviderUnknown(str(error.context.get("cause", "unknown"))) from error
         except AlipayRefused as refused:
+            if refused.sub_code in _NO_FUNDS:
+                raise NotEnoughFunds(refused.sub_code) from refused
             raise ProviderRefused(refused.sub_code or refused.result_code) from refused
+        finally:
+            if self.clock_offset_s is not None:
+                metrics.clock_offset.labels(self.name).set(self.clock_offset_s)
 
     def _report(self, content: Mapping[str, Any], notice_id: str = "") -> PaymentReport:
         """Read a trade, of a query or a notification. Raises ValueError."""
@@ -161,6 +284,24 @@ class Alipay:
             is_refunded=given_back or closed_after_payment,
             notice_id=notice_id,
         )
+
+
+def _told_refund(form: Mapping[str, str], report: PaymentReport) -> RefundReport | None:
+    """Return the refund a notice tells of. Its `refund_fee` is the sum of all refunds so far, so it names no amount of this one."""
+    number = form.get("out_biz_no", "")
+    if not (report.is_refunded and number and form.get("gmt_refund")):
+        return None
+    return RefundReport(
+        report.provider,
+        report.out_trade_no,
+        number,
+        RefundProviderState.SUCCEEDED,
+        provider_refund_no=report.provider_trade_no,
+        refunded_at=_moment(form["gmt_refund"]),
+        merchant_id=report.merchant_id,
+        app_id=report.app_id,
+        notice_id=report.notice_id,
+    )
 
 
 def _moment(text: Any) -> datetime | None:

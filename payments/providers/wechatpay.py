@@ -1,45 +1,51 @@
-"""WeChat Pay, API v3, direct merchant. The pure part is wechatpay_v3.py; here are the calls and what their answers mean."""
+"""WeChat Pay, API v3, direct merchant: its scenes, queries, refunds and notices in the hall's words.
+
+The pure part is wechatpay_v3.py, calling is wechatpay_client.py, the keys are wechatpay_keys.py.
+"""
 
 import secrets
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
 import orjson
 import structlog
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from app.kernel.clock import SHANGHAI, parse_utc, utc_now
-from app.platforms import rsa
-from app.platforms.http import HttpClient, Response, VendorUnknown, VendorUnreachable
+from app.platforms.http import HttpClient
+from payments import metrics
 from payments.provider import (
     AttemptRequest,
+    NotEnoughFunds,
     Notice,
     NotificationRejected,
     PaymentReport,
     PaymentState,
-    ProviderError,
-    ProviderNotSent,
     ProviderRefused,
     ProviderUnknown,
+    RefundProviderState,
+    RefundReport,
+    RefundRequest,
+    RefundTerms,
     Terms,
 )
 from payments.providers import wechatpay_v3 as v3
+from payments.providers.wechatpay_client import NAME, WeChatPayClient, plain
+from payments.providers.wechatpay_keys import VerificationKeys, read_public_keys
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT_S = 6
-# Certificates are fetched again after this; a serial nobody knows fetches sooner, but never more than once a minute.
-CERTIFICATES_FOR = timedelta(hours=12)
-CERTIFICATES_AT_MOST_EVERY = timedelta(minutes=1)
-
-# Scene -> prepay API. The next scenes are further rows here and in wechatpay_v3.pay_params.
-_PREPAY = {"mini_program": "jsapi"}
+# Scene -> prepay API, and what its answer hands to the client.
+_PREPAY = {
+    "mini_program": ("jsapi", "prepay_id"),
+    "app": ("app", "prepay_id"),
+    "h5": ("h5", "h5_url"),
+    "native": ("native", "code_url"),
+}
 
 # Vendor word -> ours. Any refund, even a partial one, turns trade_state to REFUND for good: it was paid first. A failed try of the
-# resident leaves NOTPAY. An unknown word is rejected, never guessed.
+# payer leaves NOTPAY, which therefore never means failed; REVOKED, USERPAYING and PAYERROR occur with code-scan only.
 _STATES = {
     "SUCCESS": PaymentState.PAID,
     "REFUND": PaymentState.PAID,
@@ -49,23 +55,33 @@ _STATES = {
     "CLOSED": PaymentState.CLOSED,
     "REVOKED": PaymentState.CLOSED,
 }
-# Codes are compared without underscores: old pages spell them so.
-_UNKNOWN_CODES = {"SYSTEMERROR", "SERVICEUNAVAILABLE", "BANKERROR"}
-_NOT_DONE_CODES = {"RATELIMITEXCEEDED", "FREQUENCYLIMITED", "FREQUENCYLIMITEXCEED"}
+_REFUND_STATES = {
+    "PROCESSING": RefundProviderState.PROCESSING,
+    "SUCCESS": RefundProviderState.SUCCEEDED,
+    "ABNORMAL": RefundProviderState.ABNORMAL,
+    "CLOSED": RefundProviderState.CLOSED,
+}
 _NOT_FOUND_CODES = {"ORDERNOTEXIST", "RESOURCENOTEXISTS"}
 
 
 class WeChatPay:
-    """One merchant number with one app id.
+    """One merchant number.
 
-    Public-key mode when a public key is given, else certificate mode: the platform certificates are fetched, kept, and fetched
-    again. Either way the keys are one map by exact serial.
+    Args:
+        app_id: of the mini-program; H5 and QR orders are made under it too.
+        open_app_id: of the native app at the open platform; the mini-program's when empty.
+        public_key_id, public_key: public-key mode; during a change several, see read_public_keys. Platform certificates are
+            fetched beside them, or alone when these are empty.
+
+    Raises (on construction):
+        rsa.KeyUnreadable, ValueError: a key of the settings cannot be read.
     """
 
-    name = "wechatpay"
+    name = NAME
     label = "微信支付"
     identity = "wechat"
     scenes = frozenset(_PREPAY)
+    payer_scenes = frozenset({"mini_program"})
 
     def __init__(
         self,
@@ -79,54 +95,73 @@ class WeChatPay:
         merchant_key: str,
         public_key_id: str = "",
         public_key: str = "",
+        open_app_id: str = "",
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.app_id = app_id
         self.merchant_id = mch_id
-        self._http = http
-        self._base_url = base_url.rstrip("/")
+        self._open_app_id = open_app_id or app_id
         self._api_v3_key = api_v3_key
-        self._serial = merchant_serial
-        self._key = rsa.load_private_key(merchant_key)
         self._clock = clock
-        self._public_key_id = public_key_id if public_key else ""
-        self._keys: dict[str, RSAPublicKey] = {}
-        if public_key:
-            self._keys[public_key_id] = rsa.load_public_key(public_key)
-        self._fetched_at: datetime | None = None
-        self._tried_at: datetime | None = None
+        self.keys = VerificationKeys(read_public_keys(public_key_id, public_key), api_v3_key, clock)
+        self.client = WeChatPayClient(
+            http,
+            self.keys,
+            base_url=base_url,
+            mch_id=mch_id,
+            merchant_serial=merchant_serial,
+            merchant_key=merchant_key,
+            clock=clock,
+        )
 
-    # --- the provider protocol ---
+    @property
+    def clock_offset_s(self) -> float | None:
+        return self.client.clock_offset_s
+
+    def app_id_of(self, scene: str) -> str:
+        return self._open_app_id if scene == "app" else self.app_id
+
+    # --- payments ---
 
     def payer_from(self, identity: Mapping[str, Any]) -> dict[str, str]:
         openid = identity.get("openid")
         return {"openid": openid} if openid else {}
 
     def prepare(self, terms: Terms) -> str:
-        return orjson.dumps(
-            {
-                "appid": self.app_id,
-                "mchid": self.merchant_id,
-                "description": terms.description[:127],
-                "out_trade_no": terms.out_trade_no,
-                "time_expire": terms.expires_at.astimezone(SHANGHAI).isoformat(timespec="seconds"),
-                "notify_url": terms.notify_url,
-                "amount": {"total": terms.amount_fen, "currency": "CNY"},
-                "payer": {"openid": terms.payer["openid"]},
-            }
-        ).decode()
+        order: dict[str, Any] = {
+            "appid": self.app_id_of(terms.scene),
+            "mchid": self.merchant_id,
+            "description": terms.description[:127],
+            "out_trade_no": terms.out_trade_no,
+            "time_expire": terms.expires_at.astimezone(SHANGHAI).isoformat(timespec="seconds"),
+            "notify_url": terms.notify_url,
+            "amount": {"total": terms.amount_fen, "currency": "CNY"},
+        }
+        if terms.scene == "mini_program":
+            order["payer"] = {"openid": terms.payer["openid"]}
+        if terms.scene != "h5":
+            return orjson.dumps(order).decode()
+        order["scene_info"] = {"payer_client_ip": terms.client_ip, "h5_info": {"type": "Wap"}}
+        # The way back is no part of the order at WeChat Pay, but must be the same each time: it is kept beside the order's bytes.
+        return orjson.dumps({"body": orjson.dumps(order).decode(), "return_url": terms.return_url}).decode()
 
     async def create(self, attempt: AttemptRequest) -> dict[str, Any]:
-        path = f"/v3/pay/transactions/{_PREPAY[attempt.scene]}"
-        answer = await self._call("POST", path, attempt.request.encode())
-        prepay_id = answer.get("prepay_id")
-        if not isinstance(prepay_id, str) or not prepay_id:
-            raise ProviderUnknown("prepay without prepay_id")
+        api, handed = _PREPAY[attempt.scene]
+        body, return_url = _stored(attempt)
+        answer = await self.client.call("POST", f"/v3/pay/transactions/{api}", body.encode())
+        handle = answer.get(handed)
+        if not isinstance(handle, str) or not handle:
+            raise ProviderUnknown(f"prepay without {handed}")
+        if attempt.scene == "native":
+            return {"code_url": handle}
+        if attempt.scene == "h5":
+            return {"redirect_url": v3.h5_address(handle, return_url)}
         return v3.pay_params(
             attempt.scene,
-            app_id=self.app_id,
-            prepay_id=prepay_id,
-            key=self._key,
+            app_id=self.app_id_of(attempt.scene),
+            mch_id=self.merchant_id,
+            prepay_id=handle,
+            key=self.client.key,
             timestamp=int(self._clock().timestamp()),
             nonce=secrets.token_hex(16),
         )
@@ -134,9 +169,9 @@ class WeChatPay:
     async def query(self, attempt: AttemptRequest) -> PaymentReport:
         path = f"/v3/pay/transactions/out-trade-no/{quote(attempt.out_trade_no, safe='')}?mchid={self.merchant_id}"
         try:
-            answer = await self._call("GET", path)
+            answer = await self.client.call("GET", path)
         except ProviderRefused as refused:
-            if _plain(refused.code) in _NOT_FOUND_CODES:
+            if plain(refused.code) in _NOT_FOUND_CODES:
                 return PaymentReport(self.name, attempt.out_trade_no, PaymentState.NOT_FOUND)
             raise
         try:
@@ -149,14 +184,69 @@ class WeChatPay:
 
     async def close(self, attempt: AttemptRequest) -> None:
         path = f"/v3/pay/transactions/out-trade-no/{quote(attempt.out_trade_no, safe='')}/close"
-        await self._call("POST", path, orjson.dumps({"mchid": self.merchant_id}))
+        await self.client.call("POST", path, orjson.dumps({"mchid": self.merchant_id}))
+
+    # --- refunds ---
+
+    def prepare_refund(self, terms: RefundTerms) -> str:
+        return orjson.dumps(
+            {
+                "out_trade_no": terms.out_trade_no,
+                "out_refund_no": terms.out_refund_no,
+                "reason": terms.reason[:80] or "退款",
+                # Always: without it the notice goes to the console's address, in the XML of version 2, or nowhere.
+                "notify_url": terms.notify_url,
+                "amount": {"refund": terms.amount_fen, "total": terms.paid_fen, "currency": "CNY"},
+            }
+        ).decode()
+
+    async def refund(self, refund: RefundRequest) -> RefundReport:
+        try:
+            answer = await self.client.call("POST", "/v3/refund/domestic/refunds", refund.request.encode())
+        except NotEnoughFunds:
+            metrics.funds_short.labels(self.name).inc()
+            log.error("payment.refund_funds_short", provider=self.name, out_refund_no=refund.out_refund_no)
+            raise
+        return self._answered_refund(answer, refund)
+
+    async def query_refund(self, refund: RefundRequest) -> RefundReport:
+        try:
+            answer = await self.client.call("GET", f"/v3/refund/domestic/refunds/{quote(refund.out_refund_no, safe='')}")
+        except ProviderRefused as refused:
+            if plain(refused.code) in _NOT_FOUND_CODES:
+                return RefundReport(self.name, refund.out_trade_no, refund.out_refund_no, RefundProviderState.NOT_FOUND)
+            raise
+        return self._answered_refund(answer, refund)
+
+    def _answered_refund(self, answer: Mapping[str, Any], refund: RefundRequest) -> RefundReport:
+        try:
+            report = self._refund_report(answer, answer.get("status"))
+        except ValueError as error:
+            raise ProviderUnknown(f"refund: {error}") from error
+        if (report.out_refund_no, report.out_trade_no) != (refund.out_refund_no, refund.out_trade_no):
+            raise ProviderUnknown("another refund was answered")
+        return report
+
+    # --- bills ---
+
+    async def fetch(self, path: str) -> dict[str, Any]:
+        """GET a path and return its verified answer. Raises ProviderError."""
+        return await self.client.call("GET", path)
+
+    def signed_headers(self, method: str, url: str) -> dict[str, str]:
+        """Return the headers of a request to exactly this URL (a bill's download, whose answer is not signed)."""
+        return {"Authorization": self.client.authorization(method, url), "Accept": "application/json"}
+
+    # --- notifications ---
 
     def read_notification(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Notice:
         try:
-            v3.verify_message(headers, body, self._keys, now)
+            v3.verify_message(headers, body, self.keys.at(now), now)
         except v3.MessageRefused as refused:
+            # A refund that was asked for without notify_url is told of in version 2's XML, unsigned in our sense.
+            is_version_2 = refused.reason == "headers_missing" and body.lstrip()[:5] == b"<xml>"
             raise NotificationRejected(
-                refused.reason,
+                "version_2_xml" if is_version_2 else refused.reason,
                 is_probe=isinstance(refused, v3.SignatureProbe),
                 key_unknown=isinstance(refused, v3.UnknownSerial),
             ) from refused
@@ -165,138 +255,21 @@ class WeChatPay:
         except v3.MessageRefused as refused:
             raise NotificationRejected(refused.reason, is_signed=True) from refused
         notice_id = str(envelope.get("id", ""))
-        kind = str(envelope["resource"].get("original_type", ""))
-        if kind == "refund":
-            return Notice("refund", notice_id, None)
-        if kind != "transaction":
-            return Notice("other", notice_id, None)
+        kind = envelope["resource"].get("original_type", "")
         try:
-            return Notice("payment", notice_id, self._report(content, notice_id))
+            if kind == "refund":
+                # The word is called refund_status here, and status in answers.
+                return Notice("refund", notice_id, None, self._refund_report(content, content.get("refund_status"), notice_id))
+            if kind == "transaction":
+                return Notice("payment", notice_id, self._report(content, notice_id))
         except ValueError as error:
             raise NotificationRejected(f"content: {error}", is_signed=True) from error
-
-    # --- keys ---
+        return Notice("other", notice_id, None)
 
     async def learn_keys(self) -> bool:
-        if self._public_key_id:
-            return False
-        now = self._clock()
-        if self._tried_at is not None and now - self._tried_at < CERTIFICATES_AT_MOST_EVERY:
-            return False
-        self._tried_at = now
-        try:
-            await self._fetch_certificates()
-        except ProviderError as error:
-            log.error("wechatpay.certificates_not_fetched", cause=str(error))
-        return True
+        return await self.client.learn_keys()
 
-    async def _fetch_certificates(self) -> None:
-        response = await self._send("GET", "/v3/certificates", b"")
-        if response.status != 200:
-            raise ProviderUnknown(f"certificates: status {response.status}")
-        now = self._clock()
-        found: dict[str, RSAPublicKey] = {}
-        try:
-            for row in orjson.loads(response.body)["data"]:
-                # Decrypting with the APIv3 key is what authenticates a certificate the first time.
-                pem = v3.decrypt_resource(row["encrypt_certificate"], self._api_v3_key)
-                certificate = x509.load_pem_x509_certificate(pem)
-                if certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc:
-                    found[row["serial_no"]] = rsa.load_public_key(pem.decode())
-        except (v3.MessageRefused, ValueError, KeyError, TypeError) as error:
-            raise ProviderUnknown(f"certificates: {error!r}") from error
-        try:
-            v3.verify_message(response.headers, response.body, found, now)
-        except v3.MessageRefused as refused:
-            raise ProviderUnknown(f"certificates: {refused.reason}") from refused
-        # Replaced in one step: nobody sees an empty map, and certificates that are gone are gone.
-        self._keys = found
-        self._fetched_at = now
-
-    async def _keys_for_answers(self) -> Mapping[str, RSAPublicKey]:
-        stale = self._fetched_at is None or self._clock() - self._fetched_at >= CERTIFICATES_FOR
-        if not self._public_key_id and stale:
-            await self.learn_keys()
-        return self._keys
-
-    # --- calling ---
-
-    async def fetch(self, path: str) -> dict[str, Any]:
-        """GET a path with query and return the verified answer. Raises ProviderError."""
-        return await self._call("GET", path)
-
-    def signed_headers(self, method: str, url: str, body: bytes = b"") -> dict[str, str]:
-        """Return the headers that sign this request, over the path and query of `url` and the body exactly as they are sent."""
-        headers = {
-            "Authorization": v3.authorization(
-                self._key,
-                mch_id=self.merchant_id,
-                serial=self._serial,
-                method=method,
-                url=url,
-                body=body,
-                timestamp=int(self._clock().timestamp()),
-                nonce=secrets.token_hex(16),
-            ),
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-        }
-        if self._public_key_id:
-            headers["Wechatpay-Serial"] = self._public_key_id  # selects the key the answer is signed with
-        return headers
-
-    async def _call(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
-        """Make a call and return its verified answer (`{}` for 204). Raises ProviderError."""
-        await self._keys_for_answers()
-        response = await self._send(method, path, body)
-        if response.status in (200, 204):
-            await self._verify(response)
-            return _json_object(response.body) if response.status == 200 else {}
-        if response.status < 400:
-            raise ProviderUnknown(f"status {response.status}")  # 202: not settled yet; 3xx: not WeChat Pay
-        # An error may come unsigned, so it steers what we do next but proves nothing about money.
-        try:
-            code = str(_json_object(response.body).get("code", ""))
-        except ProviderUnknown:
-            code = ""
-        log.warning("wechatpay.refused", status=response.status, code=code, vendor_request_id=response.header("Request-ID"))
-        if response.status == 429 or _plain(code) in _NOT_DONE_CODES:
-            raise ProviderNotSent(code)
-        if _plain(code) in _UNKNOWN_CODES or not code:
-            raise ProviderUnknown(f"status {response.status} {code}")
-        raise ProviderRefused(code)
-
-    async def _verify(self, response: Response) -> None:
-        for last_try in (False, True):
-            try:
-                return v3.verify_message(response.headers, response.body, self._keys, self._clock())
-            except v3.UnknownSerial as refused:
-                if last_try or not await self.learn_keys():
-                    raise self._not_trusted(refused) from refused
-            except v3.MessageRefused as refused:
-                raise self._not_trusted(refused) from refused
-
-    def _not_trusted(self, refused: v3.MessageRefused) -> ProviderUnknown:
-        log.error("wechatpay.answer_not_trusted", reason=refused.reason)
-        return ProviderUnknown(f"answer not trusted: {refused.reason}")
-
-    async def _send(self, method: str, path: str, body: bytes) -> Response:
-        url = self._base_url + path
-        headers = self.signed_headers(method, url, body)
-        try:
-            return await self._http.request(
-                self.name,
-                method,
-                url,
-                headers=headers,
-                body=body or None,
-                timeout_s=TIMEOUT_S,
-                repeatable=True,  # prepay, query and close are told apart by the number in them, not by how often they come
-            )
-        except VendorUnreachable as error:
-            raise ProviderNotSent(str(error.context.get("cause", "unreachable"))) from error
-        except VendorUnknown as error:
-            raise ProviderUnknown(str(error.context.get("cause", "unknown"))) from error
+    # --- reading ---
 
     def _report(self, content: Mapping[str, Any], notice_id: str = "") -> PaymentReport:
         """Read a transaction, of a query or a notification. Raises ValueError."""
@@ -325,19 +298,35 @@ class WeChatPay:
             notice_id=notice_id,
         )
 
+    def _refund_report(self, content: Mapping[str, Any], word: Any, notice_id: str = "") -> RefundReport:
+        """Read a refund, of an answer, a query or a notification. Raises ValueError."""
+        state = _REFUND_STATES.get(word) if isinstance(word, str) else None
+        if state is None:
+            raise ValueError(f"refund status {word!r}")
+        amount = content.get("amount")
+        # `refund` is what was asked for; what reaches the payer is smaller when coupons had been used.
+        refunded = amount.get("refund") if isinstance(amount, dict) else None
+        if not isinstance(refunded, int) or isinstance(refunded, bool):
+            raise ValueError("no amount.refund")
+        return RefundReport(
+            provider=self.name,
+            out_trade_no=str(content.get("out_trade_no", "")),
+            out_refund_no=str(content.get("out_refund_no", "")),
+            state=state,
+            amount_fen=refunded,
+            provider_refund_no=str(content.get("refund_id") or ""),
+            refunded_at=_moment(content.get("success_time")) if state is RefundProviderState.SUCCEEDED else None,
+            merchant_id=str(content.get("mchid") or ""),
+            notice_id=notice_id,
+        )
 
-def _plain(code: str) -> str:
-    return code.replace("_", "").upper()
 
-
-def _json_object(raw: bytes) -> dict[str, Any]:
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise ProviderUnknown("not JSON") from error
-    if not isinstance(value, dict):
-        raise ProviderUnknown("not an object")
-    return value
+def _stored(attempt: AttemptRequest) -> tuple[str, str]:
+    """Return (the order's bytes as text, the way back) of a stored request."""
+    if attempt.scene != "h5":
+        return attempt.request, ""
+    kept = orjson.loads(attempt.request)
+    return kept["body"], kept["return_url"]
 
 
 def _moment(text: Any) -> datetime | None:

@@ -9,7 +9,7 @@ import binascii
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import orjson
 from cryptography.exceptions import InvalidTag
@@ -161,26 +161,57 @@ def open_notification(body: bytes, api_v3_key: str) -> tuple[dict[str, Any], dic
 # --- what the client SDK takes ---
 
 
-def pay_params(scene: str, *, app_id: str, prepay_id: str, key: RSAPrivateKey, timestamp: int, nonce: str) -> dict[str, str]:
+def pay_params(
+    scene: str, *, app_id: str, mch_id: str = "", prepay_id: str, key: RSAPrivateKey, timestamp: int, nonce: str
+) -> dict[str, str]:
     """Return the object for the client of a scene, signed with the merchant's key.
 
     mini_program: exactly what wx.requestPayment takes; the app id is in the signed text but not in the object.
-    Raises KeyError for a scene that has no such object.
+    jsapi: the same with `appId`, for the WeChat browser. app: what the open SDK's PayReq takes; it alone needs `mch_id`.
+    Raises KeyError for a scene that has no such object (h5 and native have an address instead).
     """
     build = _CLIENT_OBJECTS[scene]
-    return build(app_id, prepay_id, key, str(timestamp), nonce)
+    return build(app_id, mch_id, prepay_id, key, str(timestamp), nonce)
 
 
-def _mini_program(app_id: str, prepay_id: str, key: RSAPrivateKey, timestamp: str, nonce: str) -> dict[str, str]:
+def h5_address(h5_url: str, return_url: str) -> str:
+    """Return the address of the H5 cashier that leads back to `return_url` afterwards; coming back proves nothing."""
+    if not return_url:
+        return h5_url
+    return f"{h5_url}{'&' if '?' in h5_url else '?'}redirect_url={quote(return_url, safe='')}"
+
+
+def _mini_program(
+    app_id: str, mch_id: str, prepay_id: str, key: RSAPrivateKey, timestamp: str, nonce: str
+) -> dict[str, str]:
     package = f"prepay_id={prepay_id}"
-    text = f"{app_id}\n{timestamp}\n{nonce}\n{package}\n"
     return {
         "timeStamp": timestamp,
         "nonceStr": nonce,
         "package": package,
         "signType": "RSA",
-        "paySign": rsa.sign(key, text.encode()),
+        "paySign": _signed(key, app_id, timestamp, nonce, package),
     }
 
 
-_CLIENT_OBJECTS = {"mini_program": _mini_program}
+def _jsapi(app_id: str, mch_id: str, prepay_id: str, key: RSAPrivateKey, timestamp: str, nonce: str) -> dict[str, str]:
+    return {"appId": app_id, **_mini_program(app_id, mch_id, prepay_id, key, timestamp, nonce)}
+
+
+def _app(app_id: str, mch_id: str, prepay_id: str, key: RSAPrivateKey, timestamp: str, nonce: str) -> dict[str, str]:
+    return {
+        "appid": app_id,
+        "partnerid": mch_id,
+        "prepayid": prepay_id,
+        "package": "Sign=WXPay",
+        "noncestr": nonce,
+        "timestamp": timestamp,
+        "sign": _signed(key, app_id, timestamp, nonce, prepay_id),  # the bare prepay_id, not the package
+    }
+
+
+def _signed(key: RSAPrivateKey, *lines: str) -> str:
+    return rsa.sign(key, "".join(f"{line}\n" for line in lines).encode())
+
+
+_CLIENT_OBJECTS = {"mini_program": _mini_program, "jsapi": _jsapi, "app": _app}

@@ -269,7 +269,7 @@ async def test_a_refused_prepay_says_so(hall, provider):
 async def test_what_cannot_be_chosen(hall):
     resident = await hall.resident()
     order = await hall.order(resident)
-    for provider, scene in (("wechatpay", "h5"), ("alipay", "app"), ("unionpay", "mini_program")):
+    for provider, scene in (("wechatpay", "face"), ("alipay", "jsapi"), ("unionpay", "mini_program")):
         with pytest.raises(errors.SceneUnsupported):
             await hall.payments.pay(order.id, resident, provider=provider, scene=scene, attempt_id=new_id("pay"))
     del hall.payers[(resident, "alipay")]
