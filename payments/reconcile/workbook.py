@@ -5,6 +5,7 @@ end and its sums are right, so one that is there is whole; it can be made again 
 """
 
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -93,8 +94,7 @@ def write(path: Path, rows: Iterator[BillRow], reading: Reading, progress: Any =
         rows, reading: of a reader, which raises BillRefused at the end when the sums differ; then nothing is left.
         progress: called with the number of rows so far.
     """
-    part = path.with_suffix(".part")
-    part.unlink(missing_ok=True)
+    part = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.part")
     db = sqlite3.connect(part, isolation_level=None, check_same_thread=False)
     try:
         # No journal: a half-written file is thrown away, so there is nothing to protect.

@@ -1,0 +1,446 @@
+"""Reconciling one day of one provider, step by step; `Reconcile` is put together in commands/assembly.py.
+
+fetch    the bill is downloaded and read into a workbook; when its hash or sums are wrong, or it is not ready, this ends and comes again
+theirs   every number of the bill is looked up in our orders
+ours     everything we booked that day is looked up in the bill (and in those of the days before and after, before it counts as missing)
+done     fees booked, unsettled differences of earlier days looked at again, sums written down
+
+Killed at any point, the next run goes on where the last step ended. Memory holds one batch, whatever the day's size.
+"""
+
+import asyncio
+import os
+import secrets
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import date, datetime, time, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from app.kernel.clock import SHANGHAI, shanghai_day, utc_now
+from app.storage.mongo import Database
+from payments.asking import Asking
+from payments.bill import BillKind, BillRefused, Reading
+from payments.ledger import store as ledger
+from payments.ledger.entries import Entry as LedgerEntry
+from payments.ledger.entries import entry_lines, fee_account, provider_account
+from payments.provider import PaymentProvider, ProviderError
+from payments.providers.bill_downloads import BillMissing, BillNotReady, BillSource
+from payments.reconcile import matching, metrics, report, workbook
+from payments.reconcile.clearing import Clearing
+from payments.reconcile.matching import FindingState, Ours
+from payments.reconcile.store import Busy, Progress, ReconcileStore
+from payments.reconcile.workbook import Entry, Workbook
+from payments.refund_following import RefundFollowing
+from payments.settling import Settling
+from payments.sources import PayableSource
+from payments.store import OrderStore
+
+log = structlog.get_logger(__name__)
+
+BATCH = 2000
+SAVE_EVERY = 10  # batches
+WINDOWS = 24
+# Differences that are settled by asking in one run; what is beyond means that something larger is wrong, and is kept as it is.
+MAX_QUESTIONS = 1000
+LOOK_BACK = timedelta(days=7)
+FIRST_TRY, NOON = time(10), time(12)
+TRY_EVERY, TRY_LATE_EVERY = timedelta(minutes=30), timedelta(hours=1)
+
+# (stage, how much of it is done, of how much; 0 when not known)
+Watch = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to. `state`: done, or waiting with the `problem` that keeps it from going on."""
+
+    state: str
+    problem: str = ""
+    document: Mapping[str, Any] | None = None
+    html: Path | None = None
+    csv: Path | None = None
+
+
+class Waits(Exception):
+    """The bill cannot be had, or not be believed, for now; `args[0]` says why."""
+
+
+class Reconcile:
+    """The daily reconciliation.
+
+    Args:
+        providers, sources: as those of Payments; findings are settled through the same functions.
+        bills: where the bills come from, one per provider.
+        folder: for bills, workbooks and reports.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        providers: Mapping[str, PaymentProvider],
+        sources: Mapping[str, PayableSource],
+        bills: Sequence[BillSource],
+        folder: Path,
+        public_url: str,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self.bills = {source.provider: source for source in bills}
+        self.store = ReconcileStore(database)
+        self._database = database
+        self._folder = folder
+        self._clock = clock
+        orders = OrderStore(database)
+        asking = Asking(providers, Settling(orders, sources))
+        self._clearing = Clearing(
+            database, self.store, orders, providers, asking, RefundFollowing(orders, providers, public_url)
+        )
+
+    # --- when ---
+
+    async def run_due(self, now: datetime | None = None) -> int:
+        """Reconcile what is due: yesterday, and days before it that are not done; return how many runs were made.
+
+        From 10:00 Shanghai, every 30 minutes until noon; from then on it counts as overdue and is tried every hour.
+        """
+        now = now or self._clock()
+        local = now.astimezone(SHANGHAI)
+        if local.time() < FIRST_TRY:
+            return 0
+        yesterday = local.date() - timedelta(days=1)
+        first = max(await self.store.first_day() or yesterday, yesterday - LOOK_BACK)
+        runs = 0
+        for provider in self.bills:
+            late = 0
+            for offset in range((yesterday - first).days, -1, -1):
+                day = yesterday - timedelta(days=offset)
+                known = await self.store.load(provider, day)
+                if known is not None and known["state"] == "done":
+                    continue
+                if known is None or not known.get("next_try_at") or known["next_try_at"] <= now:
+                    with suppress(Busy):
+                        runs += 1
+                        outcome = await self.run(provider, day)
+                        if outcome.state == "done":
+                            continue
+                if offset or local.time() >= NOON:
+                    late += 1
+                    log.error("reconcile.overdue", provider=provider, day=day.isoformat())
+            metrics.overdue.labels(provider).set(late)
+        return runs
+
+    async def run(self, provider: str, day: date, *, watch: Watch | None = None, again: bool = False) -> Outcome:
+        """Reconcile one day, or go on with it.
+
+        Args:
+            again: also when it is done: from the beginning, with the bill as it is now. Findings stay.
+
+        Raises:
+            Busy: another process is at it. LookupError: no such provider.
+        """
+        source = self.bills[provider]
+        known = await self.store.load(provider, day)
+        if known is not None and known["state"] == "done" and not again:
+            return await self._finished(known)
+        holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        run = await self.store.claim(provider, day, holder, self._clock(), again=again)
+        if again:
+            self._path(provider, day, ".db").unlink(missing_ok=True)
+        step = _Run(self, source, day, holder, run["_id"], Progress(**run["progress"]), watch or (lambda *_: None))
+        keeper = asyncio.create_task(self._keep(step), name="reconcile-lease")
+        try:
+            await step.work()
+        except Waits as waits:
+            pause = TRY_EVERY if self._clock().astimezone(SHANGHAI).time() < NOON else TRY_LATE_EVERY
+            problem = str(waits.args[0])
+            await self.store.release(run["_id"], holder, state="waiting", problem=problem, next_try_at=self._clock() + pause)
+            log.warning("reconcile.waits", provider=provider, day=day.isoformat(), problem=problem)
+            return Outcome("waiting", problem, await self.store.load(provider, day))
+        except BaseException:
+            with suppress(Exception):
+                await self.store.release(run["_id"], holder)
+            raise
+        finally:
+            keeper.cancel()
+        await self.store.release(run["_id"], holder, state="done", problem="", done_at=self._clock())
+        await asyncio.to_thread(self._tidy)
+        done = await self.store.load(provider, day)
+        assert done is not None
+        log.info("reconcile.done", provider=provider, day=day.isoformat(), findings=done.get("findings"))
+        return await self._finished(done)
+
+    async def _keep(self, step: "_Run") -> None:
+        """Renew the lease while a long step runs."""
+        while True:
+            await asyncio.sleep(20)
+            await self.store.save(step.run_id, step.holder, step.progress, self._clock())
+
+    async def _finished(self, run: Mapping[str, Any]) -> Outcome:
+        day = date.fromisoformat(run["day"])
+        rows = [row async for row in _first(self.store.of_day(run["provider"], day), report.MOST_ROWS)]
+        html = self.report_path(run["provider"], day, "html")
+        csv = self.report_path(run["provider"], day, "csv")
+        await asyncio.to_thread(html.parent.mkdir, parents=True, exist_ok=True)
+        await asyncio.to_thread(html.write_text, report.html_report(run, rows, self._clock()), "utf-8")
+        with await asyncio.to_thread(csv.open, "w", encoding="utf-8-sig", newline="") as file:
+            writer = report.CsvReport(file)
+            async for row in self.store.of_day(run["provider"], day):
+                writer.add(row)
+        return Outcome("done", "", run, html, csv)
+
+    def report_path(self, provider: str, day: date, kind: str) -> Path:
+        return self._folder / "reports" / f"reconcile-{provider}-{day}.{kind}"
+
+    def _path(self, provider: str, day: date, suffix: str) -> Path:
+        return self._folder / "bills" / f"{provider}-{day}{suffix}"
+
+    def _tidy(self) -> None:
+        """Remove bills and workbooks that are older than anything that is looked at again; providers keep them three months."""
+        oldest = (shanghai_day(self._clock()) - LOOK_BACK - timedelta(days=2)).isoformat()
+        for path in (self._folder / "bills").iterdir():
+            if path.stem.partition("-")[2] < oldest and path.suffix in (".db", ".bill", ".part"):
+                path.unlink(missing_ok=True)
+
+    # --- the bill ---
+
+    async def workbook(self, source: BillSource, day: date, watch: Watch) -> Workbook:
+        """Return the workbook of a day, made from a bill that is fetched now unless it is there. Raises Waits."""
+        path = self._path(source.provider, day, ".db")
+        if not path.exists():
+            await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
+            bill_path = self._path(source.provider, day, f".{secrets.token_hex(4)}.bill")
+            reading = Reading()
+            try:
+                watch("fetch", 0, 0)
+                bill = await source.fetch(day, bill_path)
+                rows = source.read(bill, reading)
+                await asyncio.to_thread(workbook.write, path, rows, reading, lambda count: watch("read", count, 0))
+            except BillNotReady as error:
+                raise Waits("creating") from error
+            except BillMissing as missing:
+                # Only one provider says "no trade that day" in so many words; of the other it is believed when we had none either.
+                if not missing.is_final and await self._had_business(source.provider, day):
+                    raise Waits("missing") from missing
+                await asyncio.to_thread(workbook.write, path, iter(()), reading)
+            except BillRefused as refused:
+                log.error("reconcile.bill_refused", provider=source.provider, day=day.isoformat(), cause=str(refused))
+                raise Waits(f"refused: {refused}") from refused
+            except ProviderError as error:
+                raise Waits(f"unreachable: {error}") from error
+            finally:
+                bill_path.unlink(missing_ok=True)
+        return await asyncio.to_thread(Workbook, path)
+
+    async def _had_business(self, provider: str, day: date) -> bool:
+        begin, end = matching.day_bounds(day)
+        async for _ in self.store.moved(provider, begin, end):
+            return True
+        return False
+
+    # --- staff ---
+
+    async def findings(self, state: str, *, before: datetime | None = None, limit: int = 50) -> list[dict[str, Any]]:
+        """Return findings in a state (`open`, `waiting`, `settled`) for staff, newest first."""
+        return await self.store.page(state, before=before, limit=limit)
+
+    async def settle_by_hand(self, finding_id: str, account: str, note: str) -> None:
+        """Close a finding by the word of a person, who says why. Raises LookupError: no such finding, or settled already."""
+        row = await self.store.finding(finding_id)
+        if row is None or row["state"] == FindingState.SETTLED:
+            raise LookupError(finding_id)
+        await self._clearing.settle_by_hand(row, account, note, self._clock())
+
+    async def book_fee(self, provider: str, day: date, fee_millifen: int, now: datetime) -> None:
+        """Book what the provider keeps for a day, rounded half up to fen."""
+        fen = (fee_millifen + 500) // 1000
+        if fen == 0:
+            return
+        entry = LedgerEntry(
+            fact=f"fee:{provider}:{day}",
+            at=now,
+            lines=entry_lines((fee_account(provider), fen), (provider_account(provider), -fen)),
+            provider=provider,
+            memo=f"fees by the bill of {day}",
+        )
+        try:
+            await ledger.post(self._database, entry)
+        except ledger.FactBookedDifferently:
+            log.error("reconcile.booked_differently", fact=entry.fact)
+
+    @property
+    def clearing(self) -> Clearing:
+        return self._clearing
+
+    def now(self) -> datetime:
+        return self._clock()
+
+
+class _Run:
+    """One run over one day."""
+
+    def __init__(
+        self, parent: Reconcile, source: BillSource, day: date, holder: str, run_id: str, progress: Progress, watch: Watch
+    ) -> None:
+        self._parent = parent
+        self._store = parent.store
+        self._source = source
+        self._provider = source.provider
+        self._day = day
+        self.holder = holder
+        self.run_id = run_id
+        self.progress = progress
+        self._watch = watch
+        self._neighbours: dict[date, Workbook | None] = {}
+
+    async def work(self) -> None:
+        book = await self._parent.workbook(self._source, self._day, self._watch)
+        try:
+            progress = self.progress
+            sums = book.sums.to_document()
+            if progress.stage == "fetch" or progress.theirs != sums:  # new, or the bill has been made anew: from its beginning
+                self.progress = progress = Progress(stage="theirs", theirs=sums)
+                await self._save(state="matching", problem="")
+            if progress.stage == "theirs":
+                await self._compare_theirs(book)
+            if progress.stage == "ours":
+                await self._compare_ours(book)
+            await self._look_again(book)
+            await self._parent.book_fee(self._provider, self._day, book.sums.fee_millifen, self._parent.now())
+            progress.stage = "done"
+            counts = await self._store.counts(self._provider, self._day)
+            await self._save(findings=counts)
+            metrics.open_findings.labels(self._provider).set(counts.get("open", 0))
+        finally:
+            book.close()
+            for other in self._neighbours.values():
+                if other is not None:
+                    other.close()
+
+    async def _save(self, **changes: Any) -> None:
+        await self._store.save(self.run_id, self.holder, self.progress, self._parent.now(), **changes)
+
+    async def _take(self, finding: matching.Finding) -> None:
+        may_ask = self.progress.asked < MAX_QUESTIONS
+        self.progress.asked += may_ask
+        await self._parent.clearing.take(finding, self._parent.now(), may_ask=may_ask)
+
+    # --- theirs -> ours ---
+
+    async def _compare_theirs(self, book: Workbook) -> None:
+        progress = self.progress
+        seen = await asyncio.to_thread(book.count_before, progress.position)
+        batch = await asyncio.to_thread(book.after, progress.position, BATCH)
+        batches = 0
+        while batch:
+            # The next rows are read while the database looks up these.
+            following = asyncio.create_task(asyncio.to_thread(book.after, batch[-1].position, BATCH))
+            try:
+                await self._compare_batch(batch)
+            finally:
+                upcoming = await following
+            seen += len(batch)
+            batches += 1
+            progress.position = list(batch[-1].position)
+            if batches % SAVE_EVERY == 0:
+                await self._save()
+            metrics.rows.labels(self._provider).inc(len(batch))
+            self._watch("theirs", seen, book.entries)
+            batch = upcoming
+        progress.stage = "ours"
+        await self._save()
+
+    async def _compare_batch(self, batch: Sequence[Entry]) -> None:
+        payments = [entry.number for entry in batch if entry.kind == BillKind.PAYMENT]
+        refunds = [entry.number for entry in batch if entry.kind == BillKind.REFUND]
+        half = len(payments) // 2
+        found = await asyncio.gather(
+            self._lookup(self._store.payments, payments[:half]),
+            self._lookup(self._store.payments, payments[half:]),
+            self._lookup(self._store.refunds, refunds),
+        )
+        own_payments, own_refunds = found[0] | found[1], found[2]
+        matched = 0
+        for entry in batch:
+            ours = (own_payments if entry.kind == BillKind.PAYMENT else own_refunds).get(entry.number)
+            finding = matching.compare(self._provider, self._day, entry, ours)
+            if finding is None:
+                matched += 1
+            else:
+                await self._take(finding)
+        self.progress.matched += matched
+
+    async def _lookup(self, find: Any, numbers: Sequence[str]) -> dict[str, Ours]:
+        return await find(numbers) if numbers else {}
+
+    # --- ours -> theirs ---
+
+    async def _compare_ours(self, book: Workbook) -> None:
+        progress = self.progress
+        begin, end = matching.day_bounds(self._day)
+        width = (end - begin) / WINDOWS
+        while progress.window < WINDOWS:
+            ours_sums = dict(progress.ours)
+            waiting: list[tuple[Ours, str, str]] = []
+            window_begin = begin + progress.window * width
+            async for moved in self._store.moved(self._provider, window_begin, window_begin + width):
+                name = "payments" if moved[0].kind is BillKind.PAYMENT else "refunds"
+                ours_sums[name] += 1
+                ours_sums[f"{name}_fen"] += moved[0].amount_fen
+                waiting.append(moved)
+                if len(waiting) >= BATCH:
+                    await self._look_up_ours(book, waiting)
+                    waiting = []
+            await self._look_up_ours(book, waiting)
+            progress.ours = ours_sums
+            progress.window += 1
+            await self._save()
+            self._watch("ours", progress.window, WINDOWS)
+
+    async def _look_up_ours(self, book: Workbook, waiting: Sequence[tuple[Ours, str, str]]) -> None:
+        for kind in BillKind:
+            some = [moved for moved in waiting if moved[0].kind is kind]
+            found = await asyncio.to_thread(book.find, kind, [moved[0].number for moved in some]) if some else {}
+            for ours, out_trade_no, provider_trade_no in some:
+                if ours.number in found or await self._is_in_neighbour(ours):
+                    continue
+                await self._take(matching.ours_only(self._day, ours, out_trade_no, provider_trade_no))
+
+    async def _is_in_neighbour(self, ours: Ours) -> bool:
+        """Say whether the bill of the day before, or after if there is one yet, has this number (or that of the refund's own day)."""
+        days = {self._day - timedelta(days=1), self._day + timedelta(days=1)}
+        if ours.moved_at is not None:
+            days.add(shanghai_day(ours.moved_at))
+        today = shanghai_day(self._parent.now())
+        for day in sorted(day for day in days - {self._day} if day < today):
+            if day not in self._neighbours:
+                try:
+                    self._neighbours[day] = await self._parent.workbook(self._source, day, lambda *_: None)
+                except Waits:
+                    self._neighbours[day] = None
+            book = self._neighbours[day]
+            if book is not None and ours.number in await asyncio.to_thread(book.find, ours.kind, [ours.number]):
+                return True
+        return False
+
+    # --- what was left of earlier days ---
+
+    async def _look_again(self, book: Workbook) -> None:
+        rows = await self._store.unsettled(self._provider, self._day - LOOK_BACK, self._day, MAX_QUESTIONS)
+        for done, row in enumerate(rows):
+            found = await asyncio.to_thread(book.find, row["subject"], [row["number"]])
+            await self._parent.clearing.look_again(row, found.get(row["number"]), self._parent.now())
+            self._watch("again", done + 1, len(rows))
+
+
+async def _first(rows: Any, most: int) -> Any:
+    count = 0
+    async for row in rows:
+        if count >= most:
+            return
+        count += 1
+        yield row

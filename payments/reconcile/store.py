@@ -1,0 +1,275 @@
+"""Reconciliations and findings in MongoDB.
+
+`reconciliations`: one document per provider and day, with how far it has come. One process works on it at a time (a lease that each step
+renews); whoever takes over goes on from the last step. `findings`: one document per difference, its `_id` made of provider, day, kind and
+number, so that a step done twice finds nothing twice.
+"""
+
+import os
+import socket
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo.errors import DuplicateKeyError
+
+from app.storage.mongo import Database
+from payments.bill import BillKind
+from payments.reconcile.matching import Finding, FindingState, Ours
+
+INDEXES: dict[str, list[IndexModel]] = {
+    "orders": [
+        # The days of what was paid and given back; both bounds of a range need the same element (see _BY_DAY).
+        IndexModel([("attempts.paid_at", ASCENDING)], name="of_paid_day"),
+        IndexModel(
+            [("refunds.sent_at", ASCENDING)], name="of_refund_day", partialFilterExpression={"refunds.id": {"$type": "string"}}
+        ),
+    ],
+    "findings": [
+        IndexModel([("provider", ASCENDING), ("day", ASCENDING), ("state", ASCENDING)], name="of_day"),
+        IndexModel([("state", ASCENDING), ("found_at", DESCENDING)], name="by_state"),
+    ],
+    "reconciliations": [IndexModel([("day", DESCENDING)], name="by_day")],
+}
+
+LEASE = timedelta(minutes=1)
+
+_PARTS = {
+    "attempts.id": 1,
+    "attempts.provider": 1,
+    "attempts.state": 1,
+    "attempts.amount_fen": 1,
+    "attempts.paid_at": 1,
+    "payables.agency_id": 1,
+    "refunds.id": 1,
+    "refunds.provider": 1,
+    "refunds.state": 1,
+    "refunds.amount_fen": 1,
+    "refunds.agency_id": 1,
+    "refunds.attempt_id": 1,
+    "refunds.sent_at": 1,
+    "refunds.refunded_at": 1,
+}
+
+
+class Busy(Exception):
+    """Another process is at this provider and day."""
+
+
+@dataclass
+class Progress:
+    """How far a reconciliation has come; all of it is written together after each step.
+
+    Attributes:
+        stage: fetch, theirs, ours, done.
+        position: of the last number of the bill that was compared. window: how many windows of the day were compared.
+    """
+
+    stage: str = "fetch"
+    position: list[str] = field(default_factory=list)
+    window: int = 0
+    matched: int = 0
+    theirs: dict[str, int] = field(default_factory=dict)
+    ours: dict[str, int] = field(default_factory=lambda: {"payments": 0, "payments_fen": 0, "refunds": 0, "refunds_fen": 0})
+    asked: int = 0
+
+    def to_document(self) -> dict[str, Any]:
+        return dict(self.__dict__)
+
+
+class ReconcileStore:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._runs = database["reconciliations"]
+        self._findings = database["findings"]
+        self._orders = database["orders"]
+
+    # --- reconciliations ---
+
+    async def load(self, provider: str, day: date) -> dict[str, Any] | None:
+        return await self._runs.find_one({"_id": f"{provider}:{day}"})
+
+    async def claim(self, provider: str, day: date, holder: str, now: datetime, *, again: bool = False) -> dict[str, Any]:
+        """Take a provider and day for the length of a lease and return its document.
+
+        Args:
+            again: also when it is done; then it begins anew.
+
+        Raises:
+            Busy: somebody else holds it.
+        """
+        run_id = f"{provider}:{day}"
+        free: list[dict[str, Any]] = [{"lease_until": None}, {"lease_until": {"$lte": now}}, {"holder": holder}]
+        known = await self.load(provider, day)
+        if known is not None and _is_dead(known.get("holder", "")):
+            free.append({"holder": known["holder"]})
+        try:
+            return await self._runs.find_one_and_update(
+                {"_id": run_id, "$or": free},
+                {
+                    "$set": {"holder": holder, "lease_until": now + LEASE, **({"progress": Progress().to_document()} if again else {})},
+                    "$setOnInsert": {"provider": provider, "day": day.isoformat(), "state": "waiting", "started_at": now, "tries": 0}
+                    | ({} if again else {"progress": Progress().to_document()}),
+                },
+                upsert=True,
+                return_document=ReturnDocument.AFTER,
+            )
+        except DuplicateKeyError as error:
+            raise Busy(run_id) from error
+
+    async def save(self, run_id: str, holder: str, progress: Progress, now: datetime, **changes: Any) -> None:
+        """Write how far it is and renew the lease. Raises Busy: somebody else has taken over meanwhile."""
+        result = await self._runs.update_one(
+            {"_id": run_id, "holder": holder},
+            {"$set": {"progress": progress.to_document(), "lease_until": now + LEASE, **changes}},
+        )
+        if result.matched_count == 0:
+            raise Busy(run_id)
+
+    async def release(self, run_id: str, holder: str, **changes: Any) -> None:
+        """End the lease."""
+        await self._runs.update_one(
+            {"_id": run_id, "holder": holder}, {"$set": {"lease_until": None, **changes}, "$inc": {"tries": 1}}
+        )
+
+    async def first_day(self) -> date | None:
+        """Return the first day there is a reconciliation of, None when there is none yet."""
+        row = await self._runs.find_one({}, {"day": 1}, sort=[("day", ASCENDING)])
+        return None if row is None else date.fromisoformat(row["day"])
+
+    # --- our side ---
+
+    async def payments(self, numbers: Sequence[str]) -> dict[str, Ours]:
+        """Return our records of these attempts."""
+        rows = self._orders.find({"attempts.id": {"$in": list(numbers)}}, _PARTS, batch_size=len(numbers) + 1)
+        wanted = set(numbers)
+        return {ours.number: ours async for row in rows for ours in _attempts(row) if ours.number in wanted}
+
+    async def refunds(self, numbers: Sequence[str]) -> dict[str, Ours]:
+        """Return our records of these refunds."""
+        rows = self._orders.find({"refunds.id": {"$in": list(numbers)}}, _PARTS, batch_size=len(numbers) + 1)
+        wanted = set(numbers)
+        return {ours.number: ours async for row in rows for ours in _refunds(row) if ours.number in wanted}
+
+    async def moved(self, provider: str, begin: datetime, end: datetime) -> AsyncIterator[tuple[Ours, str, str]]:
+        """Yield what we booked as paid or given back at a provider between two moments: (record, out_trade_no, provider's number)."""
+        # $elemMatch: without it an index over an array uses only one bound of the range.
+        window = {"$gte": begin, "$lt": end}
+        fields = _PARTS | {"attempts.provider_trade_no": 1}
+        async for row in self._orders.find({"attempts": {"$elemMatch": {"paid_at": window}}}, fields, batch_size=1000):
+            for ours, attempt in zip(_attempts(row), row["attempts"], strict=True):
+                if ours.provider == provider and ours.is_booked and ours.moved_at and begin <= ours.moved_at < end:
+                    yield ours, ours.number, attempt.get("provider_trade_no", "")
+        refunded = {"refunds.id": {"$type": "string"}, "refunds": {"$elemMatch": {"sent_at": window}}}
+        async for row in self._orders.find(refunded, fields, batch_size=1000):
+            for ours, refund in zip(_refunds(row), row.get("refunds", ()), strict=True):
+                sent_at = refund.get("sent_at")
+                if ours.provider == provider and ours.is_booked and sent_at and begin <= sent_at < end:
+                    yield ours, refund["attempt_id"], ""
+
+    # --- findings ---
+
+    async def add(self, finding: Finding, state: FindingState, now: datetime, **more: Any) -> bool:
+        """Write a finding unless it is there; say whether it is new."""
+        result = await self._findings.update_one(
+            {"_id": finding.id}, {"$setOnInsert": finding.to_document() | {"state": str(state), "found_at": now, **more}}, upsert=True
+        )
+        return result.upserted_id is not None
+
+    async def finding(self, finding_id: str) -> dict[str, Any] | None:
+        return await self._findings.find_one({"_id": finding_id})
+
+    async def change(self, finding_id: str, sources: Iterable[FindingState], state: FindingState, **more: Any) -> bool:
+        """Move a finding from one of these states; say whether it moved."""
+        result = await self._findings.update_one(
+            {"_id": finding_id, "state": {"$in": [str(source) for source in sources]}}, {"$set": {"state": str(state), **more}}
+        )
+        return result.matched_count == 1
+
+    async def of_day(self, provider: str, day: date, *states: FindingState) -> AsyncIterator[dict[str, Any]]:
+        """Yield the findings of a day, by their ids."""
+        query: dict[str, Any] = {"provider": provider, "day": day.isoformat()}
+        if states:
+            query["state"] = {"$in": [str(state) for state in states]}
+        async for row in self._findings.find(query).sort("_id", ASCENDING):
+            yield row
+
+    async def unsettled(self, provider: str, since: date, until: date, limit: int) -> list[dict[str, Any]]:
+        """Return the findings from `since` up to `until` (not included) that are not settled."""
+        query = {
+            "provider": provider,
+            "day": {"$gte": since.isoformat(), "$lt": until.isoformat()},
+            "state": {"$in": [str(FindingState.WAITING), str(FindingState.OPEN)]},
+        }
+        return await self._findings.find(query).sort("_id", ASCENDING).limit(limit).to_list()
+
+    async def counts(self, provider: str, day: date) -> dict[str, int]:
+        """Return how many findings a day has: by state, and by kind."""
+        match = {"provider": provider, "day": day.isoformat()}
+        total: dict[str, int] = {}
+        group = {"$group": {"_id": {"state": "$state", "kind": "$kind"}, "count": {"$sum": 1}}}
+        async for row in await self._findings.aggregate([{"$match": match}, group]):
+            for name in (row["_id"]["state"], row["_id"]["kind"]):
+                total[name] = total.get(name, 0) + row["count"]
+        return total
+
+    async def page(self, state: str, *, before: datetime | None, limit: int) -> list[dict[str, Any]]:
+        """Return findings of a state for staff, newest first."""
+        query: dict[str, Any] = {"state": state}
+        if before is not None:
+            query["found_at"] = {"$lt": before}
+        return await self._findings.find(query).sort("found_at", DESCENDING).limit(limit).to_list()
+
+
+def _is_dead(holder: str) -> bool:
+    """Say whether a holder (`host:pid:token`) was a process of this machine that is gone: then nobody has to wait for its lease."""
+    host, _, rest = holder.rpartition(":")[0].rpartition(":")
+    if host != socket.gethostname() or not rest.isdigit():
+        return False
+    try:
+        os.kill(int(rest), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _agency(row: dict[str, Any]) -> str:
+    payables = row.get("payables") or [{}]
+    return str(payables[0].get("agency_id", ""))
+
+
+def _attempts(row: dict[str, Any]) -> Iterable[Ours]:
+    agency_id = _agency(row)
+    return [
+        Ours(
+            attempt["id"],
+            attempt["provider"],
+            BillKind.PAYMENT,
+            row["_id"],
+            agency_id,
+            attempt["amount_fen"],
+            attempt["state"],
+            attempt.get("paid_at"),
+        )
+        for attempt in row["attempts"]
+    ]
+
+
+def _refunds(row: dict[str, Any]) -> Iterable[Ours]:
+    return [
+        Ours(
+            refund["id"],
+            refund["provider"],
+            BillKind.REFUND,
+            row["_id"],
+            refund["agency_id"],
+            refund["amount_fen"],
+            refund["state"],
+            refund.get("refunded_at") or refund.get("sent_at"),
+        )
+        for refund in row.get("refunds", ())
+    ]
