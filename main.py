@@ -16,6 +16,7 @@ COMMANDS = {
     "migrate": "Create indexes.",
     "publish": "Validate config/catalogue and publish it as a version.",
     "ledger": "Prove the ledger; show its balances.",
+    "reconcile": "Compare a day's bills with the books; write the report.",
     "replay": "Put dead events back in line.",
 }
 

@@ -43,7 +43,10 @@ from app.storage.relay import Relay, Subscriber
 from config.settings import ROOT, Settings
 from payments import store as payments_store
 from payments.providers.alipay import Alipay
+from payments.providers.bill_downloads import AlipayBills, WeChatPayBills
 from payments.providers.wechatpay import WeChatPay
+from payments.reconcile import store as reconcile_store
+from payments.reconcile.service import Reconcile
 from payments.service import Payments
 from payments.sources import PayableSource
 from push import service as push_service
@@ -68,6 +71,8 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **licences.INDEXES,
     **feedback.INDEXES,
     **payments_store.INDEXES,
+    **reconcile_store.INDEXES,
+    "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],  # both look at the same collection
     **push_service.INDEXES,
 }
 
@@ -95,6 +100,7 @@ class Hall:
     feedback: feedback.Feedback
     checks: Checks
     payments: Payments
+    reconcile: Reconcile
     push: Push
     relay: Relay
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
@@ -181,7 +187,8 @@ async def assemble(settings: Settings) -> Hall:
         database, redis, keys, catalogue=catalogue, people=identity, departments=departments, progress=cases.progress
     )
     bills = BillPayables(database, departments)
-    payments = _payments(settings, database, http, identity, alipay, {"case": CasePayables(cases), "bill": bills})
+    sources: dict[str, PayableSource] = {"case": CasePayables(cases), "bill": bills}
+    payments = _payments(settings, database, http, identity, alipay, sources)
     await payments.prepare()
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
     hall = Hall(
@@ -200,6 +207,7 @@ async def assemble(settings: Settings) -> Hall:
         feedback=feedback.Feedback(database, cases),
         checks=checks,
         payments=payments,
+        reconcile=_reconcile(settings, database, http, alipay, payments, sources),
         push=push,
         relay=Relay(database, _subscribers(push, cases, payments, bills, wallet, identity, catalogue)),
     )
@@ -234,6 +242,26 @@ def _payments(
         payer_of=identity.channel_identity,
         public_url=settings.public_url,
         order_minutes=settings.order_minutes,
+    )
+
+
+def _reconcile(
+    settings: Settings,
+    database: Database,
+    http: HttpClient,
+    alipay: AlipayGateway,
+    payments: Payments,
+    sources: Mapping[str, PayableSource],
+) -> Reconcile:
+    wechatpay = payments.providers["wechatpay"]
+    assert isinstance(wechatpay, WeChatPay)
+    return Reconcile(
+        database,
+        providers=payments.providers,
+        sources=sources,
+        bills=[WeChatPayBills(http, wechatpay), AlipayBills(http, alipay)],
+        folder=settings.data_dir / "reconcile",
+        public_url=settings.public_url,
     )
 
 

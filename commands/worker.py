@@ -49,6 +49,7 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(0.5, stop, "deliver", lambda: hall.push.deliver_due(utc_now()), deliver_soon))
         group.create_task(_every(2, stop, "payments", lambda: hall.payments.sweep(utc_now())))
         group.create_task(_every(1, stop, "ledger", lambda: hall.payments.seal_ledger(utc_now())))
+        group.create_task(_every(60, stop, "reconcile", lambda: hall.reconcile.run_due(utc_now())))
         group.create_task(_every(1800, stop, "deadlines", hall.recompute_deadlines))
         group.create_task(_listen(hall, stop, deliver_soon))
     await hall.close()
