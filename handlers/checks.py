@@ -94,6 +94,7 @@ class CheckAnswer(Schema):
     agency = fields.Nested(OfficeShown, required=True)
     records = fields.List(fields.Nested(RecordShown), required=True)
     bills = fields.List(fields.Nested(BillShown), required=True)
+    other_bills = fields.List(fields.Nested(BillShown), required=True)
 
 
 class Checks(HallHandler):

@@ -71,7 +71,9 @@ class DecideRequest(Schema):
 
 
 class DeliverRequest(Schema):
-    method = fields.String(required=True, validate=validate.OneOf(["electronic", "self", "window", "express", "post"]))
+    method = fields.String(
+        required=True, validate=validate.OneOf(["electronic", "licence", "self", "window", "express", "post"])
+    )
     tracking = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 60))
 
 

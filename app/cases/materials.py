@@ -43,8 +43,10 @@ def gaps(item: Mapping[str, Any], answers: Mapping[str, Any], held: Mapping[str,
     ]
 
 
-def view(item: Mapping[str, Any], answers: Mapping[str, Any], held: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the materials as the API shows them.
+def view(
+    item: Mapping[str, Any], answers: Mapping[str, Any], held: Mapping[str, Any], form: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Return the materials as the API shows them; a photo field of the form is a row too, met by a file or by its receipt number.
 
     `status`: missing, optional, uploaded, licence, generated (made by the hall from the form), at_window (bring the original).
     """
@@ -53,7 +55,10 @@ def view(item: Mapping[str, Any], answers: Mapping[str, Any], held: Mapping[str,
     ]
     listed = {row["key"] for row in rows}
     # A material of the same key takes the photo of the field too.
-    rows += [_photo_row(key, label, held.get(key)) for key, label in photo_fields(item).items() if key not in listed]
+    for field in item["form"]:
+        if field["type"] == "photo" and field["key"] not in listed and applies(field.get("when"), answers):
+            needed_now = bool(field["required"]) and not str(form.get(field["key"]) or "").strip()
+            rows.append(_photo_row(field["key"], field["label"], held.get(field["key"]), needed_now))
     return rows
 
 
@@ -80,13 +85,13 @@ def _row(material: Mapping[str, Any], held: Mapping[str, Any] | None, required: 
     }
 
 
-def _photo_row(key: str, label: str, held: Mapping[str, Any] | None) -> dict[str, Any]:
+def _photo_row(key: str, label: str, held: Mapping[str, Any] | None, needed_now: bool) -> dict[str, Any]:
     files = [_file(entry) for entry in (held or {}).get("files", ())]
     return {
         "key": key,
         "name": label,
-        "required": False,  # the receipt number in the form will do instead
-        "status": "uploaded" if files else "optional",
+        "required": needed_now,
+        "status": "uploaded" if files else "missing" if needed_now else "optional",
         "files": files,
         "licence_id": None,
         "licence_type": None,

@@ -7,22 +7,17 @@ from typing import Any
 
 from app.cases import machine, materials, steps, views
 from app.cases.completeness import has_delivery
+from app.cases.errors import ActionNotAllowed
 from app.cases.model import Case, State
 from app.cases.service import Cases
 from app.identity.model import StaffSession
 from app.kernel.audit import record
 from app.kernel.clock import utc_now
-from app.kernel.errors import Forbidden, ValidationFailed, error_row
+from app.kernel.errors import ValidationFailed, error_row
 from app.storage.mongo import Database
 
 Body = Mapping[str, Any]
 Step = Callable[[Case, Mapping[str, Any]], steps.Moved]
-
-
-class NotYourCase(Forbidden):
-    """A colleague has claimed this case; the head can reassign it."""
-
-    code = "case.claimed_by_colleague"
 
 
 class Review:
@@ -81,7 +76,7 @@ class Review:
             action: a name of `ACTIONS`; `body` is what its schema in handlers/staff.py lets through.
 
         Raises:
-            CaseNotFound, ActionNotAllowed, NotYourCase, ValidationFailed, CaseConflict.
+            CaseNotFound, ActionNotAllowed, ValidationFailed, CaseConflict.
         """
         if action == "reassign" and not await self._known_account(body["account"], staff.agency_id):
             raise ValidationFailed([error_row("/account", "unknown", "本单位没有这个账号")])
@@ -189,7 +184,12 @@ def _is_theirs(case: Case, staff: StaffSession) -> bool:
 
 def _check_assignee(case: Case, staff: StaffSession) -> None:
     if not _is_theirs(case, staff):
-        raise NotYourCase("这个办件已由同事认领，需要由负责人转派。", en="A colleague has claimed this case.")
+        raise ActionNotAllowed(
+            "这个办件已由同事认领，需要由负责人转派。",
+            en="A colleague has claimed this case.",
+            state=case.state.value,
+            allowed_actions=[],
+        )
 
 
 def _of_agency(case_id: str, staff: StaffSession) -> dict[str, Any]:

@@ -26,7 +26,7 @@ SPECIAL_PROCEDURES = {
     "extension": "延长审批",
 }
 
-DELIVERY_METHODS = {"electronic": "电子证照", "self": "窗口领取", "window": "窗口领取", "express": "邮寄", "post": "邮寄"}
+DELIVERY_METHODS = {"electronic": "电子证照", "licence": "电子证照", "self": "窗口领取", "window": "窗口领取", "express": "邮寄", "post": "邮寄"}
 
 APPLICANT, HALL = "申请人", "掌上办事大厅"
 
@@ -333,6 +333,7 @@ def deliver(case: Case, method: str, tracking: str | None, now: datetime) -> Mov
     waits_for_post = method in ("express", "post") and not tracking
     detail = {
         "electronic": "电子证照已放入您的卡包。",
+        "licence": "电子证照已放入您的卡包。",
         "self": "结果已在窗口交付。",
         "window": "结果已在窗口交付。",
     }.get(method, f"结果已寄出，邮件单号 {tracking}。" if tracking else "结果正在制作和交寄，有单号后会告诉您。")

@@ -142,7 +142,7 @@ def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         "version": case.version,
         "answers": dict(case.answers),
         "situations": item["situations"],
-        "materials": materials.view(item, case.answers, case.materials),
+        "materials": materials.view(item, case.answers, case.materials, case.form),
         "fee": _fee(case, item),
         "created_at": format_utc(case.created_at),
         "submitted_at": format_utc(case.submitted_at),

@@ -212,14 +212,16 @@ class Checks:
             raise
         # Remembered before it is shown: what is on the screen can be ordered.
         await store.remember_bills(self._database, resident_id, office, found.bills, self._clock())
-        bills = sorted(found.bills, key=lambda bill: (bill.state != "unpaid", bill.due_on, bill.id))
+        views = [model.bill_view(bill) for bill in sorted(found.bills, key=lambda bill: (bill.due_on, bill.id))]
         answer = {
             "kind": name,
             "as_of": found.as_of,
             "source": found.source,
             "agency": {"id": office.id, "name": office.name, "hotline": office.hotline},
             "records": list(found.records),
-            "bills": [model.bill_view(bill) for bill in bills],
+            "bills": [view for view in views if view["payable"]],
+            # Paid, closed, disputed: for the person to see, nothing to pay.
+            "other_bills": [view for view in views if not view["payable"]],
         }
         if not found.bills:
             await self._cache.put(resident_id, question, answer)
@@ -245,6 +247,7 @@ class Checks:
                 }
             ],
             "bills": [],
+            "other_bills": [],
         }
 
     async def reassign(self, from_id: str, into_id: str) -> None:

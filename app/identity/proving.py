@@ -102,8 +102,10 @@ class Proving:
             for name, value in vars(store.opened(self._keys, document)).items()
             if name in ("name", "id_number", "phone", "address") and value
         } | proven
-        # A face check was of one of the two; name and number alone do not carry it over to the other's channels.
-        level = min(max(younger["level"], older["level"]), LEVEL_REAL_NAME)
+        level = max(younger["level"], older["level"])
+        if "id_number" in proven:
+            # A face check was of one of the two; name and number alone do not carry it over to the other's channels.
+            level = min(level, LEVEL_REAL_NAME)
         level = max(level, LEVEL_REAL_NAME if values.get("id_number") else LEVEL_PHONE)
         residents = self._database["residents"]
         await residents.update_one(

@@ -27,6 +27,7 @@ from purgatory import AsyncCircuitBreakerFactory
 from purgatory.domain.model import OpenedState
 from yarl import URL
 
+from app.kernel import context
 from app.kernel.errors import ProviderUnavailable
 
 log = structlog.get_logger(__name__)
@@ -182,7 +183,7 @@ class HttpClient:
             timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S, sock_read=STALL_TIMEOUT_S)
             async with self._own_session().get(
                 URL(url, encoded=True),
-                headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity", **headers},
+                headers=self._own_headers() | dict(headers),
                 skip_auto_headers=("Accept",),
                 timeout=timeout,
                 allow_redirects=False,
@@ -238,7 +239,7 @@ class HttpClient:
                 URL(url, encoded=True),
                 data=body,
                 # Without Accept-Encoding nothing is unpacked behind our back: the bytes that came are the bytes that were signed.
-                headers={"User-Agent": self._user_agent, "Accept-Encoding": "identity", **headers},
+                headers=self._own_headers() | dict(headers),
                 skip_auto_headers=("Content-Type", "Accept"),
                 timeout=timeout,
                 allow_redirects=False,
@@ -257,6 +258,11 @@ class HttpClient:
             raise VendorUnknown(_AWAY, vendor=vendor, cause=type(error).__name__) from error
         finally:
             place.release()
+
+    def _own_headers(self) -> dict[str, str]:
+        """Return what every call carries. The request id means nothing outside, but lets a vendor's log be laid beside ours."""
+        request_id = context.request_id.get()
+        return {"User-Agent": self._user_agent, "Accept-Encoding": "identity"} | ({"X-Request-ID": request_id} if request_id else {})
 
     def _own_session(self) -> aiohttp.ClientSession:
         if self._session is None:

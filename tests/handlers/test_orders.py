@@ -145,7 +145,7 @@ async def test_refusals(desk):
     person = await desk.sign_in("张三")
     order = await person.order()
     for body, code in (
-        ({"provider": "wechatpay", "scene": "h5"}, "payment.scene_unsupported"),
+        ({"provider": "wechatpay", "scene": "fax"}, "payment.scene_unsupported"),
         ({"provider": "cash", "scene": "mini_program"}, "payment.scene_unsupported"),
         ({"provider": "wechatpay"}, "validation.failed"),
         ({"provider": 1, "scene": "mini_program"}, "validation.failed"),

@@ -41,9 +41,10 @@ async def test_fines_are_found_by_plate_with_time_source_and_records(desk: Desk)
     assert answer["records"][0]["rows"]
 
 
-async def test_what_can_be_paid_comes_first(desk: Desk):
+async def test_what_can_be_paid_stands_apart_from_what_is_settled(desk: Desk):
     answer = await desk.checks.lookup_bills("traffic_fine", {}, await desk.resident(LI))
-    assert [(bill["id"], bill["payable"]) for bill in answer["bills"]] == [("bill-tf-3", True), ("bill-tf-4", False)]
+    assert [bill["id"] for bill in answer["bills"]] == ["bill-tf-3"]
+    assert [(bill["id"], bill["state"]) for bill in answer["other_bills"]] == [("bill-tf-4", "paid")]
 
 
 @pytest.mark.parametrize(
