@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from sandbox import alipay_bills, alipay_trade
+from sandbox import alipay_bills, alipay_client, alipay_refunds, alipay_trade, certificates
 from sandbox.alipay_trade import Refused
 from sandbox.base import CHINA, Sandbox, StandIn, china_text, compact, rfc3339_utc
 from sandbox.people import Person, person_of_code
@@ -34,26 +34,28 @@ class Gateway(StandIn):
     """POST (and GET, for browsers and old SDKs) /gateway.do."""
 
     provider = "alipay"
+    in_certificate_mode = False
 
     def get(self) -> None:
         self.post()
 
     def post(self) -> None:
         sent = self._parameters()
+        self.in_certificate_mode = bool(sent and sent.get("app_cert_sn"))
         if sent is None:
             return self._answer("error_response", _illegal("isv.invalid-parameter", "参数重复或编码错误"))
         method = sent.get("method", "")
         name = method.replace(".", "_") + "_response"
         problem = self._find_problem(sent)
         if problem:
-            known = method in alipay_trade.METHODS or method in _METHODS
+            known = method in _TRADE_METHODS or method in _METHODS
             return self._answer(name if known and sent.get("sign") else "error_response", problem)
         try:
-            if method == "alipay.trade.wap.pay":
+            if method in alipay_trade.BY_CLIENT:
                 return self._open_cashier(sent)
             if method == alipay_bills.METHOD:
                 origin = f"{self.request.protocol}://{self.request.host}"
-                return self._answer(name, _SUCCESS | alipay_bills.download_url(self.sandbox, _biz_content(sent), origin))
+                return self._answer(name, _SUCCESS | alipay_bills.download_url(self.sandbox, alipay_client.biz_content(sent), origin))
             answer = self._run(method, sent)
         except Refused as refused:
             # Login refuses before it is routed to a business system, hence error_response.
@@ -100,33 +102,50 @@ class Gateway(StandIn):
         if not rsa_verify(own.alipay_app_public_key, text.encode(), sent["sign"]):
             shown = f"验签出错，建议检查签名字符串或签名私钥与应用公钥是否匹配，网关生成的验签字符串为：{text}"
             return _illegal("isv.invalid-signature", shown)
+        if sent.get("app_cert_sn") or sent.get("alipay_root_cert_sn"):
+            chain = certificates.alipay_chain(self.sandbox)
+            if (sent.get("app_cert_sn"), sent.get("alipay_root_cert_sn")) != (chain["app_cert_sn"], chain["root_cert_sn"]):
+                return _illegal("isv.invalid-cert-sn", "应用公钥证书或根证书序列号不正确")
         method = sent["method"]
-        if method not in alipay_trade.METHODS and method not in _METHODS:
+        if method not in _TRADE_METHODS and method not in _METHODS:
             return _illegal("isv.invalid-method", "不存在的方法名")
         return None
 
     def _run(self, method: str, sent: dict[str, str]) -> dict[str, Any]:
-        if method in alipay_trade.METHODS:
-            content = _biz_content(sent)
-            answer = alipay_trade.METHODS[method](self.sandbox, content, sent.get("notify_url", ""))
+        if method in _TRADE_METHODS:
+            content = alipay_client.biz_content(sent)
+            answer = _TRADE_METHODS[method](self.sandbox, content, sent.get("notify_url", ""))
+            if sent.get("app_cert_sn"):
+                alipay_client.note_certificate_mode(self.sandbox, content)
             return {"code": "10000", "msg": "Success"} | answer
         return _METHODS[method](self.sandbox, sent)
 
     def _open_cashier(self, sent: dict[str, str]) -> None:
-        trade = alipay_trade.wap_pay(self.sandbox, _biz_content(sent), sent.get("notify_url", ""))
+        trade = alipay_client.arrive(self.sandbox, sent)
         query = {"provider": "alipay", "out_trade_no": trade.out_trade_no, "back": sent.get("return_url", "")}
         self.redirect(f"/_sim/cashier?{urlencode(query)}")
 
     def _answer(self, name: str, value: dict[str, Any]) -> None:
         own = self.credentials
         raw = compact(value).replace(b"/", b"\\/")
-        key = own.alipay_app_private_key if self.fault == "bad_signature" else own.alipay_private_key
+        signer = certificates.alipay_signers(self.sandbox)[-1] if self.in_certificate_mode else None
+        key = signer.private_key if signer else own.alipay_private_key
+        if self.fault == "bad_signature":
+            key = own.alipay_app_private_key
         # Nobody to sign for when the caller is unknown; the original leaves these unsigned too.
-        unsigned = value.get("sub_code") in ("isv.invalid-app-id", "isv.missing-app-id") or value.get("code") == "20000"
+        unsigned = self.fault == "unsigned" or value.get("sub_code") in ("isv.invalid-app-id", "isv.missing-app-id") or value.get("code") == "20000"
         sign = b"" if unsigned else b',"sign":"' + rsa_sign(key, raw).encode() + b'"'
+        if signer and not unsigned:
+            sign = b',"alipay_cert_sn":"' + signer.serial.encode() + b'"' + sign
         body = b'{"' + name.encode() + b'":' + raw + sign + b"}"
         # text/html is what the gateway says, whatever it sends.
         self.send_bytes(body, status=200, content_type="text/html;charset=utf-8")
+
+    def answer_rate_limited(self) -> None:
+        self._answer(
+            "error_response",
+            {"code": "40005", "msg": "Call Limited", "sub_code": "isv.call-limited", "sub_msg": "应用调用次数超限"},
+        )
 
     def answer_error500(self) -> None:
         # The gateway's own word for "broken, outcome unknown": HTTP 200, code 20000, unsigned.
@@ -197,7 +216,7 @@ def user_info(sandbox: Sandbox, sent: dict[str, str]) -> dict[str, Any]:
 
 def send_message(sandbox: Sandbox, sent: dict[str, str]) -> dict[str, Any]:
     """alipay.open.app.mini.templatemessage.send."""
-    content = _biz_content(sent)
+    content = alipay_client.biz_content(sent)
     to = content.get("to_open_id") or content.get("to_user_id")
     template_id = content.get("user_template_id")
     known = sandbox.store.get("alipay_user", to) if isinstance(to, str) else None
@@ -236,7 +255,9 @@ _METHODS = {
     "alipay.user.info.share": user_info,
     "alipay.open.app.mini.templatemessage.send": send_message,
     alipay_bills.METHOD: lambda _sandbox, _sent: {},  # answered by Gateway.post, which knows its own address
-    "alipay.trade.wap.pay": lambda _sandbox, _sent: {},  # answered by a redirect, see Gateway._open_cashier
+    "alipay.open.app.alipaycert.download": alipay_client.download_certificate,
+    # Answered by a redirect, see Gateway._open_cashier.
+    **{method: (lambda _sandbox, _sent: {}) for method in alipay_trade.BY_CLIENT},
 }
 
 
@@ -257,18 +278,9 @@ def phone_payload(sandbox: Sandbox, who: Person) -> dict[str, str]:
     }
 
 
-def _biz_content(sent: dict[str, str]) -> dict[str, Any]:
-    try:
-        content = json.loads(sent.get("biz_content", ""))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise Refused("isv.invalid-parameter", "参数无效：biz_content 不是JSON对象", code="40002", msg="Invalid Arguments")
-    return content
-
-
 def _illegal(sub_code: str, sub_msg: str, *, code: str = "40002", msg: str = "Invalid Arguments") -> dict[str, str]:
     return {"code": code, "msg": msg, "sub_code": sub_code, "sub_msg": sub_msg}
 
 
+_TRADE_METHODS = alipay_trade.METHODS | alipay_refunds.METHODS
 routes = [(r"/gateway\.do", Gateway)]

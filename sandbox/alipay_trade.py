@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote_plus
 
+from sandbox import certificates, refunds
 from sandbox.base import CHINA, Sandbox, china_text
 from sandbox.people import person
 from sandbox.signing import rsa_sign
@@ -49,9 +50,9 @@ def fen(text: Any) -> int | None:
 def create(sandbox: Sandbox, content: dict[str, Any], notify_url: str) -> dict[str, Any]:
     """alipay.trade.create for mini-programs (JSAPI_PAY)."""
     if content.get("product_code") != "JSAPI_PAY":
-        raise _invalid("product_code 应为 JSAPI_PAY")
+        raise invalid("product_code 应为 JSAPI_PAY")
     if content.get("op_app_id") != sandbox.credentials.alipay_app_id:
-        raise _invalid("op_app_id 与签约的小程序不一致")
+        raise invalid("op_app_id 与签约的小程序不一致")
     buyer = _buyer(sandbox, content)
     trade = _make_or_find(sandbox, content, notify_url, kind="create", buyer=buyer)
     return {"out_trade_no": trade.out_trade_no, "trade_no": trade.trade_id}
@@ -65,20 +66,27 @@ def precreate(sandbox: Sandbox, content: dict[str, Any], notify_url: str) -> dic
     return {"out_trade_no": trade.out_trade_no, "qr_code": qr_code}
 
 
+def app_pay(sandbox: Sandbox, content: dict[str, Any], notify_url: str) -> Trade:
+    """alipay.trade.app.pay: the app arrives with a signed text, and only now does the trade exist."""
+    if content.get("product_code") != "QUICK_MSECURITY_PAY":
+        raise invalid("product_code 应为 QUICK_MSECURITY_PAY")
+    return _make_or_find(sandbox, content, notify_url, kind="app", buyer="")
+
+
 def wap_pay(sandbox: Sandbox, content: dict[str, Any], notify_url: str) -> Trade:
     """alipay.trade.wap.pay: the browser arrives with a signed URL, and only now does the trade exist."""
     if content.get("product_code") != "QUICK_WAP_PAY":
-        raise _invalid("product_code 应为 QUICK_WAP_PAY")
+        raise invalid("product_code 应为 QUICK_WAP_PAY")
     return _make_or_find(sandbox, content, notify_url, kind="wap", buyer="")
 
 
 def query(sandbox: Sandbox, content: dict[str, Any], _notify_url: str) -> dict[str, Any]:
     """alipay.trade.query: an unpaid trade shows its amount, a paid one payer and time too."""
-    trade = _find(sandbox, content)
+    trade = find(sandbox, content)
     answer: dict[str, Any] = {
         "trade_no": trade.trade_id,
         "out_trade_no": trade.out_trade_no,
-        "trade_status": STATES[trade.state],
+        "trade_status": state_word(sandbox, trade),
         "total_amount": yuan(trade.reported_fen),
         "point_amount": "0.00",
         "buyer_pay_amount": "0.00",
@@ -103,7 +111,7 @@ def query(sandbox: Sandbox, content: dict[str, Any], _notify_url: str) -> dict[s
 
 def close(sandbox: Sandbox, content: dict[str, Any], _notify_url: str) -> dict[str, Any]:
     """alipay.trade.close: only while waiting for the buyer."""
-    trade = _find(sandbox, content)
+    trade = find(sandbox, content)
     if trade.state != "NOTPAY":
         raise Refused("ACQ.TRADE_STATUS_ERROR", "交易状态不合法")
     trade.state, trade.closed_at = "CLOSED", sandbox.clock()
@@ -116,6 +124,21 @@ METHODS: dict[str, Callable[[Sandbox, dict[str, Any], str], dict[str, Any]]] = {
     "alipay.trade.precreate": precreate,
     "alipay.trade.query": query,
     "alipay.trade.close": close,
+}
+
+
+def state_word(sandbox: Sandbox, trade: Trade) -> str:
+    """Return the state in Alipay's word: a payment that went back in full is closed."""
+    if trade.extra.get("refund_nos"):
+        returned_fen = refunds.returned_fen(refunds.of_trade(sandbox, trade))
+        return "TRADE_CLOSED" if returned_fen >= trade.reported_fen else "TRADE_SUCCESS"
+    return STATES[trade.state]
+
+
+# What the client calls itself, with a signed text of ours: the trade comes into being then.
+BY_CLIENT: dict[str, Callable[[Sandbox, dict[str, Any], str], Trade]] = {
+    "alipay.trade.app.pay": app_pay,
+    "alipay.trade.wap.pay": wap_pay,
 }
 
 
@@ -144,7 +167,7 @@ def notice_fields(sandbox: Sandbox, trade: Trade) -> dict[str, str]:
         "buyer_logon_id": known["logon_id"],
         "seller_id": own.alipay_seller_id,
         "seller_email": "hall-sandbox@example.gov.cn",
-        "trade_status": STATES[trade.state],
+        "trade_status": state_word(sandbox, trade),
         "total_amount": paid,
         "receipt_amount": paid,
         "invoice_amount": paid,
@@ -160,17 +183,23 @@ def notice_fields(sandbox: Sandbox, trade: Trade) -> dict[str, str]:
         shown["buyer_id"] = known["user_id"]
     if trade.extra.get("passback_params"):
         shown["passback_params"] = trade.extra["passback_params"]
+    if trade.extra.get("in_certificate_mode"):
+        shown["_in_certificate_mode"] = "1"  # for build_notice, never sent
     return shown
 
 
-def build_notice(sandbox: Sandbox, notice: Notice, *, forged: bool = False) -> tuple[dict[str, str], bytes]:
+def build_notice(
+    sandbox: Sandbox, notice: Notice, *, forged: bool = False, unsigned: bool = False
+) -> tuple[dict[str, str], bytes]:
     """Return headers and form body of one delivery, signed afresh; `notify_id` stays."""
     form = notice.content | {"notify_time": china_text(sandbox.clock()), "notify_id": notice.notice_id}
-    message = "&".join(f"{name}={form[name]}" for name in sorted(form)).encode()
     # A forger has a key of his own: here the application's instead of Alipay's.
     own = sandbox.credentials
-    key = own.alipay_app_private_key if forged else own.alipay_private_key
-    form |= {"sign_type": "RSA2", "sign": rsa_sign(key, message)}
+    # In certificate mode the newest certificate signs; which one, the notice does not say.
+    true_key = certificates.alipay_signers(sandbox)[-1].private_key if form.pop("_in_certificate_mode", "") else own.alipay_private_key
+    message = "&".join(f"{name}={form[name]}" for name in sorted(form)).encode()
+    key = own.alipay_app_private_key if forged else true_key
+    form |= {"sign_type": "RSA2", "sign": "" if unsigned else rsa_sign(key, message)}
     body = "&".join(f"{name}={quote_plus(value)}" for name, value in form.items()).encode()
     return {
         "Content-Type": "application/x-www-form-urlencoded; charset=utf-8",
@@ -185,15 +214,15 @@ def _make_or_find(
     number, subject = content.get("out_trade_no"), content.get("subject")
     amount_fen = fen(content.get("total_amount"))
     if not isinstance(number, str) or not _NUMBER.fullmatch(number):
-        raise _invalid("out_trade_no 只能包含字母、数字、下划线，且不超过64位")
+        raise invalid("out_trade_no 只能包含字母、数字、下划线，且不超过64位")
     if amount_fen is None or not 1 <= amount_fen <= 100_000_000_00:
-        raise _invalid("total_amount 应为两位小数的元，取值范围 0.01~100000000")
+        raise invalid("total_amount 应为两位小数的元，取值范围 0.01~100000000")
     if not isinstance(subject, str) or not subject or len(subject) > 256 or set(subject) & set("/=&"):
-        raise _invalid("subject 必填，不超过256字符，不可使用特殊字符 / = &")
+        raise invalid("subject 必填，不超过256字符，不可使用特殊字符 / = &")
     if len(str(content.get("body", ""))) > 128:
-        raise _invalid("body 不超过128字符")
+        raise invalid("body 不超过128字符")
     if notify_url and not is_notify_url(notify_url):
-        raise _invalid("notify_url 不合法")
+        raise invalid("notify_url 不合法")
     known = sandbox.store.trade("alipay", number)
     # What must stay the same for one number: content, buyer and product. Expiry may be sent again with another clock.
     request = json.dumps(
@@ -231,7 +260,7 @@ def _buyer(sandbox: Sandbox, content: dict[str, Any]) -> str:
     """Return the buyer's open_id. Exactly the people that signed in to this application exist for it."""
     sent = content.get("buyer_open_id") or content.get("buyer_id")
     if not isinstance(sent, str):
-        raise _invalid("buyer_id 与 buyer_open_id 不能同时为空")
+        raise invalid("buyer_id 与 buyer_open_id 不能同时为空")
     known = sandbox.store.get("alipay_user", sent)
     if known is None:
         raise Refused("ACQ.BUYER_NOT_EXIST", "买家不存在")
@@ -253,23 +282,23 @@ def _expires_at(content: dict[str, Any], now: float) -> float:
         try:
             at = datetime.strptime(str(text), "%Y-%m-%d %H:%M:%S").replace(tzinfo=CHINA).timestamp()
         except ValueError:
-            raise _invalid("time_expire 格式应为 yyyy-MM-dd HH:mm:ss") from None
+            raise invalid("time_expire 格式应为 yyyy-MM-dd HH:mm:ss") from None
         if not now < at <= now + _LONGEST_S + 60:
-            raise _invalid("time_expire 应晚于当前时间且不超过15天")
+            raise invalid("time_expire 应晚于当前时间且不超过15天")
         return at
     if content.get("timeout_express") == "1c":  # until the end of the day in China, whatever the hour
         return (now + 8 * 3600) // 86400 * 86400 + 86400 - 8 * 3600
     match = re.fullmatch(r"(\d{1,5})([mhd])", str(content.get("timeout_express", "15d")))
     if not match:
-        raise _invalid("timeout_express 不合法")
+        raise invalid("timeout_express 不合法")
     seconds = int(match[1]) * {"m": 60, "h": 3600, "d": 86400}[match[2]]
     return now + min(seconds, _LONGEST_S)
 
 
-def _find(sandbox: Sandbox, content: dict[str, Any]) -> Trade:
+def find(sandbox: Sandbox, content: dict[str, Any]) -> Trade:
     number, trade_no = content.get("out_trade_no"), content.get("trade_no")
     if not (number or trade_no) or not all(isinstance(text, str) for text in (number or "", trade_no or "")):
-        raise _invalid("out_trade_no 与 trade_no 不能同时为空，且为字符串")
+        raise invalid("out_trade_no 与 trade_no 不能同时为空，且为字符串")
     store = sandbox.store
     # When both are given, Alipay goes by trade_no.
     trade = store.trade_by_id("alipay", trade_no) if trade_no else store.trade("alipay", number)
@@ -278,5 +307,5 @@ def _find(sandbox: Sandbox, content: dict[str, Any]) -> Trade:
     return settle_expiry(sandbox, trade)
 
 
-def _invalid(sub_msg: str) -> Refused:
+def invalid(sub_msg: str) -> Refused:
     return Refused("ACQ.INVALID_PARAMETER", f"参数无效：{sub_msg}")

@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from tornado.httputil import format_timestamp
 from tornado.web import Application, RequestHandler
 
 from sandbox.credentials import Credentials
+from sandbox.storms import Storm
 from sandbox.store import Store
 
 if TYPE_CHECKING:
@@ -25,7 +27,8 @@ log = logging.getLogger("sandbox")
 # down: the connection closes without an answer, before anything happens. lost: the same after the work was done, the
 # case where the caller cannot know. slow: the answer comes, late. error500, garbage: before the work. bad_signature:
 # the work is done, the answer is signed wrongly.
-FAULT_MODES = ("none", "down", "lost", "slow", "error500", "bad_signature", "garbage")
+# unsigned: the same without a signature. rate_limited: turned away before the work, as asked too often.
+FAULT_MODES = ("none", "down", "lost", "slow", "error500", "bad_signature", "garbage", "unsigned", "rate_limited")
 FAULT_PROVIDERS = (
     "wechat", "wechatpay", "wechatpay_notice", "alipay", "alipay_notice", "sms", "jpush", "realname", "departments",
 )  # fmt: skip
@@ -40,6 +43,10 @@ class Pace:
     )  # fmt: skip
     alipay_retries_s: tuple[float, ...] = (240, 600, 600, 3600, 7200, 21600, 54000)
     late_notice_s: float = 15
+    # How long a refund is under way, and the least time between two of one trade.
+    wechatpay_refund_s: float = 2
+    wechatpay_refund_pause_s: float = 60
+    alipay_refund_pause_s: float = 3
     slow_s: float = 30
     department_slow_s: float = 20
 
@@ -71,6 +78,14 @@ class Faults:
 
 
 @dataclass
+class RefundMode:
+    """How refunds made from now on go: `mode` after `seconds`."""
+
+    mode: str = "success"
+    seconds: float | None = None
+
+
+@dataclass
 class Sandbox:
     """The parts one process of stand-ins is made of."""
 
@@ -80,6 +95,8 @@ class Sandbox:
     pace: Pace = field(default_factory=Pace)
     clock: Callable[[], float] = time.time
     faults: Faults = field(default_factory=Faults)
+    storm: Storm = field(default_factory=Storm)
+    refund_mode: RefundMode = field(default_factory=RefundMode)
     courier: Courier | None = None  # set by server.make_application
 
     def today(self) -> str:
@@ -128,6 +145,7 @@ class StandIn(RequestHandler):
 
     def set_default_headers(self) -> None:
         self.clear_header("Server")
+        self.set_header("Date", format_timestamp(self.now()))  # the stand-in's clock, which a test may set wrong
 
     async def prepare(self) -> None:
         if not self.provider:
@@ -140,6 +158,8 @@ class StandIn(RequestHandler):
         elif self.fault == "error500":
             self.set_status(500)
             self.answer_error500()
+        elif self.fault == "rate_limited":
+            self.answer_rate_limited()
         elif self.fault == "garbage":
             self.set_header("Content-Type", "text/html; charset=utf-8")
             self.finish("<html><head><title>502 Bad Gateway</title></head><body>{not json</body></html>")
@@ -147,6 +167,10 @@ class StandIn(RequestHandler):
     def answer_error500(self) -> None:
         """Answer what this platform says when it is broken; overridden where it has words of its own."""
         self.send({"code": "internal", "message": "系统繁忙"}, status=500)
+
+    def answer_rate_limited(self) -> None:
+        """Turn the call away unread; overridden where a platform has words of its own."""
+        self.refuse(429, "FREQUENCY_LIMITED", "请求过于频繁，请稍后重试")
 
     def send(self, value: Any, *, status: int = 200, content_type: str = "application/json; charset=utf-8") -> None:
         self.send_bytes(compact(value), status=status, content_type=content_type)

@@ -101,10 +101,18 @@ def show_result(handler: StandIn, trade: Trade, body: dict[str, Any], *, ok: boo
 
 
 def find_client_problem(sandbox: Sandbox, trade: Trade, params: dict[str, Any]) -> str | None:
-    """Check the object a mini-program hands to wx.requestPayment as the WeChat client does; None when it is sound.
+    """Check what the client hands to WeChat as WeChat does, by its shape; None when it is sound.
 
-    Signed text: appId, timeStamp, nonceStr and package, each ended by a line feed, under the merchant's API key.
+    Signed text: app id, time, nonce and package (in the app: the bare prepay_id), each ended by a line feed, under the merchant's
+    API key. H5 and QR have an address instead of an object.
     """
+    if "redirect_url" in params:
+        query = dict(parse_qsl(urlsplit(str(params["redirect_url"])).query))
+        return None if sandbox.store.trade_of_handle("wechatpay", query.get("prepay_id", "")) == trade else "H5 地址与订单不符"
+    if "code_url" in params:
+        return None if sandbox.store.trade_of_handle("wechatpay", str(params["code_url"])) == trade else "二维码与订单不符"
+    if "prepayid" in params:
+        return _find_app_problem(sandbox, trade, params)
     names = ("timeStamp", "nonceStr", "package", "signType", "paySign")
     wrong = [name for name in names if not isinstance(params.get(name), str)]
     if wrong:
@@ -117,6 +125,21 @@ def find_client_problem(sandbox: Sandbox, trade: Trade, params: dict[str, Any]) 
     lines = (sandbox.credentials.wechat_app_id, params["timeStamp"], params["nonceStr"], params["package"])
     message = "".join(f"{line}\n" for line in lines).encode()
     if not rsa_verify(sandbox.credentials.merchant_public_key, message, params["paySign"]):
+        return "支付验证签名失败"
+    return None
+
+
+def _find_app_problem(sandbox: Sandbox, trade: Trade, params: dict[str, Any]) -> str | None:
+    names = ("appid", "partnerid", "prepayid", "package", "noncestr", "timestamp", "sign")
+    wrong = [name for name in names if not isinstance(params.get(name), str)]
+    if wrong:
+        return f"支付参数 {wrong[0]} 缺失或不是文本"
+    if params["appid"] != trade.extra["appid"] or params["partnerid"] != sandbox.credentials.wechatpay_mch_id:
+        return "appid 或 partnerid 与订单不符"
+    if params["package"] != "Sign=WXPay" or sandbox.store.trade_of_handle("wechatpay", params["prepayid"]) != trade:
+        return "prepayid 与订单不符"
+    message = "".join(f"{params[name]}\n" for name in ("appid", "timestamp", "noncestr", "prepayid")).encode()
+    if not rsa_verify(sandbox.credentials.merchant_public_key, message, params["sign"]):
         return "支付验证签名失败"
     return None
 

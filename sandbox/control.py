@@ -11,6 +11,7 @@
 | `POST /_sim/wechat/grants`, `/_sim/wechat/refuse`, `/_sim/alipay/refuse`, `/_sim/wechat/templates` | who may be told |
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
 | `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
+| `/_sim/storm`, `/_sim/refunds`, `/_sim/certificates`, `/_sim/clock` | see control_money.py |
 | `POST /_sim/reset` {what: bills, sent, faults} | back to the beginning |
 | `GET /_sim/cashier`, `/_sim/login` | pages in the place of the platforms' own apps |
 """
@@ -20,7 +21,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox import alipay, cashier, paying, wechat
+from sandbox import alipay, alipay_client, cashier, paying, wechat
 from sandbox.base import FAULT_MODES, FAULT_PROVIDERS, StandIn, rfc3339_utc
 from sandbox.people import Person, person, person_of_code
 from sandbox.store import Trade
@@ -60,6 +61,12 @@ class Pay(Control):
         if provider not in paying.PROVIDERS or outcome not in paying.OUTCOMES:
             known = {"providers": paying.PROVIDERS, "outcomes": paying.OUTCOMES}
             return self.refuse(422, "unknown_outcome", "provider 或 outcome 不正确", **known)
+        given = body.get("client_params")
+        if provider == "alipay" and isinstance(given, dict) and ("orderStr" in given or "redirect_url" in given):
+            # The payer's device brings the trade: it exists from here on.
+            arrived = alipay_client.arrive_with(self.sandbox, str(given.get("orderStr") or given.get("redirect_url")))
+            if isinstance(arrived, str):
+                return self.refuse(400, "pay_sign", arrived)
         trade = paying.find_trade(self.sandbox, provider, {name: str(body.get(name) or "") for name in cashier.HANDLES})
         if trade is None:
             return self.refuse(404, "unknown_trade", "没有这笔订单")
@@ -73,10 +80,10 @@ class Pay(Control):
         except paying.NotPayable as refused:
             if "back" in body:
                 return cashier.show_result(self, trade, body, ok=False, message=refused.args[1])
-            return self.refuse(409, refused.args[0], refused.args[1], trade_state=paying.state_word(trade))
+            return self.refuse(409, refused.args[0], refused.args[1], trade_state=paying.state_word(self.sandbox, trade))
         if "back" in body:
             return cashier.show_result(self, trade, body, ok=outcome != "fail", message=message)
-        return self.send({"ok": True, "trade_state": paying.state_word(trade), "trade_no": trade.trade_id})
+        return self.send({"ok": True, "trade_state": paying.state_word(self.sandbox, trade), "trade_no": trade.trade_id})
 
 
 class Sent(Control):
@@ -118,7 +125,7 @@ class Trades(Control):
             "provider": trade.provider,
             "out_trade_no": trade.out_trade_no,
             "trade_no": trade.trade_id,
-            "trade_state": paying.state_word(trade),
+            "trade_state": paying.state_word(self.sandbox, trade),
             "title": trade.title,
             "amount_fen": trade.amount_fen,
             "reported_fen": trade.reported_fen,

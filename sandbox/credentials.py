@@ -31,6 +31,7 @@ class Credentials:
     """Every secret of the sandbox. PEM values are text with real line ends."""
 
     wechat_app_id: str
+    wechat_open_app_id: str  # of the native app, at the open platform
     wechat_app_secret: str
     wechat_message_token: str
     wechat_message_aes_key: str  # 43 characters: base64 of 32 bytes without its "="
@@ -100,6 +101,8 @@ def load_or_make(data_dir: Path) -> Credentials:
         _keep(path, make())
     try:
         values = json.loads(path.read_text())
+        # A set made before there was one for the native app: the app then pays under the mini-program's.
+        values.setdefault("wechat_open_app_id", values["wechat_app_id"])
         return Credentials(**{field.name: values[field.name] for field in fields(Credentials)})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"{path} is not a complete set of sandbox credentials ({error}); remove it") from error
@@ -133,6 +136,7 @@ def make() -> Credentials:
     serial, certificate = _platform_certificate(platform_private, starts, ends)
     return Credentials(
         wechat_app_id="wx" + secrets.token_hex(8),
+        wechat_open_app_id="wx" + secrets.token_hex(8),
         wechat_app_secret=secrets.token_hex(16),
         wechat_message_token=_letters(24),
         wechat_message_aes_key=b64encode(secrets.token_bytes(32)).decode().rstrip("="),

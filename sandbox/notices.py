@@ -82,8 +82,10 @@ class Courier:
         fault = self._sandbox.faults.take(f"{notice.provider}_notice")
         if fault == "down":
             return False, "lost on the way (fault)"
+        if self._sandbox.storm.loses():
+            return False, "lost on the way (storm)"
         build = wechatpay_notice.build if notice.provider == "wechatpay" else alipay_trade.build_notice
-        headers, body = build(self._sandbox, notice, forged=fault == "bad_signature")
+        headers, body = build(self._sandbox, notice, forged=fault == "bad_signature", unsigned=fault == "unsigned")
         if fault == "slow":
             await asyncio.sleep(self._sandbox.pace.slow_s)
         elif fault == "garbage":

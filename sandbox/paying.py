@@ -36,9 +36,9 @@ def find_trade(sandbox: Sandbox, provider: str, numbers: dict[str, str]) -> Trad
     return None
 
 
-def state_word(trade: Trade) -> str:
+def state_word(sandbox: Sandbox, trade: Trade) -> str:
     """Return the state in the provider's own word."""
-    return trade.state if trade.provider == "wechatpay" else alipay_trade.STATES[trade.state]
+    return wechatpay.state_word(trade) if trade.provider == "wechatpay" else alipay_trade.state_word(sandbox, trade)
 
 
 def pay(sandbox: Sandbox, trade: Trade, outcome: str) -> Trade:
@@ -67,7 +67,7 @@ def pay(sandbox: Sandbox, trade: Trade, outcome: str) -> Trade:
     if outcome == "success_wrong_amount":
         # One fen less than ordered, or one more when there is nothing to take away: a paid amount is never 0.
         trade.reported_fen = trade.amount_fen - 1 if trade.amount_fen > 1 else trade.amount_fen + 1
-    sandbox.store.pay(trade, _notices(sandbox, trade, outcome, now))
+    sandbox.store.pay(trade, sandbox.storm.spread(_notices(sandbox, trade, outcome, now)))
     if sandbox.courier:
         sandbox.courier.wake()
     return trade
@@ -88,7 +88,7 @@ def _notices(sandbox: Sandbox, trade: Trade, outcome: str, now: float) -> list[d
                 "original_type": "transaction",
                 "summary": "支付成功",
                 "created_at": now,
-                "resource": wechatpay.transaction(trade, own.wechat_app_id, own.wechatpay_mch_id),
+                "resource": wechatpay.transaction(trade, own.wechatpay_mch_id),
             },
         }
     else:

@@ -17,7 +17,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from sandbox import alipay, cashier, control, departments, jpush, realname, sms, wechat, wechat_push, wechatpay
-from sandbox import alipay_bills, bill_days, wechatpay_bills  # isort: skip
+from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
 from sandbox.credentials import Credentials, load_or_make
 from sandbox.notices import Courier
@@ -46,8 +46,9 @@ def make_application(
     sandbox = Sandbox(credentials, store, hall_url, pace or Pace())
     sandbox.courier = Courier(sandbox)
     parts = (wechat, wechatpay, alipay, sms, jpush, realname, departments, control, wechat_push, cashier)
+    money = (wechatpay_refunds, control_money)
     daily_bills = (bill_days, wechatpay_bills, alipay_bills)
-    routes = [route for part in (*parts, *daily_bills) for route in part.routes]
+    routes = [route for part in (*parts, *money, *daily_bills) for route in part.routes]
     return Application(
         [(r"/healthz", Health), *routes],
         default_handler_class=NothingHere,

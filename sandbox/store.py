@@ -143,25 +143,36 @@ class Store:
         self._db.execute("begin immediate")
         try:
             self.save_trade(trade)
-            for notice in notices:
-                self._db.execute(
-                    "insert into notices (provider, out_trade_no, notice_id, kind, url, content, key_id, next_at)"
-                    " values (?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        trade.provider,
-                        trade.out_trade_no,
-                        notice["notice_id"],
-                        notice["kind"],
-                        trade.notify_url,
-                        _dump(notice["content"]),
-                        notice.get("key_id", ""),
-                        notice["next_at"],
-                    ),
-                )
+            self.add_notices(trade, notices)
         except BaseException:
             self._db.execute("rollback")
             raise
         self._db.execute("commit")
+
+    def add_notices(self, trade: Trade, notices: Iterable[dict[str, Any]]) -> None:
+        """Write notices about a trade: to its own address, unless they name another."""
+        for notice in notices:
+            self._db.execute(
+                "insert into notices (provider, out_trade_no, notice_id, kind, url, content, key_id, next_at)"
+                " values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    trade.provider,
+                    trade.out_trade_no,
+                    notice["notice_id"],
+                    notice["kind"],
+                    notice.get("url", trade.notify_url),
+                    _dump(notice["content"]),
+                    notice.get("key_id", ""),
+                    notice["next_at"],
+                ),
+            )
+
+    def forget_waiting_notices(self, provider: str, out_trade_no: str, kind: str) -> int:
+        """Take back notices of a kind that are not delivered yet; returns how many."""
+        return self._db.execute(
+            "delete from notices where provider = ? and out_trade_no = ? and kind like ? and next_at is not null",
+            (provider, out_trade_no, kind),
+        ).rowcount
 
     def due_notices(self, now: float) -> list[Notice]:
         rows = self._db.execute("select * from notices where next_at <= ? order by next_at, id limit 200", (now,))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from sandbox import wechatpay_notice, wechatpay_prepay
+from sandbox import certificates, wechatpay_notice, wechatpay_prepay
 from sandbox.base import StandIn, compact, rfc3339_china
 from sandbox.signing import rsa_verify
 from sandbox.store import Trade
@@ -17,7 +17,7 @@ from sandbox.store import Trade
 _SCHEME = "WECHATPAY2-SHA256-RSA2048 "
 _PART = re.compile(r'\s*(\w+)="([^"]*)"\s*')
 _WINDOW_S = 300
-_STATE_TEXTS = {"SUCCESS": "支付成功", "NOTPAY": "订单未支付", "CLOSED": "订单已关闭"}
+_STATE_TEXTS = {"SUCCESS": "支付成功", "NOTPAY": "订单未支付", "CLOSED": "订单已关闭", "REFUND": "转入退款"}
 
 
 class WechatPayHandler(StandIn):
@@ -37,8 +37,9 @@ class WechatPayHandler(StandIn):
             return self.refuse(400, "PARAM_ERROR", "Http头缺少Accept或User-Agent")
         if self.request.body and headers.get("Content-Type", "").split(";")[0].strip() != "application/json":
             return self.refuse(400, "PARAM_ERROR", "Http头Content-Type应为application/json")
-        self.key_id = headers.get("Wechatpay-Serial", "") or self.credentials.platform_serial
-        if self.key_id not in (self.credentials.wechatpay_public_key_id, self.credentials.platform_serial):
+        signers = certificates.platform_signers(self.sandbox)
+        self.key_id = headers.get("Wechatpay-Serial", "") or signers[-1].serial
+        if self.key_id != self.credentials.wechatpay_public_key_id and self.key_id not in {each.serial for each in signers}:
             return self.refuse(400, "PARAM_ERROR", "Http头Wechatpay-Serial不是有效的微信支付公钥ID或平台证书序列号")
         return self._check_authorization(headers.get("Authorization", ""))
 
@@ -91,10 +92,11 @@ class WechatPayHandler(StandIn):
     def answer(self, body: bytes, *, status: int = 200) -> None:
         """Sign and send; an empty body with 204 is signed too (empty third line)."""
         forged = self.fault == "bad_signature"
-        for name, value in wechatpay_notice.signature_headers(
-            self.credentials, body, self.key_id, self.now(), forged=forged
-        ).items():
-            self.set_header(name, value)
+        if self.fault != "unsigned":
+            for name, value in wechatpay_notice.signature_headers(
+                self.sandbox, body, self.key_id, self.now(), forged=forged
+            ).items():
+                self.set_header(name, value)
         if status == 204 and self.fault != "lost":
             self.set_status(204)
             self.finish()
@@ -128,7 +130,7 @@ class Prepay(WechatPayHandler):
             return self.param_error(*problem)
         if order["mchid"] != self.credentials.wechatpay_mch_id:
             return self.refuse(400, "INVALID_REQUEST", "商户号与签名的商户号不一致")
-        if order["appid"] != self.credentials.wechat_app_id:
+        if order["appid"] not in (self.credentials.wechat_app_id, self.credentials.wechat_open_app_id):
             return self.refuse(403, "APPID_MCHID_NOT_MATCH", "appid和mch_id不匹配")
         canonical = wechatpay_prepay.canonical(order, kind)
         if known is None:
@@ -157,7 +159,7 @@ class Query(WechatPayHandler):
         trade = find("wechatpay", number)
         if trade is None or (by == "id" and trade.state == "NOTPAY"):
             return self.refuse(404, "ORDER_NOT_EXIST", "订单不存在")
-        return self.answer_json(transaction(trade, self.credentials.wechat_app_id, self.credentials.wechatpay_mch_id))
+        return self.answer_json(transaction(trade, self.credentials.wechatpay_mch_id))
 
 
 class Close(WechatPayHandler):
@@ -179,19 +181,22 @@ class Close(WechatPayHandler):
 
 
 class Certificates(WechatPayHandler):
-    """GET /v3/certificates: the platform certificate, encrypted with the APIv3 key."""
+    """GET /v3/certificates: the platform certificates, encrypted with the APIv3 key."""
 
     def get(self) -> None:
         own = self.credentials
-        row = {
-            "serial_no": own.platform_serial,
-            "effective_time": own.platform_certificate_from,
-            "expire_time": own.platform_certificate_until,
-            "encrypt_certificate": wechatpay_notice.encrypt_resource(
-                own, own.platform_certificate.encode(), "certificate"
-            ),
-        }
-        self.answer_json({"data": [row]})
+        if self.sandbox.store.get("platform_signers", "none"):  # a merchant made in public-key mode has no certificates
+            return self.refuse(404, "RESOURCE_NOT_EXISTS", "无可用的平台证书，请在商户平台-API安全申请使用微信支付公钥")
+        rows = [
+            {
+                "serial_no": each.serial,
+                "effective_time": rfc3339_china(each.starts),
+                "expire_time": rfc3339_china(each.ends),
+                "encrypt_certificate": wechatpay_notice.encrypt_resource(own, each.pem.encode(), "certificate"),
+            }
+            for each in certificates.platform_signers(self.sandbox)
+        ]
+        return self.answer_json({"data": rows})
 
 
 def _is_own_mchid(handler: WechatPayHandler) -> bool:
@@ -202,14 +207,19 @@ def _is_own_mchid(handler: WechatPayHandler) -> bool:
     return False
 
 
-def transaction(trade: Trade, appid: str, mchid: str) -> dict[str, Any]:
+def state_word(trade: Trade) -> str:
+    """Return trade_state: any refund, even a partial one, makes it REFUND for good."""
+    return "REFUND" if trade.extra.get("refund_nos") else trade.state
+
+
+def transaction(trade: Trade, mchid: str) -> dict[str, Any]:
     """Return a trade in WeChat Pay's words: the answer of a query and the content of a notice."""
     shown: dict[str, Any] = {
-        "appid": appid,
+        "appid": trade.extra["appid"],
         "mchid": mchid,
         "out_trade_no": trade.out_trade_no,
-        "trade_state": trade.state,
-        "trade_state_desc": _STATE_TEXTS[trade.state],
+        "trade_state": state_word(trade),
+        "trade_state_desc": _STATE_TEXTS[state_word(trade)],
         "promotion_detail": [],
         "scene_info": {"device_id": ""},
     }

@@ -6,6 +6,7 @@ import secrets
 import string
 from base64 import b64encode
 
+from sandbox import certificates
 from sandbox.base import Sandbox, compact, rfc3339_china
 from sandbox.credentials import Credentials
 from sandbox.signing import gcm_seal, rsa_sign
@@ -20,7 +21,7 @@ def nonce(length: int = 32) -> str:
 
 
 def signature_headers(
-    credentials: Credentials, body: bytes, key_id: str, now: float, *, forged: bool = False
+    sandbox: Sandbox, body: bytes, key_id: str, now: float, *, forged: bool = False
 ) -> dict[str, str]:
     """Sign `body` with the key named by `key_id` (public-key id or certificate serial).
 
@@ -28,8 +29,8 @@ def signature_headers(
     """
     timestamp, nonce_str = str(int(now)), nonce()
     message = f"{timestamp}\n{nonce_str}\n".encode() + body + b"\n"
-    key = credentials.platform_private_key if key_id == credentials.platform_serial else credentials.wechatpay_private_key
-    signature = rsa_sign(key, message)
+    signer = certificates.platform_signer(sandbox, key_id)
+    signature = rsa_sign(signer.private_key if signer else sandbox.credentials.wechatpay_private_key, message)
     if forged:
         signature = "WECHATPAY/SIGNTEST/" + b64encode(secrets.token_bytes(240)).decode()
     return {
@@ -51,7 +52,22 @@ def encrypt_resource(credentials: Credentials, plaintext: bytes, associated_data
     }
 
 
-def build(sandbox: Sandbox, notice: Notice, *, forged: bool = False) -> tuple[dict[str, str], bytes]:
+def _key_id(sandbox: Sandbox, notice: Notice) -> str:
+    """Return the key a delivery is signed with: as the order was asked for, unless a change of keys is under way."""
+    signers = certificates.platform_signers(sandbox)
+    wish = sandbox.store.get("notice_key", "wechatpay") or ""
+    if wish == "certificate" or (wish == "mixed" and notice.attempts % 2 == 0):
+        return signers[-1].serial
+    if wish in ("public_key", "mixed"):
+        return sandbox.credentials.wechatpay_public_key_id
+    # A certificate that is gone signs nothing any more; its successor does.
+    is_known = notice.key_id == sandbox.credentials.wechatpay_public_key_id or certificates.platform_signer(sandbox, notice.key_id)
+    return notice.key_id if is_known else signers[-1].serial
+
+
+def build(
+    sandbox: Sandbox, notice: Notice, *, forged: bool = False, unsigned: bool = False
+) -> tuple[dict[str, str], bytes]:
     """Return headers and body of one delivery; every delivery is encrypted and signed afresh, its `id` stays."""
     credentials, now = sandbox.credentials, sandbox.clock()
     original_type = notice.content["original_type"]
@@ -66,7 +82,9 @@ def build(sandbox: Sandbox, notice: Notice, *, forged: bool = False) -> tuple[di
             "resource": {"original_type": original_type} | resource,
         }
     )
-    headers = signature_headers(credentials, body, notice.key_id, now, forged=forged)
+    headers = signature_headers(sandbox, body, _key_id(sandbox, notice), now, forged=forged)
+    if unsigned:
+        headers = {}
     return headers | {
         "Content-Type": "application/json",
         "Accept": "*/*",

@@ -156,6 +156,7 @@ def new_trade(order: dict[str, Any], kind: str, canonical_text: str, *, now: flo
         extra={
             "trade_type": {"jsapi": "JSAPI", "app": "APP", "h5": "MWEB", "native": "NATIVE"}[kind],
             "attach": order.get("attach", ""),
+            "appid": order["appid"],
         },
     )
 

@@ -43,6 +43,10 @@ BODIES = {
     "/_sim/wechat/templates": {"templates": [{"template_id": "t", "keys": ["thing1"]}]},
     "/_sim/reset": {"what": "sent"},
     "/_sim/notices/hurry": {"out_trade_no": "pay_1"},
+    "/_sim/storm": {"repeat": 2, "reorder": False, "delay_s": 0, "drop": 0.0, "seed": 1, "keys": "mixed"},
+    "/_sim/refunds": {"mode": "success", "seconds": 0},
+    "/_sim/certificates": {"provider": "none", "days": 1},
+    "/_sim/clock": {"offset_s": 0},
 }  # fmt: skip
 
 
@@ -63,6 +67,10 @@ async def test_signed_prepay_and_close(merchant):
         for body in spoilt(order):
             answer = await merchant.wechatpay("POST", path, body)
             assert answer.status < 500, body
+    refund = {"out_trade_no": "pay_1", "out_refund_no": "rfd_1", "reason": "r", "amount": {"refund": 1, "total": 1, "currency": "CNY"}}
+    for body in spoilt(refund | {"notify_url": "https://a.example/b"}):
+        answer = await merchant.wechatpay("POST", "/v3/refund/domestic/refunds", body)
+        assert answer.status < 500, body
     for body in spoilt({"mchid": merchant.credentials.wechatpay_mch_id}):
         answer = await merchant.wechatpay("POST", "/v3/pay/transactions/out-trade-no/pay_nothing/close", body)
         assert answer.status < 500, body
@@ -73,6 +81,9 @@ async def test_signed_gateway(merchant):
     for method, content in (
         ("alipay.trade.create", merchant.trade(number()) | {"body": "b", "timeout_express": "30m"}),
         ("alipay.trade.query", {"out_trade_no": "pay_1", "trade_no": "2"}),
+        ("alipay.trade.refund", {"out_trade_no": "pay_1", "out_request_no": "r", "refund_amount": "0.01"}),
+        ("alipay.trade.fastpay.refund.query", {"out_trade_no": "pay_1", "out_request_no": "r", "query_options": ["gmt_refund_pay"]}),
+        ("alipay.open.app.alipaycert.download", {"alipay_cert_sn": "x"}),
         ("alipay.trade.close", {"out_trade_no": "pay_1", "trade_no": "2"}),
         ("alipay.open.app.mini.templatemessage.send", message),
         ("alipay.open.app.mini.templatemessage.send", message | {"to_open_id": merchant.people["张三"]["alipay"]["open_id"]}),
