@@ -17,8 +17,10 @@ from dataclasses import asdict, dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
+from sandbox import refunds
 from sandbox.base import CHINA, Sandbox, china_text
 from sandbox.control import Control
+from sandbox.store import Trade
 
 __all__ = ["Booked", "booked", "china_text", "is_creating", "is_over", "parse_day", "yuan", "yuan5"]
 
@@ -74,13 +76,14 @@ def booked(sandbox: Sandbox, provider: str, day: date) -> list[Booked]:
     """Return the rows of a day, payments by time and refunds by theirs, with the differences that are switched on."""
     begin = datetime(day.year, day.month, day.day, tzinfo=CHINA).timestamp()
     end = begin + 86400
-    rows = []
-    for trade in sandbox.store.trades():
-        if trade.provider != provider or trade.paid_at is None:
-            continue
-        if begin <= trade.paid_at < end:
-            rows.append(_payment(trade))
-        rows += [row for row in _refunds(sandbox, trade) if begin <= row.at < end]
+    trades = {trade.out_trade_no: trade for trade in sandbox.store.trades() if trade.provider == provider and trade.paid_at}
+    rows = [_payment(trade) for trade in trades.values()]
+    rows += [
+        _refund(refund, trades[refund.out_trade_no])
+        for refund in refunds.all_of(sandbox)
+        if refund.provider == provider and refund.out_trade_no in trades and (provider == "wechatpay" or refund.done_at)
+    ]
+    rows = [row for row in rows if begin <= row.at < end]
     settings = _settings(sandbox, provider, day)
     missing, amounts = set(settings.get("missing", ())), settings.get("amounts", {})
     rows = [row for row in rows if _number(row) not in missing]
@@ -93,7 +96,7 @@ def _number(row: Booked) -> str:
     return row.out_refund_no if row.is_refund else row.out_trade_no
 
 
-def _payment(trade: Any) -> Booked:
+def _payment(trade: Trade) -> Booked:
     return Booked(
         is_refund=False,
         out_trade_no=trade.out_trade_no,
@@ -102,15 +105,29 @@ def _payment(trade: Any) -> Booked:
         refund_id="",
         amount_fen=trade.reported_fen,
         fee_millifen=trade.reported_fen * 6,  # 0.60 %
-        at=trade.paid_at,
+        at=trade.paid_at or 0,
         state="SUCCESS",
         title=trade.title,
         payer=trade.payer,
     )
 
 
-def _refunds(sandbox: Sandbox, trade: Any) -> list[Booked]:
-    return []
+def _refund(refund: refunds.Refund, trade: Trade) -> Booked:
+    return Booked(
+        is_refund=True,
+        out_trade_no=refund.out_trade_no,
+        out_refund_no=refund.out_refund_no,
+        trade_id=trade.trade_id,
+        refund_id=refund.refund_id,
+        amount_fen=refund.amount_fen,
+        # The fee is given back in proportion.
+        fee_millifen=-refund.amount_fen * 6,
+        # WeChat Pay lists a refund on the day it was asked for, whatever became of it; Alipay when it is done.
+        at=refund.created_at if refund.provider == "wechatpay" or not refund.done_at else refund.done_at,
+        state=refund.status,
+        title=trade.title,
+        payer=trade.payer,
+    )
 
 
 def _foreign(provider: str, begin: float, number: int) -> Booked:

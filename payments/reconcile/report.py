@@ -25,7 +25,8 @@ table { border-collapse: collapse; width: 100%; margin: 8px 0; font-variant-nume
 caption { text-align: left; color: #57606e; padding-bottom: 4px; }
 th, td { border: 1px solid #d7dce3; padding: 7px 10px; text-align: left; vertical-align: top; }
 thead th { background: #eef1f5; } td.n, th.n { text-align: right; white-space: nowrap; }
-td.no { font: 12px/1.5 ui-monospace, Consolas, monospace; overflow-wrap: anywhere; max-width: 190px; }
+td.no { font: 12px/1.6 ui-monospace, Consolas, monospace; min-width: 232px; } td.s { white-space: nowrap; }
+tr.settled td { color: #57606e; }
 .diff { color: #a3421a; font-weight: 600; } .muted { color: #57606e; } ul { margin: 6px 0; padding-left: 22px; }
 @media print { body { background: #fff; } main { padding: 0; } tr { break-inside: avoid; } }
 """
@@ -117,7 +118,7 @@ def _bridge(theirs: Mapping[str, int], ours: Mapping[str, int], rows: Sequence[M
     text = f"<p>净额差（收款减退款）：账单比本系统 {_signed(gap)} 元；下面列出的差异合计 {_signed(explained)} 元。"
     if gap == explained:
         return text + "两者相等，差额已全部解释。</p>"
-    return text + "两者之差来自零点前后记在相邻日期的款项。</p>"
+    return text + "两者之差一般来自零点前后、记在相邻日期的款项。</p>"
 
 
 def _findings(rows: Sequence[Mapping[str, Any]], total: int) -> str:
@@ -126,7 +127,7 @@ def _findings(rows: Sequence[Mapping[str, Any]], total: int) -> str:
     order = {"open": 0, "waiting": 1, "settled": 2}
     lines = []
     for row in sorted(rows, key=lambda row: (order[row["state"]], row["_id"])):
-        numbers = [row["number"]]
+        numbers = [("退款单号 " if row["subject"] == "refund" else "商户订单号 ") + row["number"]]
         if row["out_trade_no"] not in ("", row["number"]):
             numbers.append(f"原收款 {row['out_trade_no']}")
         if row.get("provider_trade_no"):
@@ -134,9 +135,9 @@ def _findings(rows: Sequence[Mapping[str, Any]], total: int) -> str:
         if row.get("order_id"):
             numbers.append(f"订单 {row['order_id']}")
         lines.append(
-            f"<tr><td>{words.STATES[row['state']]}</td>"
-            f"<td>{words.SUBJECTS[row['subject']]}<br>{words.KINDS[row['kind']]}</td>"
-            f'<td class="no">{"<br>".join(escape(number) for number in numbers)}</td>'
+            f'<tr class="{row["state"]}"><td class="s">{words.STATES[row["state"]]}</td>'
+            f"<td class=\"s\">{words.SUBJECTS[row['subject']]}<br>{words.KINDS[row['kind']]}</td>"
+            f'<td class="no">{"<br>".join(escape(number).replace(" ", "<br>", 1) for number in numbers)}</td>'
             f'<td class="n">{words.amount(row.get("theirs_fen"))}</td><td class="n">{words.amount(row.get("ours_fen"))}</td>'
             f"<td>{escape(words.sentence(row))}<br>{_when(row)}</td><td>{escape(words.advice(row))}</td></tr>"
         )

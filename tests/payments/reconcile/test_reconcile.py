@@ -1,13 +1,16 @@
 """A day reconciled against the stand-ins' bills: nothing to find, each kind of difference, patience, and death in the middle."""
 
 import asyncio
+from dataclasses import dataclass
 from datetime import UTC, timedelta
 
 import pytest
 
 from app.kernel.clock import SHANGHAI
+from app.kernel.ids import new_id
 from payments.ledger import store as ledger
 from payments.reconcile.store import Busy
+from sandbox import refunds
 
 PROVIDERS = ("wechatpay", "alipay")
 
@@ -240,3 +243,81 @@ async def test_the_worker_runs_yesterday_from_ten_and_tries_again(books):
     assert (await books.reconcile.store.load("wechatpay", books.day))["state"] == "done"
     moment = at(11)
     assert await books.reconcile.run_due() == 0
+
+
+# --- refunds ---
+
+
+async def refunded(books, provider, *, fen=1500, number=None, until=("succeeded",)):
+    """Give back a part of a payment through the hall; return the refund's number."""
+    number = number or await books.paid(provider)
+    payments = books.hall.payments
+    order = await books.hall.database["orders"].find_one({"attempts.id": number})
+    refund_id = new_id("rfd")
+    await payments.refunds.request(order["_id"], Clerk(), amount_fen=fen, reason="多收退回", refund_id=refund_id)
+    async with asyncio.timeout(5):
+        while (await books.hall.database["orders"].find_one({"refunds.id": refund_id}))["refunds"][-1]["state"] not in until:
+            await payments.sweep(books.hall.now() + timedelta(seconds=120))
+            await asyncio.sleep(0.05)
+    return refund_id
+
+
+@dataclass
+class Clerk:
+    account: str = "lixx"
+    role: str = "clerk"
+    agency_id: str = "sg-gaj"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_refunds_agree_too(books, provider):
+    await refunded(books, provider)
+    await books.bill(provider)
+    outcome = await books.run(provider)
+    assert await books.findings() == []
+    progress = outcome.document["progress"]
+    assert progress["theirs"]["refunds_fen"] == progress["ours"]["refunds_fen"] == 1500
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_refund_the_bill_lacks_and_one_of_another_amount(books, provider):
+    missing = await refunded(books, provider)
+    other = await refunded(books, provider)
+    await books.bill(provider, missing=[missing], amounts={other: 1400})
+    await books.run(provider)
+    found = {row["kind"]: row for row in await books.findings()}
+    assert (found["ours_only"]["number"], found["amount"]["number"]) == (missing, other)
+    assert found["amount"]["subject"] == "refund" and found["amount"]["theirs_fen"] == 1400
+    # 100 fen more lie at the provider than our books say; the missing one counts once it is a task.
+    expected = -100 if found["ours_only"]["state"] == "waiting" else -1600
+    assert await books.suspense(provider) == expected
+
+
+async def test_a_refund_of_which_no_notice_told_is_settled_by_asking(books):
+    """The bill says done while we still think it is under way."""
+    refund_id = await refunded(books, "wechatpay")
+    orders = books.hall.database["orders"]
+    # As if the notice and the queries had not come through yet.
+    await orders.update_one({"refunds.id": refund_id}, {"$set": {"refunds.$.state": "processing", "state": "refunding"}})
+    await books.hall.database["ledger_entries"].delete_many({"fact": f"refund:{refund_id}"})
+    await books.bill()
+    await books.run()
+    (finding,) = await books.findings()
+    assert (finding["kind"], finding["subject"], finding["state"], finding["how"]) == ("state", "refund", "settled", "query")
+    assert (await orders.find_one({"refunds.id": refund_id}))["refunds"][-1]["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+async def test_a_refund_made_at_the_providers_own_pages(books, provider):
+    """Nobody of ours asked for it: it is in the bill alone."""
+    number = await books.paid(provider)
+    trade = books.hall.sandbox.sandbox.store.trade(provider, number)
+    made = refunds.make(
+        books.hall.sandbox.sandbox, trade, number="console001", amount_fen=700, reason="", notify_url=""
+    )
+    refunds.end(books.hall.sandbox.sandbox, made, "SUCCESS")
+    await books.bill(provider)
+    await books.run(provider)
+    (finding,) = await books.findings()
+    assert (finding["kind"], finding["subject"], finding["theirs_fen"], finding["state"]) == ("theirs_only", "refund", 700, "open")
+    assert await books.suspense(provider) == 700
