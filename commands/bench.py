@@ -26,13 +26,23 @@ REQUESTS = 3200
 console = Console(highlight=False, soft_wrap=True)
 
 
+# Benchmarks that take minutes run only when named.
+NAMED = ("reconcile",)
+
+
 @click.command()
-def command() -> None:
-    """The benchmarks, as ratios within one run."""
+@click.argument("names", nargs=-1, type=click.Choice(["reads", *NAMED]))
+def command(names: tuple[str, ...]) -> None:
+    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile)."""
     with tempfile.TemporaryDirectory(prefix="hall-bench-") as folder:
         servers = start_embedded(Path(folder), mongod=True, redis=True)
         try:
-            asyncio.run(_run(Path(folder), servers["mongod"].address, servers["redis-server"].address))
+            if not names or "reads" in names:
+                asyncio.run(_run(Path(folder), servers["mongod"].address, servers["redis-server"].address))
+            if "reconcile" in names:
+                from bench.reconcile import run
+
+                asyncio.run(run(servers["mongod"].address, Path(folder), console))
         finally:
             for server in servers.values():
                 server.stop()
