@@ -228,6 +228,7 @@ def _payments(
         http,
         base_url=settings.wechatpay_url,
         app_id=settings.wechat_app_id,
+        open_app_id=settings.wechat_open_app_id,
         mch_id=settings.wechatpay_mch_id,
         api_v3_key=settings.wechatpay_api_v3_key,
         merchant_serial=settings.wechatpay_merchant_serial,

@@ -39,6 +39,7 @@ class Settings:
     field_cipher: str
     wechat_api_url: str
     wechat_app_id: str
+    wechat_open_app_id: str  # of the native app at the open platform; the mini-program's when empty
     wechatpay_url: str
     wechatpay_mch_id: str
     wechatpay_merchant_serial: str

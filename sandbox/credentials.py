@@ -64,6 +64,7 @@ class Credentials:
         return {
             "HALL_WECHAT_API_URL": url,
             "HALL_WECHAT_APP_ID": self.wechat_app_id,
+            "HALL_WECHAT_OPEN_APP_ID": self.wechat_open_app_id,
             "HALL_WECHAT_APP_SECRET": self.wechat_app_secret,
             "HALL_WECHAT_MESSAGE_TOKEN": self.wechat_message_token,
             "HALL_WECHAT_MESSAGE_AES_KEY": self.wechat_message_aes_key,

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -43,7 +43,10 @@ def sandbox_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 async def sandbox(tmp_path: Path, sandbox_keys: Path) -> AsyncIterator[Running]:
     shutil.copy2(sandbox_keys, tmp_path / FILE_NAME)
-    pace = Pace(wechatpay_retries_s=(0.1, 0.2, 0.3, 0.5, 3600), alipay_retries_s=(0.1, 0.2, 0.5, 3600), late_notice_s=0.5, slow_s=0.2)
+    pace = Pace(
+        wechatpay_retries_s=(0.1, 0.2, 0.3, 0.5, 3600), alipay_retries_s=(0.1, 0.2, 0.5, 3600), late_notice_s=0.5, slow_s=0.2,
+        wechatpay_refund_s=0.1, wechatpay_refund_pause_s=0, alipay_refund_pause_s=0,
+    )  # fmt: skip
     running = await start(0, tmp_path, pace=pace)
     yield running
     await running.stop()
@@ -164,6 +167,7 @@ class Hall:
         alipay_url: str = "",
         certificate_mode: bool = False,
         database: Database | None = None,
+        alipay_chain: Mapping[str, str] | None = None,
     ) -> Payments:
         """Return payments of the same database (unless told otherwise) whose providers are elsewhere."""
         return Payments(
@@ -174,6 +178,7 @@ class Hall:
                 wechatpay_url or self.sandbox.url,
                 alipay_url or f"{self.sandbox.url}/gateway.do",
                 certificate_mode=certificate_mode,
+                alipay_chain=alipay_chain,
             ),
             sources={"case": self.cases},
             payer_of=self.payer_of,
@@ -186,15 +191,28 @@ class Hall:
 
 
 def providers(
-    http: HttpClient, own: Credentials, wechatpay_url: str, gateway_url: str, *, certificate_mode: bool = False
+    http: HttpClient,
+    own: Credentials,
+    wechatpay_url: str,
+    gateway_url: str,
+    *,
+    certificate_mode: bool = False,
+    alipay_chain: Mapping[str, str] | None = None,
+    clock: Callable[[], datetime] = utc_now,
 ) -> list[Any]:
+    """Return both providers; `certificate_mode` of WeChat Pay, `alipay_chain` (as /_sim/certificates gives it) of Alipay."""
+    chain = alipay_chain or {}
     gateway = AlipayGateway(
         http,
         gateway_url=gateway_url,
         app_id=own.alipay_app_id,
         app_private_key=own.alipay_app_private_key,
-        public_key=own.alipay_public_key,
+        public_key="" if chain else own.alipay_public_key,
         aes_key=own.alipay_aes_key,
+        app_cert=chain.get("app_cert", ""),
+        root_cert=chain.get("root_cert", ""),
+        public_cert=chain.get("public_cert", ""),
+        clock=clock,
     )
     wechatpay = WeChatPay(
         http,
@@ -206,6 +224,8 @@ def providers(
         merchant_key=own.merchant_private_key,
         public_key_id="" if certificate_mode else own.wechatpay_public_key_id,
         public_key="" if certificate_mode else own.wechatpay_public_key,
+        open_app_id=own.wechat_open_app_id,
+        clock=clock,
     )
     return [wechatpay, Alipay(gateway, seller_id=own.alipay_seller_id)]
 
