@@ -243,6 +243,7 @@ def _payments(
         payer_of=identity.channel_identity,
         public_url=settings.public_url,
         order_minutes=settings.order_minutes,
+        refund_approval_fen=settings.refund_approval_fen,
     )
 
 
@@ -330,6 +331,7 @@ def _subscribers(
     for name, subscriber in (
         ("order.paid", ("cases", move_cases)),
         ("order.paid", ("departments", tell_departments)),
+        ("bill.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
         ("case.withdrawn", ("payments", close_orders)),
         ("case.completed", ("licences", issue_licence)),
         ("identity.joined", ("join", finish_join)),

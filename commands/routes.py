@@ -23,6 +23,7 @@ from handlers import (
     pages_pay,
     pages_staff,
     receipts,
+    refunds,
     stream,
 )
 from handlers import (
@@ -57,6 +58,7 @@ ROUTE_MODULES = (
     stream,
     check_routes,
     receipts,
+    refunds,
     wechat_routes,
     alipay_routes,
     templates,

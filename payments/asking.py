@@ -40,8 +40,8 @@ class Asking:
         return await self._settling.apply_report(report, source, now, winding_up=winding_up), report
 
     async def ask_all(self, order: Order, now: datetime) -> Order:
-        """Query every open attempt of an order; return it as it is afterwards."""
-        results = await asyncio.gather(*(self.ask(order, attempt, now) for attempt in order.open_attempts))
+        """Query every attempt of an order of which news may come; return it as it is afterwards."""
+        results = await asyncio.gather(*(self.ask(order, attempt, now) for attempt in order.askable_attempts))
         return _newest(order, [result for result, _ in results])
 
     async def wind_up(self, order: Order, now: datetime) -> Order:

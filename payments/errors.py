@@ -1,13 +1,15 @@
 """What a resident can meet when paying. Every text says what to do next.
 
-NotFound     order.not_found, receipt.not_found
+NotFound     order.not_found, receipt.not_found, refund.not_found
+Forbidden    refund.second_person_needed
 Conflict     order.already_paid, order.payable_busy, order.closed, order.expired, order.close_unsure, order.payment_held,
-             order.too_many_attempts, payment.payer_unknown, payment.refused
-Validation   payment.scene_unsupported
+             order.too_many_attempts, payment.payer_unknown, payment.refused, refund.not_refundable, refund.decided
+Validation   payment.scene_unsupported, refund.too_much
 Unavailable  provider.unavailable (kernel)
 """
 
-from app.kernel.errors import Conflict, NotFound, ProviderUnavailable, ValidationFailed, error_row
+from app.kernel.errors import Conflict, Forbidden, NotFound, ProviderUnavailable, ValidationFailed, error_row
+from app.kernel.money import yuan_text
 
 
 class OrderNotFound(NotFound):
@@ -70,6 +72,32 @@ class ReceiptNotIssued(Conflict):
     code = "receipt.not_issued"
 
 
+class RefundNotFound(NotFound):
+    code = "refund.not_found"
+
+
+class NotRefundable(Conflict):
+    """Nothing of this order can go back."""
+
+    code = "refund.not_refundable"
+
+
+class RefundDecided(Conflict):
+    """The second person has agreed or refused already."""
+
+    code = "refund.decided"
+
+
+class SecondPersonNeeded(Forbidden):
+    """Only the head of the agency, under another account than the asker's, may agree or refuse."""
+
+    code = "refund.second_person_needed"
+
+
+class RefundTooMuch(ValidationFailed):
+    code = "refund.too_much"
+
+
 class SceneUnsupported(ValidationFailed):
     code = "payment.scene_unsupported"
 
@@ -83,6 +111,15 @@ def already_paid(order_id: str) -> OrderAlreadyPaid:
 
 def not_found() -> OrderNotFound:
     return OrderNotFound("没有找到这张订单。", en="No such order.")
+
+
+def refund_not_found() -> RefundNotFound:
+    return RefundNotFound("没有找到这笔退款。", en="No such refund.")
+
+
+def too_much(left_fen: int) -> RefundTooMuch:
+    detail = f"最多还可以退{yuan_text(left_fen)}元。" if left_fen else "这笔付款已经没有可以退的金额。"
+    return RefundTooMuch([error_row("/amount_fen", "too_much", detail)], detail)
 
 
 def provider_silent(label: str) -> ProviderUnavailable:

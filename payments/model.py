@@ -35,7 +35,7 @@ class AttemptState(StrEnum):
     PAID = "paid"
     CLOSED = "closed"  # confirmed by the provider: nobody can pay it any more
     FAILED = "failed"  # the provider refused to make it
-    HELD = "held"  # the provider reports something that does not match: frozen until a person decides
+    HELD = "held"  # the provider reported another amount: nothing is booked until the true news comes, or a person decides
 
 
 # Every move of an order. Nothing else changes its state.
@@ -65,7 +65,7 @@ ATTEMPT_MOVES: Mapping[str, Move] = {
     "fail": Move(frozenset({AttemptState.CREATED, AttemptState.UNKNOWN}), AttemptState.FAILED),
     "close": Move(_OPEN_ATTEMPT, AttemptState.CLOSED),
     # Money that came is booked wherever the attempt stands: a closed one can have lost the race against its payer.
-    "pay": Move(_OPEN_ATTEMPT | {AttemptState.CLOSED, AttemptState.FAILED}, AttemptState.PAID),
+    "pay": Move(_OPEN_ATTEMPT | {AttemptState.CLOSED, AttemptState.FAILED, AttemptState.HELD}, AttemptState.PAID),
     "hold": Move(_OPEN_ATTEMPT | {AttemptState.CLOSED, AttemptState.FAILED}, AttemptState.HELD, "order.payment_held"),
 }
 
@@ -116,6 +116,7 @@ class Attempt:
     provider_trade_no: str = ""
     paid_at: datetime | None = None
     held_for: tuple[str, ...] = ()
+    reported_fen: int | None = None  # what the provider told, when held
     is_overpaid: bool = False
     superseded: bool = False
 
@@ -176,6 +177,11 @@ class Order:
     @property
     def open_attempts(self) -> tuple[Attempt, ...]:
         return tuple(attempt for attempt in self.attempts if attempt.is_open)
+
+    @property
+    def askable_attempts(self) -> tuple[Attempt, ...]:
+        """Open ones, and held ones: the provider's next answer about those may be the true one."""
+        return tuple(attempt for attempt in self.attempts if attempt.is_open or attempt.state is AttemptState.HELD)
 
     @property
     def is_held(self) -> bool:
@@ -268,6 +274,7 @@ class Verdict(StrEnum):
     SETTLE_LATE = "settle_late"  # the order was closed: may be settled only when its payables are still owed and free
     OVERPAID = "overpaid"  # money for an order that is paid already (by another attempt)
     HOLD = "hold"
+    FOREIGN = "foreign"  # of another merchant, application or provider: somebody else's number that looks like ours; nothing of ours changes
     CLOSE_ATTEMPT = "close_attempt"
     SEEN = "seen"  # the provider has it, unpaid
 
@@ -288,6 +295,9 @@ def mismatches(attempt: Attempt, report: PaymentReport) -> tuple[str, ...]:
     return tuple(name for name, (expected, told) in ours.items() if expected != told)
 
 
+# What names the owner of a report: where one of these differs, it is not about our attempt at all.
+_OURS = frozenset({"provider", "merchant", "app"})
+
 # After its deadline and this much more, an attempt that the provider does not know can no longer come into being.
 NOT_FOUND_MARGIN = timedelta(seconds=60)
 
@@ -300,16 +310,20 @@ def judge(
     Args:
         winding_up: the attempt is being closed and the provider has just been asked to close it.
     """
+    what = mismatches(attempt, report)
+    if not _OURS.isdisjoint(what):
+        return Verdict.FOREIGN
     if report.state is PaymentState.PAID:
-        if attempt.state in (AttemptState.PAID, AttemptState.HELD):
+        if attempt.state is AttemptState.PAID or (attempt.state is AttemptState.HELD and what):
             return Verdict.NOTHING
-        if mismatches(attempt, report):
+        if what:
             return Verdict.HOLD
+        # A held attempt ends here as well: what did not match was no news of this payment, and now the true one has come.
         if order.state in (OrderState.OPEN, OrderState.PAYING):
             return Verdict.SETTLE
         return Verdict.SETTLE_LATE if order.state is OrderState.CLOSED else Verdict.OVERPAID
-    if not attempt.is_open or mismatches(attempt, report):
-        return Verdict.NOTHING  # somebody else's number that looks like ours ends nothing of ours
+    if not attempt.is_open:
+        return Verdict.NOTHING
     if report.state is PaymentState.CLOSED:
         return Verdict.CLOSE_ATTEMPT
     if report.state is PaymentState.NOT_FOUND:
@@ -335,12 +349,10 @@ def next_ask(order: Order, now: datetime) -> datetime | None:
     if order.is_final and not order.open_attempts:
         return None
     if now < order.expires_at:
-        if not order.open_attempts:
+        if not order.askable_attempts:
             return order.expires_at
         pause_s = _ASK_AFTER_S[order.asks] if order.asks < len(_ASK_AFTER_S) else _ASK_EVERY_S
         return min(now + timedelta(seconds=pause_s), order.expires_at)
-    if order.is_held and not order.open_attempts:
-        return None  # a person decides now
     shortest_s, longest_s = _ASK_LATE_S
     late_s = (now - order.expires_at).total_seconds()
     return now + timedelta(seconds=min(max(late_s / 2, shortest_s), longest_s))

@@ -5,7 +5,7 @@ forgeries pushes out older forgeries and fills nothing. A notice that was stored
 applied by the sweep, besides coming again by itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,8 @@ from pymongo.errors import CollectionInvalid, OperationFailure
 from app.kernel.ids import new_id
 from app.storage.mongo import Database
 from payments import metrics
-from payments.provider import Notice, NotificationRejected, PaymentProvider, PaymentReport
+from payments.model import AttemptState
+from payments.provider import Notice, NotificationRejected, PaymentProvider, PaymentReport, RefundReport
 from payments.settling import Settling, UnknownNumber
 
 log = structlog.get_logger(__name__)
@@ -41,11 +42,18 @@ class Outcome:
 
 
 class Notifications:
-    def __init__(self, database: Database, providers: Mapping[str, PaymentProvider], settling: Settling) -> None:
+    def __init__(
+        self,
+        database: Database,
+        providers: Mapping[str, PaymentProvider],
+        settling: Settling,
+        apply_refund: Callable[[RefundReport, datetime], Awaitable[object]],
+    ) -> None:
         self._database = database
         self._stored = database["payment_notifications"]
         self._providers = providers
         self._settling = settling
+        self._apply_refund = apply_refund
 
     async def prepare(self) -> None:
         """Make the capped collection; an existing one stays."""
@@ -69,16 +77,17 @@ class Notifications:
         record = _record(provider_name, headers, body, now) | {
             "kind": notice.kind,
             "notice_id": notice.notice_id,
-            "state": "stored" if notice.report else "kept",
+            "state": "stored" if notice.report or notice.refund else "kept",
         }
         if notice.report is not None:
             record |= {"out_trade_no": notice.report.out_trade_no, "report": notice.report.to_document()}
+        if notice.refund is not None:
+            record |= {"out_trade_no": notice.refund.out_trade_no, "refund": notice.refund.to_document()}
         await self._stored.insert_one(record)
-        if notice.report is None:
-            # Refunds are followed by query; their notices are kept as they came and acknowledged.
+        if notice.report is None and notice.refund is None:
             metrics.notices.labels(provider_name, notice.kind).inc()
             return Outcome(taken=True)
-        return await self._apply(record["_id"], notice.report, now)
+        return await self._apply(record["_id"], provider_name, notice.report, notice.refund, now)
 
     async def apply_forgotten(self, now: datetime, limit: int = 20) -> int:
         """Apply what was stored but not applied; return how many."""
@@ -90,7 +99,9 @@ class Notifications:
         )
         for row in rows:
             try:
-                await self._apply(row["_id"], PaymentReport.from_document(row["report"]), now)
+                report = PaymentReport.from_document(row["report"]) if "report" in row else None
+                refund = RefundReport.from_document(row["refund"]) if "refund" in row else None
+                await self._apply(row["_id"], row["provider"], report, refund, now)
             except Exception as error:  # one that cannot be applied must not keep the others, nor the sweep, from going on
                 log.error("payment.notice_not_applied", notification_id=row["_id"], exc_info=error)
         return len(rows)
@@ -106,15 +117,30 @@ class Notifications:
                 return provider.read_notification(headers, body, now)
             raise
 
-    async def _apply(self, record_id: str, report: PaymentReport, now: datetime) -> Outcome:
+    async def _apply(
+        self, record_id: str, provider: str, report: PaymentReport | None, refund: RefundReport | None, now: datetime
+    ) -> Outcome:
         try:
-            await self._settling.apply_report(report, "notice", now)
-        except UnknownNumber:
+            if report is not None:  # first the payment, then what went back of it
+                order = await self._settling.apply_report(report, "notice", now)
+                attempt = order.attempt(report.out_trade_no)
+                if attempt is not None and attempt.state is AttemptState.HELD:
+                    # Nothing was booked, so nothing is acknowledged: it comes again while people look into it.
+                    metrics.notices.labels(provider, "held").inc()
+                    await self._mark(record_id, "held")
+                    return Outcome(taken=False, reason="does not match the order")
+            if refund is not None:
+                await self._apply_refund(refund, now)
+        except UnknownNumber as error:
+            if report is not None and refund is not None and str(error) == refund.out_refund_no:
+                # Given back at the provider's console, not by us: the payment is applied, the refund is for reconciliation to find.
+                await self._mark(record_id, "unknown_refund")
+                return Outcome(taken=True)
             # Refused so that it comes again: after a restore, or in the wrong environment, a person must see it.
-            metrics.notices.labels(report.provider, "unknown_number").inc()
+            metrics.notices.labels(provider, "unknown_number").inc()
             await self._mark(record_id, "unknown_number")
-            return Outcome(taken=False, reason="unknown out_trade_no")
-        metrics.notices.labels(report.provider, "applied").inc()
+            return Outcome(taken=False, reason="unknown out_trade_no" if report else "unknown out_refund_no")
+        metrics.notices.labels(provider, "applied").inc()
         await self._mark(record_id, "applied")
         return Outcome(taken=True)
 

@@ -49,7 +49,7 @@ REFUND_MOVES: Mapping[str, Move] = {
 RESERVING = frozenset(RefundState) - {RefundState.CLOSED, RefundState.REJECTED}
 # What the money has been taken out of the agency's balance for, and is not decided yet.
 ON_ITS_WAY = frozenset({RefundState.APPROVED, *_AT_PROVIDER})
-MAX_REFUNDS = 20
+MAX_REFUNDS = 20  # by staff, of one order; those made by themselves are at most one per attempt and one per payable
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Payments as the rest of the hall sees them: `Payments`, put together in commands/assembly.py.
 
-Orders and receipts are here; paying is paying.py, what providers say is settling.py, asking them asking.py and sweeps.py.
+Orders and receipts are here; paying is paying.py, what providers say is settling.py, asking them asking.py and sweeps.py, giving back
+refunds.py and refund_following.py, the books ledger/.
 """
 
 import asyncio
@@ -20,6 +21,8 @@ from payments.model import Attempt, Line, Order, OrderState, Payable, total_fen
 from payments.notifications import Notifications, Outcome
 from payments.paying import PayerOf, Paying, raise_if_held
 from payments.provider import PaymentProvider
+from payments.refund_following import RefundFollowing
+from payments.refunds import Refunds
 from payments.settling import Settling, order_event
 from payments.sources import PayableSource
 from payments.store import Change, OrderChanged, OrderStore, PayableTaken
@@ -38,6 +41,7 @@ class Payments:
         providers: in the order in which they are offered.
         sources: payable kind -> who knows what is owed.
         payer_of: (resident id, identity name of the provider) -> that channel identity, or None.
+        refund_approval_fen: what staff may give back of one order without a second person.
         public_url: how the providers and the readers of a receipt reach the hall.
     """
 
@@ -50,6 +54,7 @@ class Payments:
         payer_of: PayerOf,
         public_url: str,
         order_minutes: int = 30,
+        refund_approval_fen: int = 50_000,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.providers = {provider.name: provider for provider in providers}
@@ -70,7 +75,11 @@ class Payments:
             public_url=public_url,
             clock=clock,
         )
-        self._notifications = Notifications(database, self.providers, self._settling)
+        self.refunds = Refunds(self._store, approval_fen=refund_approval_fen, clock=clock)
+        self._following = RefundFollowing(self._store, self.providers, public_url)
+        self._notifications = Notifications(
+            database, self.providers, self._settling, lambda report, now: self._following.apply_report(report, "notice", now)
+        )
         self._sweeps = Sweeps(self._store, self._asking, self._notifications, self._close_if_over)
 
     async def prepare(self) -> None:
@@ -171,7 +180,7 @@ class Payments:
             OrderNotFound.
         """
         order = await self._own(order_id, owner_id)
-        if not refresh or order.is_final or not order.open_attempts:
+        if not refresh or order.is_final or not order.askable_attempts:
             return order
         for last_try in (False, True):
             now = self._clock()
@@ -269,8 +278,13 @@ class Payments:
         return await self._notifications.receive(provider, headers, body, self._clock())
 
     async def sweep(self, now: datetime | None = None) -> int:
-        """Ask about everything that is due, close what has expired; return how many orders were looked at. Any number may run."""
-        return await self._sweeps.run(now or self._clock())
+        """Ask about everything that is due, close what has expired, send and follow refunds; return how many orders were looked at.
+
+        Any number may run.
+        """
+        now = now or self._clock()
+        looked_at = await asyncio.gather(self._sweeps.run(now), self._following.sweep(now))
+        return sum(looked_at)
 
     async def seal_ledger(self, now: datetime | None = None) -> int:
         """Take new ledger entries into the chain; return how many. Any number may run."""

@@ -2,7 +2,7 @@
 
 The rule for money that comes for a closed order (the close lost its race, or the notice was very late): the attempt is booked as paid
 in any case. The order itself becomes paid only when everything it was for is still owed by the same resident, at the same price, and
-no other order holds it; otherwise it stays closed, the money is flagged by `order.overpaid`, and is to be given back.
+no other order holds it; otherwise it stays closed, the money is flagged by `order.overpaid`, and goes back by itself.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ import structlog
 
 from app.kernel.errors import HallError
 from app.kernel.events import Event, new_event
-from payments import metrics
+from payments import metrics, refunding
 from payments.ledger import booking
 from payments.model import Attempt, Order, Verdict, event_data, judge, mismatches
 from payments.provider import PaymentReport, PaymentState
@@ -44,7 +44,7 @@ class Settling:
             winding_up: see model.judge.
 
         Raises:
-            UnknownNumber: no attempt has this number; nothing was changed.
+            UnknownNumber: no attempt has this number, or a notice of another merchant or application uses it; nothing was changed.
             PyMongoError: not stored, and so not applied.
         """
         order = await self._store.load_of_attempt(report.out_trade_no)
@@ -56,6 +56,14 @@ class Settling:
         # The usual case, a repetition, is answered without a transaction.
         verdict = judge(order, attempt, report, now, winding_up=winding_up)
         if verdict is Verdict.NOTHING:
+            return order
+        if verdict is Verdict.FOREIGN:
+            what = mismatches(attempt, report)
+            for name in what:
+                metrics.held.labels(report.provider, name).inc()
+            log.error("payment.foreign", provider=report.provider, out_trade_no=report.out_trade_no, source=source, differs=what)
+            if source == "notice":
+                raise UnknownNumber(report.out_trade_no)
             return order
         may_settle_late = verdict is Verdict.SETTLE_LATE and await self._is_still_owed(order)
         try:
@@ -74,7 +82,7 @@ class Settling:
             if attempt is None:
                 raise UnknownNumber(report.out_trade_no)
             verdict = judge(order, attempt, report, now, winding_up=winding_up)
-            if verdict is Verdict.NOTHING:
+            if verdict in (Verdict.NOTHING, Verdict.FOREIGN):
                 return None
             if verdict is Verdict.SETTLE_LATE and not may_settle_late:
                 verdict = Verdict.OVERPAID
@@ -103,7 +111,7 @@ class Settling:
 
 def _paid(attempt: Attempt, report: PaymentReport, now: datetime, **more: Any) -> Attempt:
     return attempt.move(
-        "pay", provider_trade_no=report.provider_trade_no, paid_at=report.paid_at or now, **more
+        "pay", provider_trade_no=report.provider_trade_no, paid_at=report.paid_at or now, held_for=(), **more
     )
 
 
@@ -131,13 +139,21 @@ def _settle_late(order: Order, attempt: Attempt, report: PaymentReport, now: dat
 def _overpaid(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
     booked = order.with_attempt(_paid(attempt, report, now, is_overpaid=True))
     event = order_event("order.overpaid", booked, now, booked.attempt(attempt.id), overpaid_fen=report.amount_fen)
-    return Change(booked, events=(event,), entries=(booking.overpaid(booked, attempt, now),))
+    # It goes back by itself: granted in the same transaction, sent by the worker within seconds.
+    giving_back = refunding.granted(booked, refunding.overpaid_refund(booked, attempt, now), now)
+    return replace(
+        giving_back,
+        events=(event, *giving_back.events),
+        entries=(booking.overpaid(booked, attempt, now), *giving_back.entries),
+    )
 
 
 def _hold(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
     what = mismatches(attempt, report)
     # What came is kept beside what was asked for; neither is booked.
-    held = order.with_attempt(attempt.move("hold", held_for=what, provider_trade_no=report.provider_trade_no))
+    held = order.with_attempt(
+        attempt.move("hold", held_for=what, provider_trade_no=report.provider_trade_no, reported_fen=report.amount_fen)
+    )
     event = order_event(
         "order.payment_held", held, now, attempt, differs=list(what), reported_fen=report.amount_fen
     )

@@ -98,15 +98,39 @@ class OrderStore:
     async def load_of_attempt(self, out_trade_no: str) -> Order | None:
         return _order(await self._orders.find_one({"attempts.id": out_trade_no}))
 
+    async def load_of_refund(self, refund_id: str) -> Order | None:
+        return _order(await self._orders.find_one({"refunds.id": refund_id}))
+
+    async def page_of_refunds(self, agency_id: str, *, state: str | None, before: str, limit: int) -> list[Order]:
+        """Return the newest orders with refunds of an agency that are older than the order `before` (empty: from the newest)."""
+        match: dict[str, Any] = {"agency_id": agency_id} | ({"state": state} if state else {})
+        query: dict[str, Any] = {
+            "payables.agency_id": agency_id,
+            "refunds.id": {"$type": "string"},  # named, so that the partial index serves
+            "refunds": {"$elemMatch": match},
+        }
+        return await self._newest(query, before, limit)
+
+    async def page_of_held(self, agency_id: str, *, before: str, limit: int) -> list[Order]:
+        """Return the newest orders of an agency with a payment that is held, or was too much, older than `before`."""
+        found: dict[str, Order] = {}
+        for odd in ({"attempts.state": "held"}, {"attempts.is_overpaid": True}):  # one partial index each
+            rows = await self._newest({"payables.agency_id": agency_id, **odd}, before, limit)
+            found |= {order.id: order for order in rows}
+        return [found[order_id] for order_id in sorted(found, reverse=True)][:limit]
+
+    async def _newest(self, query: dict[str, Any], before: str, limit: int) -> list[Order]:
+        if before:
+            query = query | {"_id": {"$lt": before}}
+        rows = await self._orders.find(query).sort("_id", DESCENDING).limit(limit).to_list()
+        return [Order.from_document(row) for row in rows]
+
     async def page(self, owner_id: str, *, states: Sequence[str], before: str, limit: int) -> list[Order]:
         """Return the newest orders of a resident that are older than the order `before` (empty: from the newest)."""
         query: dict[str, Any] = {"owner_id": owner_id}
-        if before:
-            query["_id"] = {"$lt": before}
         if states:
             query["state"] = {"$in": list(states)}
-        rows = await self._orders.find(query).sort("_id", DESCENDING).limit(limit).to_list()
-        return [Order.from_document(row) for row in rows]
+        return await self._newest(query, before, limit)
 
     async def holders(self, keys: Sequence[str]) -> dict[str, Order]:
         """Return which orders hold these payables now: payable key -> order."""
@@ -216,6 +240,16 @@ class OrderStore:
             return_document=ReturnDocument.AFTER,
         )
         return None if row is None else (Order.from_document(row), until)
+
+    async def claim_refund_due(self, now: datetime, lease: timedelta) -> Order | None:
+        """Take one order with a refund that is due, for the length of `lease`; each change of a refund sets the time anew."""
+        row = await self._orders.find_one_and_update(
+            {"refund_due_at": {"$lte": now}},
+            {"$set": {"refund_due_at": now + lease}},
+            sort=[("refund_due_at", ASCENDING)],
+            return_document=ReturnDocument.AFTER,
+        )
+        return _order(row)
 
     async def schedule(self, order_id: str, lease_until: datetime, next_at: datetime | None) -> None:
         """End a lease. When something else has set a new time meanwhile, that one stays."""

@@ -65,12 +65,14 @@ class Sweeps:
             return await self._asking.wind_up(order, now)  # paid already; what is left must not be payable any more
         if now >= order.expires_at:
             order = await self._asking.wind_up(order, now)
+            if order.is_held and not order.is_final:
+                return await self._asking.ask_all(order, now)
             return order if order.is_final else await self._close_if_over(order, now, "expired")
         superseded = [attempt for attempt in order.open_attempts if attempt.superseded]
         if superseded:
             fresh = replace(order, attempts=tuple(superseded))
             await self._asking.wind_up(fresh, now)
-        current = [attempt for attempt in order.open_attempts if not attempt.superseded]
+        current = [attempt for attempt in order.askable_attempts if not attempt.superseded]
         if current:
             await self._asking.ask_all(replace(order, attempts=tuple(current)), now)
         return await self._store.load(order.id) or order

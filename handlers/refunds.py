@@ -1,0 +1,148 @@
+"""Refunds by staff (/staff/v1): asking, the second person, and the lists of refunds and of payments that do not fit."""
+
+from marshmallow import Schema, fields, validate
+
+from handlers.base import HallHandler, operation
+from payments.model import OrderState
+from payments.refund import RefundKind, RefundState
+
+_REFUND_STATES = validate.OneOf([state.value for state in RefundState])
+_ORDER_STATES = validate.OneOf([state.value for state in OrderState])
+_CURSOR = validate.Regexp(r"ord_[0-9A-Z]{26}\Z")
+# What both providers take: WeChat Pay allows 80 bytes, and the payer reads it.
+_REASON = validate.Length(1, 26)
+
+
+class RefundRequest(Schema):
+    amount_fen = fields.Integer(required=True, strict=True, validate=validate.Range(1, 10**11))
+    reason = fields.String(required=True, validate=_REASON)
+    attempt_id = fields.String(load_default="", validate=validate.Regexp(r"(pay_[0-9A-Z]{26})?\Z"))
+
+
+class RejectRefundRequest(Schema):
+    reason = fields.String(required=True, validate=validate.Length(1, 200))
+
+
+class RefundListQuery(Schema):
+    state = fields.String(load_default=None, validate=_REFUND_STATES)
+    limit = fields.Integer(load_default=20, validate=validate.Range(1, 100))
+    cursor = fields.String(load_default=None, validate=_CURSOR)
+
+
+class HeldListQuery(Schema):
+    limit = fields.Integer(load_default=20, validate=validate.Range(1, 100))
+    cursor = fields.String(load_default=None, validate=_CURSOR)
+
+
+class RefundResponse(Schema):
+    id = fields.String()
+    order_id = fields.String()
+    order_state = fields.String(validate=_ORDER_STATES)
+    title = fields.String()
+    state = fields.String(validate=_REFUND_STATES)
+    kind = fields.String(validate=validate.OneOf([kind.value for kind in RefundKind]))
+    amount_fen = fields.Integer()
+    paid_fen = fields.Integer()
+    reason = fields.String()
+    agency_id = fields.String()
+    provider = fields.String()
+    out_trade_no = fields.String()
+    out_refund_no = fields.String()
+    provider_refund_no = fields.String(allow_none=True)
+    requested_by = fields.String()
+    approved_by = fields.String(allow_none=True)
+    failure = fields.String(allow_none=True)
+    is_overdue = fields.Boolean()
+    created_at = fields.String()
+    sent_at = fields.String(allow_none=True)
+    refunded_at = fields.String(allow_none=True)
+
+
+class RefundListResponse(Schema):
+    items = fields.List(fields.Nested(RefundResponse))
+    next_cursor = fields.String(allow_none=True)
+
+
+class HeldRefundResponse(Schema):
+    id = fields.String()
+    state = fields.String(validate=_REFUND_STATES)
+
+
+class HeldResponse(Schema):
+    kind = fields.String(validate=validate.OneOf(["held", "overpaid"]))
+    order_id = fields.String()
+    order_state = fields.String(validate=_ORDER_STATES)
+    title = fields.String()
+    provider = fields.String()
+    out_trade_no = fields.String()
+    provider_trade_no = fields.String(allow_none=True)
+    expected_fen = fields.Integer()
+    reported_fen = fields.Integer(allow_none=True)
+    differs = fields.List(fields.String())
+    created_at = fields.String()
+    paid_at = fields.String(allow_none=True)
+    refunds = fields.List(fields.Nested(HeldRefundResponse))
+
+
+class HeldListResponse(Schema):
+    items = fields.List(fields.Nested(HeldResponse))
+    next_cursor = fields.String(allow_none=True)
+
+
+class RequestRefund(HallHandler):
+    @operation(
+        "Give money of an order back: sent at once, or after a second person has agreed",
+        body=RefundRequest,
+        answers={201: RefundResponse},
+        auth="staff",
+        idempotent=True,
+    )
+    async def post(self, order_id: str) -> None:
+        order, refund = await self.hall.payments.refunds.request(
+            order_id, self.staff, refund_id=self.idempotent_id("rfd"), **self.body
+        )
+        await self.answer(self.hall.payments.refunds.view(order, refund), 201)
+
+
+class Refunds(HallHandler):
+    @operation("Refunds of the own agency", query=RefundListQuery, answers={200: RefundListResponse}, auth="staff")
+    async def get(self) -> None:
+        rows, cursor = await self.hall.payments.refunds.page(self.staff.agency_id, **self.query)
+        await self.answer({"items": rows, "next_cursor": cursor})
+
+
+class ApproveRefund(HallHandler):
+    @operation("Agree to a refund (the head, not the asker)", answers={200: RefundResponse}, auth="staff")
+    async def post(self, refund_id: str) -> None:
+        order, refund = await self.hall.payments.refunds.approve(refund_id, self.staff)
+        await self.answer(self.hall.payments.refunds.view(order, refund))
+
+
+class RejectRefund(HallHandler):
+    @operation(
+        "Refuse a refund (the head, not the asker)", body=RejectRefundRequest, answers={200: RefundResponse}, auth="staff"
+    )
+    async def post(self, refund_id: str) -> None:
+        order, refund = await self.hall.payments.refunds.reject(refund_id, self.staff, self.body["reason"])
+        await self.answer(self.hall.payments.refunds.view(order, refund))
+
+
+class HeldPayments(HallHandler):
+    @operation(
+        "Payments of the own agency that do not fit, or were too much",
+        query=HeldListQuery,
+        answers={200: HeldListResponse},
+        auth="staff",
+    )
+    async def get(self) -> None:
+        rows, cursor = await self.hall.payments.refunds.held(self.staff.agency_id, **self.query)
+        await self.answer({"items": rows, "next_cursor": cursor})
+
+
+routes = [
+    (r"/staff/v1/orders/([\w-]+)/refunds", RequestRefund),
+    (r"/staff/v1/refunds", Refunds),
+    (r"/staff/v1/refunds/([\w-]+)/approve", ApproveRefund),
+    (r"/staff/v1/refunds/([\w-]+)/reject", RejectRefund),
+    (r"/staff/v1/payments/held", HeldPayments),
+]
