@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.kernel.clock import SHANGHAI, shanghai_day
 from payments.bill import BillKind, BillState
@@ -32,9 +32,11 @@ class FindingState(StrEnum):
     SETTLED = "settled"
 
 
-@dataclass(frozen=True)
-class Ours:
-    """Our own record of a number, as little of it as matching needs. `moved_at`: when the money moved, as far as we know."""
+class Ours(NamedTuple):
+    """Our own record of a number, as little of it as matching needs. `moved_at`: when the money moved, as far as we know.
+
+    A tuple, like Entry, because there is one for every row of a bill.
+    """
 
     number: str
     provider: str
@@ -141,7 +143,7 @@ def compare(provider: str, day: date, entry: Entry, ours: Ours | None) -> Findin
     return _finding(provider, day, Kind.STATE, entry, ours, "day")
 
 
-def ours_only(day: date, ours: Ours, out_trade_no: str, provider_trade_no: str) -> Finding:
+def ours_only(day: date, ours: Ours, out_trade_no: str) -> Finding:
     """Return the finding for what our books have and the bill has not."""
     return Finding(
         provider=ours.provider,
@@ -150,7 +152,6 @@ def ours_only(day: date, ours: Ours, out_trade_no: str, provider_trade_no: str) 
         subject=ours.kind,
         number=ours.number,
         out_trade_no=out_trade_no,
-        provider_trade_no=provider_trade_no,
         order_id=ours.order_id,
         agency_id=ours.agency_id,
         ours_fen=ours.amount_fen,

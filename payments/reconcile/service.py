@@ -14,7 +14,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -325,6 +325,8 @@ class _Run:
         await self._store.save(self.run_id, self.holder, self.progress, self._parent.now(), **changes)
 
     async def _take(self, finding: matching.Finding) -> None:
+        if finding.order_id and not finding.agency_id:
+            finding = replace(finding, agency_id=await self._store.agency_of(finding.order_id))
         may_ask = self.progress.asked < MAX_QUESTIONS
         self.progress.asked += may_ask
         await self._parent.clearing.take(finding, self._parent.now(), may_ask=may_ask)
@@ -385,7 +387,7 @@ class _Run:
         width = (end - begin) / WINDOWS
         while progress.window < WINDOWS:
             ours_sums = dict(progress.ours)
-            waiting: list[tuple[Ours, str, str]] = []
+            waiting: list[tuple[Ours, str]] = []
             window_begin = begin + progress.window * width
             async for moved in self._store.moved(self._provider, window_begin, window_begin + width):
                 name = "payments" if moved[0].kind is BillKind.PAYMENT else "refunds"
@@ -401,14 +403,14 @@ class _Run:
             await self._save()
             self._watch("ours", progress.window, WINDOWS)
 
-    async def _look_up_ours(self, book: Workbook, waiting: Sequence[tuple[Ours, str, str]]) -> None:
+    async def _look_up_ours(self, book: Workbook, waiting: Sequence[tuple[Ours, str]]) -> None:
         for kind in BillKind:
             some = [moved for moved in waiting if moved[0].kind is kind]
             found = await asyncio.to_thread(book.find, kind, [moved[0].number for moved in some]) if some else {}
-            for ours, out_trade_no, provider_trade_no in some:
+            for ours, out_trade_no in some:
                 if ours.number in found or await self._is_in_neighbour(ours):
                     continue
-                await self._take(matching.ours_only(self._day, ours, out_trade_no, provider_trade_no))
+                await self._take(matching.ours_only(self._day, ours, out_trade_no))
 
     async def _is_in_neighbour(self, ours: Ours) -> bool:
         """Say whether the bill of the day before, or after if there is one yet, has this number (or that of the refund's own day)."""

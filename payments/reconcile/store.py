@@ -36,21 +36,11 @@ INDEXES: dict[str, list[IndexModel]] = {
 
 LEASE = timedelta(minutes=1)
 
-_PARTS = {
-    "attempts.id": 1,
-    "attempts.provider": 1,
-    "attempts.state": 1,
-    "attempts.amount_fen": 1,
-    "attempts.paid_at": 1,
-    "payables.agency_id": 1,
-    "refunds.id": 1,
-    "refunds.provider": 1,
-    "refunds.state": 1,
-    "refunds.amount_fen": 1,
-    "refunds.agency_id": 1,
-    "refunds.attempt_id": 1,
-    "refunds.sent_at": 1,
-    "refunds.refunded_at": 1,
+# No more than matching needs: reading these is most of the work of a large day.
+_ATTEMPT_PARTS = {f"attempts.{name}": 1 for name in ("id", "provider", "state", "amount_fen", "paid_at")}
+_REFUND_PARTS = {
+    f"refunds.{name}": 1
+    for name in ("id", "provider", "state", "amount_fen", "agency_id", "attempt_id", "sent_at", "refunded_at")
 }
 
 
@@ -143,31 +133,35 @@ class ReconcileStore:
 
     async def payments(self, numbers: Sequence[str]) -> dict[str, Ours]:
         """Return our records of these attempts."""
-        rows = self._orders.find({"attempts.id": {"$in": list(numbers)}}, _PARTS, batch_size=len(numbers) + 1)
+        rows = self._orders.find({"attempts.id": {"$in": list(numbers)}}, _ATTEMPT_PARTS, batch_size=len(numbers) + 1)
         wanted = set(numbers)
         return {ours.number: ours async for row in rows for ours in _attempts(row) if ours.number in wanted}
 
     async def refunds(self, numbers: Sequence[str]) -> dict[str, Ours]:
         """Return our records of these refunds."""
-        rows = self._orders.find({"refunds.id": {"$in": list(numbers)}}, _PARTS, batch_size=len(numbers) + 1)
+        rows = self._orders.find({"refunds.id": {"$in": list(numbers)}}, _REFUND_PARTS, batch_size=len(numbers) + 1)
         wanted = set(numbers)
         return {ours.number: ours async for row in rows for ours in _refunds(row) if ours.number in wanted}
 
-    async def moved(self, provider: str, begin: datetime, end: datetime) -> AsyncIterator[tuple[Ours, str, str]]:
-        """Yield what we booked as paid or given back at a provider between two moments: (record, out_trade_no, provider's number)."""
+    async def moved(self, provider: str, begin: datetime, end: datetime) -> AsyncIterator[tuple[Ours, str]]:
+        """Yield what we booked as paid or given back at a provider between two moments: (record, number of the payment)."""
         # $elemMatch: without it an index over an array uses only one bound of the range.
         window = {"$gte": begin, "$lt": end}
-        fields = _PARTS | {"attempts.provider_trade_no": 1}
-        async for row in self._orders.find({"attempts": {"$elemMatch": {"paid_at": window}}}, fields, batch_size=1000):
-            for ours, attempt in zip(_attempts(row), row["attempts"], strict=True):
+        async for row in self._orders.find({"attempts": {"$elemMatch": {"paid_at": window}}}, _ATTEMPT_PARTS, batch_size=1000):
+            for ours in _attempts(row):
                 if ours.provider == provider and ours.is_booked and ours.moved_at and begin <= ours.moved_at < end:
-                    yield ours, ours.number, attempt.get("provider_trade_no", "")
+                    yield ours, ours.number
         refunded = {"refunds.id": {"$type": "string"}, "refunds": {"$elemMatch": {"sent_at": window}}}
-        async for row in self._orders.find(refunded, fields, batch_size=1000):
+        async for row in self._orders.find(refunded, _REFUND_PARTS, batch_size=1000):
             for ours, refund in zip(_refunds(row), row.get("refunds", ()), strict=True):
                 sent_at = refund.get("sent_at")
                 if ours.provider == provider and ours.is_booked and sent_at and begin <= sent_at < end:
-                    yield ours, refund["attempt_id"], ""
+                    yield ours, refund["attempt_id"]
+
+    async def agency_of(self, order_id: str) -> str:
+        """Return whose money an order is about, "" when there is no such order."""
+        row = await self._orders.find_one({"_id": order_id}, {"payables.agency_id": 1})
+        return str(row["payables"][0]["agency_id"]) if row and row.get("payables") else ""
 
     # --- findings ---
 
@@ -237,20 +231,15 @@ def _is_dead(holder: str) -> bool:
     return False
 
 
-def _agency(row: dict[str, Any]) -> str:
-    payables = row.get("payables") or [{}]
-    return str(payables[0].get("agency_id", ""))
-
-
 def _attempts(row: dict[str, Any]) -> Iterable[Ours]:
-    agency_id = _agency(row)
+    order_id = row["_id"]
     return [
         Ours(
             attempt["id"],
             attempt["provider"],
             BillKind.PAYMENT,
-            row["_id"],
-            agency_id,
+            order_id,
+            "",  # looked up when it matters, see agency_of
             attempt["amount_fen"],
             attempt["state"],
             attempt.get("paid_at"),
