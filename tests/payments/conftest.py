@@ -141,6 +141,11 @@ class Hall:
         async with self.session.post(f"{self.sandbox.url}/_sim/{what}", json=body) as answer:
             return {"status": answer.status, **await answer.json()}
 
+    async def sim_get(self, what: str, **query: str) -> dict[str, Any]:
+        async with self.session.get(f"{self.sandbox.url}/_sim/{what}", params=query) as answer:
+            found: dict[str, Any] = await answer.json()
+            return found
+
     async def trade(self, out_trade_no: str) -> dict[str, Any]:
         async with self.session.get(f"{self.sandbox.url}/_sim/trades", params={"out_trade_no": out_trade_no}) as answer:
             items = (await answer.json())["items"]
