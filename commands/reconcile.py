@@ -77,7 +77,7 @@ async def _run(reconcile: Reconcile, provider: str, day: date, again: bool) -> O
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("", total=None)
         shown = [""]
 

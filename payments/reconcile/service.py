@@ -28,7 +28,7 @@ from payments.bill import BillKind, BillRefused, Reading
 from payments.ledger import store as ledger
 from payments.ledger.entries import Entry as LedgerEntry
 from payments.ledger.entries import entry_lines, fee_account, provider_account
-from payments.provider import PaymentProvider, ProviderError
+from payments.provider import PaymentProvider, ProviderError, ProviderRefused
 from payments.providers.bill_downloads import BillMissing, BillNotReady, BillSource
 from payments.reconcile import matching, metrics, report, workbook
 from payments.reconcile.clearing import Clearing
@@ -230,6 +230,8 @@ class Reconcile:
             except BillRefused as refused:
                 log.error("reconcile.bill_refused", provider=source.provider, day=day.isoformat(), cause=str(refused))
                 raise Waits(f"refused: {refused}") from refused
+            except ProviderRefused as refused:
+                raise Waits(f"not_given: {refused.code}") from refused
             except ProviderError as error:
                 raise Waits(f"unreachable: {error}") from error
             finally:

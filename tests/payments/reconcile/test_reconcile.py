@@ -1,6 +1,8 @@
 """A day reconciled against the stand-ins' bills: nothing to find, each kind of difference, patience, and death in the middle."""
 
 import asyncio
+import os
+import socket
 from dataclasses import dataclass
 from datetime import UTC, timedelta
 
@@ -192,12 +194,48 @@ async def _nothing(*_arguments, **_more):
     return None
 
 
+async def test_nobody_waits_for_a_process_of_this_machine_that_is_gone(books):
+    await books.paid()
+    await books.bill()
+    gone = await asyncio.create_subprocess_exec("true")
+    await gone.wait()
+    store, now = books.reconcile.store, books.hall.now()
+    await store.claim("wechatpay", books.day, f"{socket.gethostname()}:{gone.pid}:x", now)
+    assert (await books.run()).state == "done"
+    await store.claim("alipay", books.day, f"{socket.gethostname()}:{os.getpid()}:x", now)
+    with pytest.raises(Busy):
+        await books.run("alipay")
+
+
 async def test_two_processes_do_not_work_on_the_same_day(books):
     await books.paid()
     await books.bill()
     results = await asyncio.gather(*(books.build().run("wechatpay", books.day) for _ in range(4)), return_exceptions=True)
     assert {type(result).__name__ for result in results} <= {"Outcome", "Busy"}
     assert any(getattr(result, "state", "") == "done" for result in results)
+
+
+async def test_what_the_next_bill_has_is_settled_by_it(books):
+    """Paid at 23:59 by our record, in the bill of the day after."""
+    number = await books.paid()
+    await books.bill(missing=[number], foreign=1)
+    await books.run()
+    (mine,) = [row for row in await books.findings() if row["kind"] == "ours_only"]
+    before = await books.suspense()
+    # The same rows once more, now as the bill of tomorrow.
+    tomorrow = books.day + timedelta(days=1)
+    source = books.reconcile.bills["wechatpay"]
+    fetch = source.fetch
+    await books.bill()
+
+    async def late(day, to):
+        return await fetch(books.day, to)
+
+    source.fetch = late
+    await books.reconcile.run("wechatpay", tomorrow)
+    row = await books.reconcile.store.finding(mine["_id"])
+    assert (row["state"], row["how"]) == ("settled", "next_bill")
+    assert await books.suspense() == before - (4000 if mine["state"] == "open" else 0)
 
 
 async def test_done_is_done_and_again_begins_anew(books):
