@@ -4,6 +4,7 @@ from marshmallow import Schema, fields, validate
 
 from handlers.base import HallHandler, operation
 from payments.model import AttemptState, OrderState
+from payments.refund import RefundState
 from payments.service import view
 
 _ORDER_STATES = validate.OneOf([state.value for state in OrderState])
@@ -48,6 +49,14 @@ class AttemptResponse(Schema):
     created_at = fields.String()
 
 
+class OrderRefundResponse(Schema):
+    id = fields.String()
+    state = fields.String(validate=validate.OneOf([state.value for state in RefundState]))
+    amount_fen = fields.Integer()
+    created_at = fields.String()
+    refunded_at = fields.String(allow_none=True)
+
+
 class OrderResponse(Schema):
     id = fields.String()
     state = fields.String(validate=_ORDER_STATES)
@@ -60,6 +69,7 @@ class OrderResponse(Schema):
     created_at = fields.String()
     paid_at = fields.String(allow_none=True)
     receipt_number = fields.String(allow_none=True)
+    refunds = fields.List(fields.Nested(OrderRefundResponse))
 
 
 class OrderListResponse(Schema):

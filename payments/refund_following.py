@@ -174,14 +174,13 @@ class RefundFollowing:
             return
         if report.state is not RefundProviderState.NOT_FOUND:
             await self._apply(order_id, refund, report, "query", now)
-        elif refund.state is not RefundState.SENDING:
-            # The provider said it had it, and now does not know it: asked again; staff see it as overdue after a week.
-            log.error("refund.vanished", refund_id=refund.id, state=str(refund.state))
-            await self._postpone(order_id, refund, next_refund_ask(refund, now))
+        elif refund.state is RefundState.ABNORMAL:
+            await self._postpone(order_id, refund, next_refund_ask(refund, now))  # a person is at it
         elif refused:
             await self._end_refused(order_id, refund, refused, now)
         else:
-            await self._call(order_id, refund, provider, now)  # not received: the same bytes under the same number
+            # Not received, or (Alipay) taken without moving money: the same bytes under the same number.
+            await self._call(order_id, refund, provider, now)
 
     async def _apply(self, order_id: str, refund: Refund, report: RefundReport, source: str, now: datetime) -> None:
         order = await self.apply_report(report, source, now)
@@ -192,7 +191,7 @@ class RefundFollowing:
     async def _end_refused(self, order_id: str, refund: Refund, code: str, now: datetime) -> None:
         def decide(order: Order) -> Change | None:
             current = order.refund(refund.id)
-            if current is None or current.state is not RefundState.SENDING:
+            if current is None or current.state is not refund.state:
                 return None
             return refunding.refused(order, current, code, now)
 

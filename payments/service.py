@@ -21,6 +21,7 @@ from payments.model import Attempt, Line, Order, OrderState, Payable, total_fen
 from payments.notifications import Notifications, Outcome
 from payments.paying import PayerOf, Paying, raise_if_held
 from payments.provider import PaymentProvider
+from payments.refund import RefundState
 from payments.refund_following import RefundFollowing
 from payments.refunds import Refunds
 from payments.settling import Settling, order_event
@@ -347,6 +348,18 @@ def view(order: Order) -> dict[str, Any]:
         "created_at": format_utc(order.created_at),
         "paid_at": format_utc(order.paid_at),
         "receipt_number": order.receipt_number or None,
+        # What waits for a second person, or was not agreed to, is no promise to the resident.
+        "refunds": [
+            {
+                "id": refund.id,
+                "state": str(refund.state),
+                "amount_fen": refund.amount_fen,
+                "created_at": format_utc(refund.created_at),
+                "refunded_at": format_utc(refund.refunded_at),
+            }
+            for refund in order.refunds
+            if refund.state not in (RefundState.REQUESTED, RefundState.REJECTED)
+        ],
     }
 
 
