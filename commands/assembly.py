@@ -76,6 +76,9 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **push_service.INDEXES,
 }
 
+_HALL_AGENCY = "sg-zsj"  # runs the hall and holds its merchant numbers (config/catalogue/agencies.json)
+
+
 def load_catalogue() -> Catalogue:
     """Read and judge config/catalogue. Raises CatalogueBroken with one line per mistake."""
     return read_catalogue(ROOT / "config" / "catalogue")
@@ -264,6 +267,7 @@ def _reconcile(
         bills=[WeChatPayBills(http, wechatpay), AlipayBills(http, alipay)],
         folder=settings.data_dir / "reconcile",
         public_url=settings.public_url,
+        own_agency=_HALL_AGENCY,
     )
 
 
@@ -332,6 +336,7 @@ def _subscribers(
         ("order.paid", ("cases", move_cases)),
         ("order.paid", ("departments", tell_departments)),
         ("bill.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
+        ("case.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
         ("case.withdrawn", ("payments", close_orders)),
         ("case.completed", ("licences", issue_licence)),
         ("identity.joined", ("join", finish_join)),

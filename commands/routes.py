@@ -10,6 +10,7 @@ from app.kernel.errors import TooLarge
 from handlers import (
     auth,
     callbacks,
+    findings,
     notifications,
     openapi,
     operations,
@@ -59,6 +60,7 @@ ROUTE_MODULES = (
     check_routes,
     receipts,
     refunds,
+    findings,
     wechat_routes,
     alipay_routes,
     templates,

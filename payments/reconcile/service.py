@@ -32,7 +32,8 @@ from payments.provider import PaymentProvider, ProviderError, ProviderRefused
 from payments.providers.bill_downloads import BillMissing, BillNotReady, BillSource
 from payments.reconcile import matching, metrics, report, workbook
 from payments.reconcile.clearing import Clearing
-from payments.reconcile.matching import FindingState, Ours
+from payments.reconcile.desk import FindingsDesk
+from payments.reconcile.matching import Ours
 from payments.reconcile.store import Busy, Progress, ReconcileStore
 from payments.reconcile.workbook import Entry, Workbook
 from payments.refund_following import RefundFollowing
@@ -77,6 +78,7 @@ class Reconcile:
         providers, sources: as those of Payments; findings are settled through the same functions.
         bills: where the bills come from, one per provider.
         folder: for bills, workbooks and reports.
+        own_agency: whose task a difference is that belongs to no order of ours.
     """
 
     def __init__(
@@ -88,8 +90,10 @@ class Reconcile:
         bills: Sequence[BillSource],
         folder: Path,
         public_url: str,
+        own_agency: str = "",
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
+        self.own_agency = own_agency
         self.bills = {source.provider: source for source in bills}
         self.store = ReconcileStore(database)
         self._database = database
@@ -100,6 +104,7 @@ class Reconcile:
         self._clearing = Clearing(
             database, self.store, orders, providers, asking, RefundFollowing(orders, providers, public_url)
         )
+        self.desk = FindingsDesk(self.store, self._clearing, clock)
 
     # --- when ---
 
@@ -223,8 +228,9 @@ class Reconcile:
             except BillNotReady as error:
                 raise Waits("creating") from error
             except BillMissing as missing:
-                # Only one provider says "no trade that day" in so many words; of the other it is believed when we had none either.
-                if not missing.is_final and await self._had_business(source.provider, day):
+                # Only one provider says "no trade that day" in so many words. Of the other it is believed once its bills are out, and
+                # when we had none either.
+                if not missing.is_final and (self._is_early(day) or await self._had_business(source.provider, day)):
                     raise Waits("missing") from missing
                 await asyncio.to_thread(workbook.write, path, iter(()), reading)
             except BillRefused as refused:
@@ -238,24 +244,17 @@ class Reconcile:
                 bill_path.unlink(missing_ok=True)
         return await asyncio.to_thread(Workbook, path)
 
+    def _is_early(self, day: date) -> bool:
+        """Say whether the bill of a day may not be out yet."""
+        return self._clock().astimezone(SHANGHAI) < datetime.combine(day + timedelta(days=1), FIRST_TRY, SHANGHAI)
+
     async def _had_business(self, provider: str, day: date) -> bool:
         begin, end = matching.day_bounds(day)
         async for _ in self.store.moved(provider, begin, end):
             return True
         return False
 
-    # --- staff ---
-
-    async def findings(self, state: str, *, before: datetime | None = None, limit: int = 50) -> list[dict[str, Any]]:
-        """Return findings in a state (`open`, `waiting`, `settled`) for staff, newest first."""
-        return await self.store.page(state, before=before, limit=limit)
-
-    async def settle_by_hand(self, finding_id: str, account: str, note: str) -> None:
-        """Close a finding by the word of a person, who says why. Raises LookupError: no such finding, or settled already."""
-        row = await self.store.finding(finding_id)
-        if row is None or row["state"] == FindingState.SETTLED:
-            raise LookupError(finding_id)
-        await self._clearing.settle_by_hand(row, account, note, self._clock())
+    # --- the books ---
 
     async def book_fee(self, provider: str, day: date, fee_millifen: int, now: datetime) -> None:
         """Book what the provider keeps for a day, rounded half up to fen."""
@@ -327,8 +326,9 @@ class _Run:
         await self._store.save(self.run_id, self.holder, self.progress, self._parent.now(), **changes)
 
     async def _take(self, finding: matching.Finding) -> None:
-        if finding.order_id and not finding.agency_id:
-            finding = replace(finding, agency_id=await self._store.agency_of(finding.order_id))
+        if not finding.agency_id:
+            agency_id = await self._store.agency_of(finding.order_id) if finding.order_id else ""
+            finding = replace(finding, agency_id=agency_id or self._parent.own_agency)
         may_ask = self.progress.asked < MAX_QUESTIONS
         self.progress.asked += may_ask
         await self._parent.clearing.take(finding, self._parent.now(), may_ask=may_ask)

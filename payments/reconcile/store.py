@@ -15,6 +15,7 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.errors import DuplicateKeyError
 
+from app.kernel.ids import new_id
 from app.storage.mongo import Database
 from payments.bill import BillKind
 from payments.reconcile.matching import Finding, FindingState, Ours
@@ -29,7 +30,8 @@ INDEXES: dict[str, list[IndexModel]] = {
     ],
     "findings": [
         IndexModel([("provider", ASCENDING), ("day", ASCENDING), ("state", ASCENDING)], name="of_day"),
-        IndexModel([("state", ASCENDING), ("found_at", DESCENDING)], name="by_state"),
+        IndexModel([("agency_id", ASCENDING), ("state", ASCENDING), ("key", DESCENDING)], name="of_agency"),
+        IndexModel([("key", ASCENDING)], name="key", unique=True),
     ],
     "reconciliations": [IndexModel([("day", DESCENDING)], name="by_day")],
 }
@@ -167,9 +169,9 @@ class ReconcileStore:
 
     async def add(self, finding: Finding, state: FindingState, now: datetime, **more: Any) -> bool:
         """Write a finding unless it is there; say whether it is new."""
-        result = await self._findings.update_one(
-            {"_id": finding.id}, {"$setOnInsert": finding.to_document() | {"state": str(state), "found_at": now, **more}}, upsert=True
-        )
+        # `key` is for people and addresses: `_id` holds whatever another system uses as a number.
+        document = finding.to_document() | {"key": new_id("fnd"), "state": str(state), "found_at": now, **more}
+        result = await self._findings.update_one({"_id": finding.id}, {"$setOnInsert": document}, upsert=True)
         return result.upserted_id is not None
 
     async def finding(self, finding_id: str) -> dict[str, Any] | None:
@@ -209,12 +211,15 @@ class ReconcileStore:
                 total[name] = total.get(name, 0) + row["count"]
         return total
 
-    async def page(self, state: str, *, before: datetime | None, limit: int) -> list[dict[str, Any]]:
-        """Return findings of a state for staff, newest first."""
-        query: dict[str, Any] = {"state": state}
-        if before is not None:
-            query["found_at"] = {"$lt": before}
-        return await self._findings.find(query).sort("found_at", DESCENDING).limit(limit).to_list()
+    async def page(self, agency_id: str, state: str, *, before: str, limit: int) -> list[dict[str, Any]]:
+        """Return findings of an agency in a state that were found before the one with the key `before`, newest first."""
+        query: dict[str, Any] = {"agency_id": agency_id, "state": state}
+        if before:
+            query["key"] = {"$lt": before}
+        return await self._findings.find(query).sort("key", DESCENDING).limit(limit).to_list()
+
+    async def finding_of_key(self, key: str) -> dict[str, Any] | None:
+        return await self._findings.find_one({"key": key})
 
 
 def _is_dead(holder: str) -> bool:

@@ -44,6 +44,7 @@ class Books:
             bills=[WeChatPayBills(self.hall.http, payments.providers["wechatpay"]), AlipayBills(self.hall.http, gateway)],
             folder=self.folder,
             public_url=self.hall.url,
+            own_agency="sg-zsj",
             clock=self.hall.now,
         )
 

@@ -11,6 +11,8 @@ import pytest
 from app.kernel.clock import SHANGHAI
 from app.kernel.ids import new_id
 from payments.ledger import store as ledger
+from payments.ledger.verify import verify
+from payments.reconcile.errors import FindingNotFound, FindingSettled, HeadNeeded
 from payments.reconcile.store import Busy
 from sandbox import refunds
 
@@ -85,15 +87,26 @@ async def test_a_held_payment_stays_with_staff(books):
     assert (finding["kind"], finding["ours_fen"], finding["theirs_fen"], finding["state"]) == ("amount", 4000, 3999, "open")
     # Nothing of it is in our books, so all of it is in suspense.
     assert await books.suspense() == -3999
-    await books.reconcile.settle_by_hand(finding["_id"], "chengxx", "已退回缴款人")
+    desk, key = books.reconcile.desk, finding["key"]
+    with pytest.raises(HeadNeeded):
+        await desk.settle(key, Clerk(), "已退回缴款人")
+    with pytest.raises(FindingNotFound):
+        await desk.settle(key, Clerk(role="head", agency_id="sg-rsj"), "已退回缴款人")
+    settled = await desk.settle(key, Clerk(role="head"), "已退回缴款人")
+    assert (settled["state"], settled["settled_by"]) == ("settled", "lixx")
     assert await books.suspense() == 0
-    with pytest.raises(LookupError):
-        await books.reconcile.settle_by_hand(finding["_id"], "chengxx", "再来一次")
+    with pytest.raises(FindingSettled):
+        await desk.settle(key, Clerk(role="head"), "再来一次")
+    assert (await verify(books.hall.database)).problems == []
 
 
 async def test_an_empty_day_is_a_result(books):
     for provider in PROVIDERS:
         await books.bill(provider)
+    # Alipay has no word for it but "does not exist", which is no answer before its bills are out.
+    assert (await books.run("alipay")).problem == "missing"
+    books.hall.offset = timedelta(days=2)
+    for provider in PROVIDERS:
         outcome = await books.run(provider)
         assert (outcome.state, outcome.document["progress"]["theirs"]["payments"]) == ("done", 0)
     assert await books.findings() == []
