@@ -124,7 +124,7 @@ class Refunds:
         return await self._decide(refund_id, decide, "rejected", staff)
 
     async def refund_refused_bill(self, event: Event) -> None:
-        """Give back what a department did not take (`bill.payment_refused`). Doing it again changes nothing."""
+        """Give back what a department or a case did not take (`bill.payment_refused`, `case.payment_refused`). Doing it again changes nothing."""
         key = f"{event.subject_kind}:{event.subject_id}"
         try:
             await self._store.change(

@@ -43,7 +43,8 @@ _SUMMED = ("商家实收（元）", "订单金额（元）", "服务费（元）
 
 
 # What zipfile raises for damaged files, found by damaging them.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, ValueError, KeyError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, LookupError,
+           ValueError)  # fmt: skip
 
 
 def read_file(path: Path, *, reading: Reading | None = None, max_bytes: int = MAX_UNPACKED_BYTES) -> Iterator[BillRow]:

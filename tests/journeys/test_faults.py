@@ -53,6 +53,8 @@ async def test_money_for_a_case_that_was_withdrawn_meanwhile_is_told_and_never_k
     inbox = events_of(await settled(resident))
     assert inbox.count("case.payment_refused") == 1
     assert (await resident.get(f"/v1/cases/{case['id']}"))["state"] == "withdrawn"
+    [order] = (await resident.get("/v1/orders"))["items"]
+    await resident.until(f"/v1/orders/{order['id']}", lambda answer: answer["state"] == "refunded")
 
 
 async def test_a_retry_of_submit_after_a_crash_gets_the_first_answer(anyone):
