@@ -14,7 +14,7 @@ import secrets
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import structlog
 from app.kernel.clock import SHANGHAI, shanghai_day, utc_now
 from app.storage.mongo import Database
 from payments.asking import Asking
-from payments.bill import BillKind, BillRefused, Reading
+from payments.bill import BillRefused, Reading
 from payments.ledger import store as ledger
 from payments.ledger.entries import Entry as LedgerEntry
 from payments.ledger.entries import entry_lines, fee_account, provider_account
@@ -32,10 +32,10 @@ from payments.provider import PaymentProvider, ProviderError, ProviderRefused
 from payments.providers.bill_downloads import BillMissing, BillNotReady, BillSource
 from payments.reconcile import matching, metrics, report, workbook
 from payments.reconcile.clearing import Clearing
+from payments.reconcile.day import LOOK_BACK, DayRun, Waits, Watch
 from payments.reconcile.desk import FindingsDesk
-from payments.reconcile.matching import Ours
 from payments.reconcile.store import Busy, Progress, ReconcileStore
-from payments.reconcile.workbook import Entry, Workbook
+from payments.reconcile.workbook import Workbook
 from payments.refund_following import RefundFollowing
 from payments.settling import Settling
 from payments.sources import PayableSource
@@ -43,17 +43,8 @@ from payments.store import OrderStore
 
 log = structlog.get_logger(__name__)
 
-BATCH = 2000
-SAVE_EVERY = 10  # batches
-WINDOWS = 24
-# Differences that are settled by asking in one run; what is beyond means that something larger is wrong, and is kept as it is.
-MAX_QUESTIONS = 1000
-LOOK_BACK = timedelta(days=7)
 FIRST_TRY, NOON = time(10), time(12)
 TRY_EVERY, TRY_LATE_EVERY = timedelta(minutes=30), timedelta(hours=1)
-
-# (stage, how much of it is done, of how much; 0 when not known)
-Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -65,10 +56,6 @@ class Outcome:
     document: Mapping[str, Any] | None = None
     html: Path | None = None
     csv: Path | None = None
-
-
-class Waits(Exception):
-    """The bill cannot be had, or not be believed, for now; `args[0]` says why."""
 
 
 class Reconcile:
@@ -156,7 +143,7 @@ class Reconcile:
         run = await self.store.claim(provider, day, holder, self._clock(), again=again)
         if again:
             self._path(provider, day, ".db").unlink(missing_ok=True)
-        step = _Run(self, source, day, holder, run["_id"], Progress(**run["progress"]), watch or (lambda *_: None))
+        step = DayRun(self, source, day, holder, run["_id"], Progress(**run["progress"]), watch or (lambda *_: None))
         keeper = asyncio.create_task(self._keep(step), name="reconcile-lease")
         try:
             await step.work()
@@ -179,7 +166,7 @@ class Reconcile:
         log.info("reconcile.done", provider=provider, day=day.isoformat(), findings=done.get("findings"))
         return await self._finished(done)
 
-    async def _keep(self, step: "_Run") -> None:
+    async def _keep(self, step: DayRun) -> None:
         """Renew the lease while a long step runs."""
         while True:
             await asyncio.sleep(20)
@@ -279,166 +266,6 @@ class Reconcile:
 
     def now(self) -> datetime:
         return self._clock()
-
-
-class _Run:
-    """One run over one day."""
-
-    def __init__(
-        self, parent: Reconcile, source: BillSource, day: date, holder: str, run_id: str, progress: Progress, watch: Watch
-    ) -> None:
-        self._parent = parent
-        self._store = parent.store
-        self._source = source
-        self._provider = source.provider
-        self._day = day
-        self.holder = holder
-        self.run_id = run_id
-        self.progress = progress
-        self._watch = watch
-        self._neighbours: dict[date, Workbook | None] = {}
-
-    async def work(self) -> None:
-        book = await self._parent.workbook(self._source, self._day, self._watch)
-        try:
-            progress = self.progress
-            sums = book.sums.to_document()
-            if progress.stage == "fetch" or progress.theirs != sums:  # new, or the bill has been made anew: from its beginning
-                self.progress = progress = Progress(stage="theirs", theirs=sums)
-                await self._save(state="matching", problem="")
-            if progress.stage == "theirs":
-                await self._compare_theirs(book)
-            if progress.stage == "ours":
-                await self._compare_ours(book)
-            await self._look_again(book)
-            await self._parent.book_fee(self._provider, self._day, book.sums.fee_millifen, self._parent.now())
-            progress.stage = "done"
-            counts = await self._store.counts(self._provider, self._day)
-            await self._save(findings=counts)
-            metrics.open_findings.labels(self._provider).set(counts.get("open", 0))
-        finally:
-            book.close()
-            for other in self._neighbours.values():
-                if other is not None:
-                    other.close()
-
-    async def _save(self, **changes: Any) -> None:
-        await self._store.save(self.run_id, self.holder, self.progress, self._parent.now(), **changes)
-
-    async def _take(self, finding: matching.Finding) -> None:
-        if not finding.agency_id:
-            agency_id = await self._store.agency_of(finding.order_id) if finding.order_id else ""
-            finding = replace(finding, agency_id=agency_id or self._parent.own_agency)
-        may_ask = self.progress.asked < MAX_QUESTIONS
-        self.progress.asked += may_ask
-        await self._parent.clearing.take(finding, self._parent.now(), may_ask=may_ask)
-
-    # --- theirs -> ours ---
-
-    async def _compare_theirs(self, book: Workbook) -> None:
-        progress = self.progress
-        seen = await asyncio.to_thread(book.count_before, progress.position)
-        batch = await asyncio.to_thread(book.after, progress.position, BATCH)
-        batches = 0
-        while batch:
-            # The next rows are read while the database looks up these.
-            following = asyncio.create_task(asyncio.to_thread(book.after, batch[-1].position, BATCH))
-            try:
-                await self._compare_batch(batch)
-            finally:
-                upcoming = await following
-            seen += len(batch)
-            batches += 1
-            progress.position = list(batch[-1].position)
-            if batches % SAVE_EVERY == 0:
-                await self._save()
-            metrics.rows.labels(self._provider).inc(len(batch))
-            self._watch("theirs", seen, book.entries)
-            batch = upcoming
-        progress.stage = "ours"
-        await self._save()
-
-    async def _compare_batch(self, batch: Sequence[Entry]) -> None:
-        payments = [entry.number for entry in batch if entry.kind == BillKind.PAYMENT]
-        refunds = [entry.number for entry in batch if entry.kind == BillKind.REFUND]
-        half = len(payments) // 2
-        found = await asyncio.gather(
-            self._lookup(self._store.payments, payments[:half]),
-            self._lookup(self._store.payments, payments[half:]),
-            self._lookup(self._store.refunds, refunds),
-        )
-        own_payments, own_refunds = found[0] | found[1], found[2]
-        matched = 0
-        for entry in batch:
-            ours = (own_payments if entry.kind == BillKind.PAYMENT else own_refunds).get(entry.number)
-            finding = matching.compare(self._provider, self._day, entry, ours)
-            if finding is None:
-                matched += 1
-            else:
-                await self._take(finding)
-        self.progress.matched += matched
-
-    async def _lookup(self, find: Any, numbers: Sequence[str]) -> dict[str, Ours]:
-        return await find(numbers) if numbers else {}
-
-    # --- ours -> theirs ---
-
-    async def _compare_ours(self, book: Workbook) -> None:
-        progress = self.progress
-        begin, end = matching.day_bounds(self._day)
-        width = (end - begin) / WINDOWS
-        while progress.window < WINDOWS:
-            ours_sums = dict(progress.ours)
-            waiting: list[tuple[Ours, str]] = []
-            window_begin = begin + progress.window * width
-            async for moved in self._store.moved(self._provider, window_begin, window_begin + width):
-                name = "payments" if moved[0].kind is BillKind.PAYMENT else "refunds"
-                ours_sums[name] += 1
-                ours_sums[f"{name}_fen"] += moved[0].amount_fen
-                waiting.append(moved)
-                if len(waiting) >= BATCH:
-                    await self._look_up_ours(book, waiting)
-                    waiting = []
-            await self._look_up_ours(book, waiting)
-            progress.ours = ours_sums
-            progress.window += 1
-            await self._save()
-            self._watch("ours", progress.window, WINDOWS)
-
-    async def _look_up_ours(self, book: Workbook, waiting: Sequence[tuple[Ours, str]]) -> None:
-        for kind in BillKind:
-            some = [moved for moved in waiting if moved[0].kind is kind]
-            found = await asyncio.to_thread(book.find, kind, [moved[0].number for moved in some]) if some else {}
-            for ours, out_trade_no in some:
-                if ours.number in found or await self._is_in_neighbour(ours):
-                    continue
-                await self._take(matching.ours_only(self._day, ours, out_trade_no))
-
-    async def _is_in_neighbour(self, ours: Ours) -> bool:
-        """Say whether the bill of the day before, or after if there is one yet, has this number (or that of the refund's own day)."""
-        days = {self._day - timedelta(days=1), self._day + timedelta(days=1)}
-        if ours.moved_at is not None:
-            days.add(shanghai_day(ours.moved_at))
-        today = shanghai_day(self._parent.now())
-        for day in sorted(day for day in days - {self._day} if day < today):
-            if day not in self._neighbours:
-                try:
-                    self._neighbours[day] = await self._parent.workbook(self._source, day, lambda *_: None)
-                except Waits:
-                    self._neighbours[day] = None
-            book = self._neighbours[day]
-            if book is not None and ours.number in await asyncio.to_thread(book.find, ours.kind, [ours.number]):
-                return True
-        return False
-
-    # --- what was left of earlier days ---
-
-    async def _look_again(self, book: Workbook) -> None:
-        rows = await self._store.unsettled(self._provider, self._day - LOOK_BACK, self._day, MAX_QUESTIONS)
-        for done, row in enumerate(rows):
-            found = await asyncio.to_thread(book.find, row["subject"], [row["number"]])
-            await self._parent.clearing.look_again(row, found.get(row["number"]), self._parent.now())
-            self._watch("again", done + 1, len(rows))
 
 
 async def _first(rows: Any, most: int) -> Any:
