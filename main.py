@@ -17,6 +17,7 @@ COMMANDS = {
     "publish": "Validate config/catalogue and publish it as a version.",
     "ledger": "Prove the ledger; show its balances.",
     "reconcile": "Compare a day's bills with the books; write the report.",
+    "staff": "Clerks' accounts: add, password, disable.",
     "replay": "Put dead events back in line.",
 }
 

@@ -81,7 +81,7 @@ async def _run(folder: Path, mongodb_uri: str, redis_url: str) -> None:
             ("item read", "/v1/items/id_card_lost", {}),
             ("authenticated case read", f"/v1/cases/{case_id}", {"Authorization": f"Bearer {token}"}),
         ]
-        table = Table("read", "bare, us CPU", "hall, us CPU", "ratio (median)", "lowest-highest", "answer, bytes")
+        table = Table("read", "bare us", "hall us", "ratio", "range", "bytes")
         for name, path, headers in reads:
             table.add_row(name, *await _compare(start, folder, hall, web, path, headers))
         console.print(table)

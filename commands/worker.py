@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 import structlog
+from prometheus_client import start_http_server
 from redis.exceptions import RedisError
 
 from app.kernel import context
@@ -42,6 +43,8 @@ async def work(settings: Settings) -> None:
     while not hall.catalogue.is_loaded and not stop.is_set():  # nothing is published yet, and cases need their items
         await hall.catalogue.load()
         await asyncio.sleep(0.2)
+    if settings.worker_metrics_port:
+        start_http_server(settings.worker_metrics_port, settings.host)
     log.info("worker.started")
     deliver_soon = asyncio.Event()
     async with asyncio.TaskGroup() as group:
@@ -49,6 +52,7 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(0.5, stop, "deliver", lambda: hall.push.deliver_due(utc_now()), deliver_soon))
         group.create_task(_every(2, stop, "payments", lambda: hall.payments.sweep(utc_now())))
         group.create_task(_every(1, stop, "ledger", lambda: hall.payments.seal_ledger(utc_now())))
+        group.create_task(_every(1, stop, "receipts", hall.payments.number_receipts))
         group.create_task(_every(60, stop, "reconcile", lambda: hall.reconcile.run_due(utc_now())))
         group.create_task(_every(1800, stop, "deadlines", hall.recompute_deadlines))
         group.create_task(_listen(hall, stop, deliver_soon))

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
@@ -273,7 +274,7 @@ class HallHandler(RequestHandler):
         english = self.wants_english
         problem: dict[str, Any] = {
             "type": f"{self.hall.settings.public_url}/docs/errors#{error.code}",
-            "title": error.code if english else error.title,
+            "title": HTTPStatus(error.status).phrase if english else error.title,
             "status": error.status,
             "detail": error.detail_en if english else error.detail,
             "code": error.code,

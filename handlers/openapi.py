@@ -4,6 +4,7 @@ import functools
 import inspect
 import mimetypes
 import re
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from apispec.ext.marshmallow.common import resolve_schema_cls
 from marshmallow import Schema
 
-from app.kernel.errors import NotFound
+from app.kernel.errors import HallError, NotFound
 from handlers.base import HallHandler, Operation, operation
 
 _GROUP = re.compile(r"\((?:[^()]|\([^()]*\))*\)")
@@ -170,6 +171,35 @@ class Docs(HallHandler):
         self.finish(_PAGE)
 
 
+class Errors(HallHandler):
+    """GET /docs/errors: what each `type` of a problem leads to, made from the error classes themselves."""
+
+    async def get(self) -> None:
+        rows = "".join(
+            f'<tr id="{escape(code)}"><td><code>{escape(code)}</code></td><td>{status}</td><td>{escape(title)}</td><td>{escape(text)}</td></tr>'
+            for code, status, title, text in _error_rows()
+        )
+        self.set_header("Content-Type", "text/html; charset=utf-8")
+        self.finish(_ERRORS_PAGE.replace("ROWS", rows))
+
+
+def _error_rows() -> list[tuple[str, int, str, str]]:
+    found: dict[str, tuple[str, int, str, str]] = {}
+    waiting: list[type[HallError]] = [HallError]
+    while waiting:
+        error = waiting.pop()
+        waiting += error.__subclasses__()
+        text = (error.__doc__ or "").strip().partition("\n\n")[0]
+        found.setdefault(error.code, (error.code, error.status, error.title, " ".join(text.split())))
+    return [found[code] for code in sorted(found)]
+
+
+_ERRORS_PAGE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Errors</title>
+<meta name="viewport" content="width=device-width"></head><body><h1>Errors</h1>
+<p>Every failure is <code>application/problem+json</code> (RFC 9457). Branch on <code>code</code>, show <code>detail</code>.</p>
+<table><tr><th>code</th><th>status</th><th>title</th><th>meaning</th></tr>ROWS</table></body></html>"""
+
+
 class DocsFile(HallHandler):
     async def get(self, name: str) -> None:
         if name == "start.js":
@@ -184,4 +214,4 @@ class DocsFile(HallHandler):
         self.finish(path.read_bytes())
 
 
-routes = [(r"/openapi.json", OpenApi), (r"/docs/?", Docs), (r"/docs/([\w.-]+)", DocsFile)]
+routes = [(r"/openapi.json", OpenApi), (r"/docs/?", Docs), (r"/docs/errors", Errors), (r"/docs/([\w.-]+)", DocsFile)]

@@ -2,12 +2,15 @@
 
 import asyncio
 
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest, multiprocess
 from prometheus_client.registry import REGISTRY
 from pymongo.errors import PyMongoError
 from redis.exceptions import RedisError
 
 from handlers.base import HallHandler, operation
+
+log = structlog.get_logger(__name__)
 
 
 class Health(HallHandler):
@@ -37,6 +40,10 @@ class Ready(HallHandler):
 class Metrics(HallHandler):
     @operation("Prometheus metrics")
     async def get(self) -> None:
+        try:
+            await self.hall.relay.measure()
+        except PyMongoError as error:
+            log.warning("metrics.database_away", error=type(error).__name__)
         registry = REGISTRY
         if self.hall.settings.processes > 1:
             registry = CollectorRegistry()

@@ -9,37 +9,44 @@ class TokenInvalid(Unauthorized):
 
 class TokenExpired(Unauthorized):
     code = "auth.token_expired"
+    title = "登录已过期"
 
 
 class RefreshReused(Unauthorized):
     """An old refresh token came again: it may be stolen, so the whole session has ended."""
 
     code = "auth.refresh_reused"
+    title = "登录已结束"
 
 
 class LoginRefused(Unauthorized):
     """The platform did not accept the login code."""
 
     code = "auth.login_refused"
+    title = "登录没有成功"
 
 
 class SmsCodeWrong(Unauthorized):
     code = "auth.sms_code_wrong"
+    title = "验证码不对"
 
 
 class StaffLoginRefused(Unauthorized):
     code = "auth.login_refused"
+    title = "账号或密码不对"
 
 
 class LevelRequired(Forbidden):
     """A higher identity level is needed; `required_level` is part of the answer."""
 
     code = "identity.level_required"
+    title = "还差一步身份验证"
     public = ("required_level", "level")
 
 
 class PhoneTaken(Conflict):
     code = "identity.phone_taken"
+    title = "这个手机号已绑定"
 
 
 class AlreadyVerified(Conflict):

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from pymongo.errors import DuplicateKeyError
 
 from app.identity import tokens
 from app.identity.errors import StaffLoginRefused, TokenInvalid
@@ -104,6 +105,30 @@ class StaffAccounts:
         """Say whether an account works at an agency."""
         query = {"_id": account, "agency_id": agency_id, "disabled": {"$ne": True}}
         return await self._staff.find_one(query, {"_id": 1}) is not None
+
+    async def add(self, account: str, name: str, role: str, agency_id: str, password: str) -> bool:
+        """Add an account; False when it exists already."""
+        hashed = await asyncio.to_thread(hash_password, password)
+        row = {"_id": account, "name": name, "role": role, "agency_id": agency_id, "password_hash": hashed}
+        try:
+            await self._staff.insert_one(row)
+        except DuplicateKeyError:
+            return False
+        return True
+
+    async def set_password(self, account: str, password: str) -> bool:
+        """Set a new password and end the account's sessions; False when there is no such account."""
+        hashed = await asyncio.to_thread(hash_password, password)
+        change = {"$set": {"password_hash": hashed, "failures": 0}, "$unset": {"locked_until": ""}}
+        found = await self._staff.update_one({"_id": account}, change)
+        await self._sessions.delete_many({"account": account})
+        return found.matched_count == 1
+
+    async def disable(self, account: str) -> bool:
+        """Let nobody sign in with an account any more and end its sessions; False when there is no such account."""
+        found = await self._staff.update_one({"_id": account}, {"$set": {"disabled": True}})
+        await self._sessions.delete_many({"account": account})
+        return found.matched_count == 1
 
     async def ensure_demo_accounts(self, agencies: Iterable[Any], password: str) -> None:
         """Make `clerk.<agency>` and `head.<agency>` for every agency, all with one password. For dev and test only."""

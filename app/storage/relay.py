@@ -35,8 +35,11 @@ _CONCURRENCY = 16
 
 handled = Counter("hall_events_handled", "Events handed to all their subscribers", ["name"])
 failures = Counter("hall_event_failures", "A subscriber failed on an event", ["subscriber"])
-dead = Counter("hall_events_dead", "Events given up on, waiting for a replay", ["name"])
-oldest_age = Gauge("hall_events_oldest_waiting_seconds", "Age of the oldest waiting event", multiprocess_mode="max")
+# Facts of the database, not of a process: measured when somebody asks (measure), so web can say how the workers do.
+dead = Gauge("hall_events_dead", "Events given up on, waiting for a replay", multiprocess_mode="mostrecent")
+oldest_age = Gauge(
+    "hall_events_oldest_waiting_seconds", "Age of the oldest event that is due and not handled", multiprocess_mode="mostrecent"
+)
 
 
 class Relay:
@@ -96,16 +99,22 @@ class Relay:
             count += 1
         return count
 
+    async def measure(self) -> None:
+        """Set the gauges: how long the oldest due event has waited, and how many are dead (counted up to a thousand)."""
+        now = utc_now()
+        due = {"state": "waiting", "next_at": {"$lte": now}}
+        oldest = await self._events.find_one(due, {"next_at": 1}, sort=[("next_at", 1), ("_id", 1)])
+        oldest_age.set((now - oldest["next_at"]).total_seconds() if oldest else 0)
+        dead.set(await self._events.count_documents({"state": "dead"}, limit=1000))
+
     async def _claim(self) -> dict[str, Any] | None:
         now = utc_now()
-        document: dict[str, Any] | None = await self._events.find_one_and_update(
+        return await self._events.find_one_and_update(
             {"state": "waiting", "next_at": {"$lte": now}},
             {"$set": {"next_at": now + LEASE}, "$inc": {"tries": 1}},
             sort=[("next_at", 1), ("_id", 1)],
             return_document=ReturnDocument.AFTER,
         )
-        oldest_age.set((now - document["at"]).total_seconds() if document else 0)
-        return document
 
     async def _hand_over(self, document: dict[str, Any]) -> None:
         event = Event.from_document(document)
@@ -130,7 +139,6 @@ class Relay:
             await self._events.update_one(
                 {"_id": event.id}, {"$set": {"state": "dead", "errors": errors}, "$unset": {"next_at": ""}}
             )
-            dead.labels(event.name).inc()
             log.error("relay.dead_letter", event_id=event.id, errors=errors)
         else:
             delay = _DELAYS_S[min(document["tries"], len(_DELAYS_S)) - 1]

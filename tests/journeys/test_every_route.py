@@ -168,3 +168,18 @@ async def test_a_body_over_every_limit_is_refused_before_it_is_read(hall):
     assert head.startswith(b"HTTP/1.1 413")
     assert b"application/problem+json" in head
     writer.close()
+
+
+async def test_the_type_of_a_problem_leads_to_its_explanation(anyone):
+    async with anyone.http.get(anyone.base_url + "/v1/me") as response:
+        problem = await response.json(content_type=None)
+    page, _, anchor = problem["type"].partition("#")
+    async with anyone.http.get(page) as response:
+        assert response.status == 200
+        assert f'id="{anchor}"' in await response.text()
+
+
+async def test_metrics_tell_of_the_events_that_wait(anyone):
+    text = (await anyone.get("/metrics")).decode()
+    assert "hall_events_oldest_waiting_seconds" in text
+    assert "hall_events_dead 0.0" in text

@@ -302,6 +302,23 @@ async def test_staff_sign_out_ends_the_token_and_five_tries_hold_at_once(databas
     assert all(isinstance(result, Exception) for result in results)
 
 
+async def test_accounts_are_added_changed_and_disabled(database, keys):
+    accounts = StaffAccounts(database, keys)
+    assert await accounts.add("wang.li", "王丽", "clerk", "sg-gaj", "first")
+    assert not await accounts.add("wang.li", "王丽", "clerk", "sg-gaj", "again")
+    token, _seconds, _staff = await accounts.login("wang.li", "first")
+    assert await accounts.set_password("wang.li", "second")
+    with pytest.raises(errors.TokenInvalid):
+        await accounts.authenticate(token)
+    token, _seconds, _staff = await accounts.login("wang.li", "second")
+    assert await accounts.disable("wang.li")
+    with pytest.raises(errors.TokenInvalid):
+        await accounts.authenticate(token)
+    with pytest.raises(errors.StaffLoginRefused):
+        await accounts.login("wang.li", "second")
+    assert not await accounts.disable("nobody")
+
+
 async def test_alipay_phone_is_verified_before_it_is_read(identity, stand_ins):
     name = a_name()
     login = await identity.login_alipay(f"sim-{name}")
