@@ -6,6 +6,7 @@ the parentheses of column names are full-width. Nothing is unpacked to disk.
 """
 
 import csv
+import errno
 import io
 import re
 import struct
@@ -65,6 +66,10 @@ def read_file(path: Path, *, reading: Reading | None = None, max_bytes: int = MA
                     _compare_summary(member, reading, totals)
     except _DAMAGE as error:
         raise BillRefused(f"not a whole zip: {error}") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a damaged offset makes zipfile seek before the file; anything else is the disk's trouble
+            raise
+        raise BillRefused("not a whole zip: offset") from error
 
 
 def member_name(member: zipfile.ZipInfo) -> str:

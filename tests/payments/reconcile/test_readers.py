@@ -255,17 +255,31 @@ def test_what_is_not_a_zip_is_refused(tmp_path, raw):
         read_alipay(tmp_path, raw)
 
 
-@settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=300), st.integers(0, 2000), st.integers(0, 255))
-def test_damage_never_ends_in_anything_but_a_refusal(tmp_path_factory, noise, at, byte):
+CHANGES = st.lists(st.tuples(st.integers(0, 3000), st.binary(max_size=20), st.integers(0, 20)), min_size=1, max_size=4)
+
+
+def damaged(raw, changes):
+    """Replace, cut out or put in bytes."""
+    for at, more, less in changes:
+        at %= len(raw) or 1
+        raw = raw[:at] + more + raw[at + less :]
+    return raw
+
+
+@settings(max_examples=300, deadline=None)
+@given(CHANGES)
+def test_damage_never_ends_in_anything_but_a_refusal(tmp_path_factory, changes):
     """Whatever happens to a file on its way: it reads as it was written, or it is refused."""
-    made = [a_row(provider="alipay", title=noise.decode("latin-1").replace("\n", "").replace("\r", "")[:40].strip())]
-    raw = bytearray(alipay_bill(made[:1]))
-    if at < len(raw):
-        raw[at] = byte
-    path = tmp_path_factory.mktemp("damaged") / "bill.zip"
-    path.write_bytes(bytes(raw))
+    folder = tmp_path_factory.mktemp("damaged")
+    made = [a_row(provider="alipay"), a_row("pay_02", provider="alipay", kind=BillKind.REFUND)]
+    (folder / "bill.zip").write_bytes(damaged(alipay_bill(made), changes))
     try:
-        assert all(row.amount_fen == 4000 for row in alipay_bills.read_file(path))
+        assert [row.amount_fen for row in alipay_bills.read_file(folder / "bill.zip")] == [4000, 4000]
+    except BillRefused:
+        pass
+    raw = wechatpay_bill([a_row(), a_row("pay_02", kind=BillKind.REFUND)])
+    (folder / "bill.gz").write_bytes(damaged(packed(raw), changes))
+    try:
+        assert len(list(wechatpay_bills.read_file(folder / "bill.gz", is_gzip=True, sha1=sha1(raw)))) == 2
     except BillRefused:
         pass
