@@ -95,7 +95,9 @@ class Clearing:
 
     async def _ask(self, finding: Finding, now: datetime) -> tuple[str, str]:
         """Ask the provider; return (how that settles the finding, "" when it does not; what it said)."""
-        if not finding.order_id or finding.provider not in self._providers:
+        if not finding.order_id:
+            return ("found" if await self._is_known_now(finding) else ""), ""
+        if finding.provider not in self._providers:
             return "", ""
         if finding.subject is BillKind.PAYMENT:
             said, paid_on_other_day = await self._ask_payment(finding, now)
@@ -112,6 +114,12 @@ class Clearing:
             return ("query" if said == "paid" and ours is not None and ours.is_booked else ""), said
         fits = ours is not None and compare(finding.provider, finding.day, _as_entry(finding), ours) is None
         return ("query" if fits else ""), said
+
+    async def _is_known_now(self, finding: Finding) -> bool:
+        """Say whether a number that was unknown is in our books by now, and agrees: after a restore it may come back."""
+        find = self._store.payments if finding.subject is BillKind.PAYMENT else self._store.refunds
+        ours = (await find([finding.number])).get(finding.number)
+        return ours is not None and compare(finding.provider, finding.day, _as_entry(finding), ours) is None
 
     async def _ask_payment(self, finding: Finding, now: datetime) -> tuple[str, bool]:
         order = await self._orders.load(finding.order_id)

@@ -195,7 +195,7 @@ class Reconcile:
         """Remove bills and workbooks that are older than anything that is looked at again; providers keep them three months."""
         oldest = (shanghai_day(self._clock()) - LOOK_BACK - timedelta(days=2)).isoformat()
         for path in (self._folder / "bills").iterdir():
-            if path.stem.partition("-")[2] < oldest and path.suffix in (".db", ".bill", ".part"):
+            if path.name.partition("-")[2] < oldest and path.suffix in (".db", ".bill", ".part", ".refused"):
                 path.unlink(missing_ok=True)
 
     # --- the bill ---
@@ -212,6 +212,7 @@ class Reconcile:
                 bill = await source.fetch(day, bill_path)
                 rows = source.read(bill, reading)
                 await asyncio.to_thread(workbook.write, path, rows, reading, lambda count: watch("read", count, 0))
+                bill_path.replace(self._path(source.provider, day, ".bill"))
             except BillNotReady as error:
                 raise Waits("creating") from error
             except BillMissing as missing:
@@ -221,7 +222,8 @@ class Reconcile:
                     raise Waits("missing") from missing
                 await asyncio.to_thread(workbook.write, path, iter(()), reading)
             except BillRefused as refused:
-                log.error("reconcile.bill_refused", provider=source.provider, day=day.isoformat(), cause=str(refused))
+                kept = bill_path.replace(self._path(source.provider, day, ".refused"))  # to look at; nothing of it is used
+                log.error("reconcile.bill_refused", provider=source.provider, day=day.isoformat(), cause=str(refused), file=str(kept))
                 raise Waits(f"refused: {refused}") from refused
             except ProviderRefused as refused:
                 raise Waits(f"not_given: {refused.code}") from refused

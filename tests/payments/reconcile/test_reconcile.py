@@ -12,6 +12,7 @@ from app.kernel.clock import SHANGHAI
 from app.kernel.ids import new_id
 from payments.ledger import store as ledger
 from payments.ledger.verify import verify
+from payments.providers.bill_downloads import BillMissing
 from payments.reconcile.errors import FindingNotFound, FindingSettled, HeadNeeded
 from payments.reconcile.store import Busy
 from sandbox import refunds
@@ -158,7 +159,7 @@ async def test_a_file_that_differs_from_its_hash_is_not_used(books):
     books.reconcile.bills["wechatpay"].fetch = damaged
     outcome = await books.run()
     assert outcome.state == "waiting" and outcome.problem.startswith("refused")
-    assert list((books.folder / "bills").iterdir()) == []
+    assert [path.suffix for path in (books.folder / "bills").iterdir()] == [".refused"]  # for a person to look at
 
 
 class Killed(BaseException):
@@ -249,6 +250,28 @@ async def test_what_the_next_bill_has_is_settled_by_it(books):
     row = await books.reconcile.store.finding(mine["_id"])
     assert (row["state"], row["how"]) == ("settled", "next_bill")
     assert await books.suspense() == before - (4000 if mine["state"] == "open" else 0)
+
+
+async def test_a_number_that_was_unknown_can_come_back(books):
+    """As after a restore from backup, before what was lost has been put back."""
+    number = await books.paid()
+    orders = books.hall.database["orders"]
+    order = await orders.find_one_and_delete({"attempts.id": number})
+    await books.bill()
+    await books.run()
+    (finding,) = await books.findings()
+    assert (finding["kind"], finding["state"]) == ("theirs_only", "open")
+    await orders.insert_one(order)
+    await books.reconcile.run("wechatpay", books.day + timedelta(days=1))  # not there: nothing is looked at again
+    books.reconcile.bills["wechatpay"].fetch = _no_bill
+    await books.reconcile.run("wechatpay", books.day + timedelta(days=1))
+    (finding,) = await books.findings()
+    assert (finding["state"], finding["how"]) == ("settled", "found")
+    assert await books.suspense() == 0
+
+
+async def _no_bill(_day, _to):
+    raise BillMissing(is_final=True)
 
 
 async def test_done_is_done_and_again_begins_anew(books):
