@@ -215,7 +215,7 @@ def state_word(trade: Trade) -> str:
 def transaction(trade: Trade, mchid: str) -> dict[str, Any]:
     """Return a trade in WeChat Pay's words: the answer of a query and the content of a notice."""
     shown: dict[str, Any] = {
-        "appid": trade.extra["appid"],
+        "appid": trade.extra.get("appid", ""),  # of a store from before: not named
         "mchid": mchid,
         "out_trade_no": trade.out_trade_no,
         "trade_state": state_word(trade),

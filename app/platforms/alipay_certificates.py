@@ -45,6 +45,8 @@ class AlipayCertificates:
         self._clock = clock
         self._app = x509.load_pem_x509_certificate(_first(app_cert))
         self._roots = certificates.read_certificates(root_cert)
+        # Files from the console hold the authority above the certificate too; a download may leave it out.
+        self._between = [*certificates.read_certificates(public_cert)[1:], *certificates.read_certificates(app_cert)[1:]]
         self.parameters = {
             "app_cert_sn": protocol.serial_of(self._app),
             "root_cert_sn": protocol.root_certificate_sn(root_cert),
@@ -99,7 +101,7 @@ class AlipayCertificates:
         leaf = next((each for each in found if protocol.serial_of(each) == serial), None)
         if leaf is None:
             raise ValueError("a certificate of another serial")
-        if not certificates.chains_to_root(leaf, found, self._roots, now):
+        if not certificates.chains_to_root(leaf, [*found, *self._between], self._roots, now):
             raise ValueError("it does not chain to the root")
         key = leaf.public_key()
         if not isinstance(key, RSAPublicKey):
