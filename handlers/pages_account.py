@@ -195,6 +195,20 @@ class ProofPage(PageHandler):
         level = self.text("level", "4", 1)
         return int(level) if level in ("2", "3", "4") else LEVEL_FACE
 
+    async def logins(self, resident_id: str) -> set[str]:
+        """Return what an account signs in with: another account that is joined into it brings its own along."""
+        found = {str(row["_id"]) for row in await self.hall.identity.sessions(resident_id)}
+        for provider in CODE_NAMES:
+            channel = await self.hall.identity.channel_identity(resident_id, provider)
+            found |= {str(channel["_id"])} if channel else set()
+        return found
+
+    async def proven(self, step: str, resident: Resident, before: set[str]) -> None:
+        """Say on the next page what was proven, and that accounts were joined when they were; then go on."""
+        was_joined = resident.id != self.resident.resident_id or not await self.logins(resident.id) <= before
+        self.tell_next(step, *(["joined"] if was_joined else []))
+        self.go_on(resident)
+
     def go_on(self, resident: Resident) -> None:
         """Go to the next missing step, or back to where the person came from."""
         step = next_proof(resident.level, self.wanted)
@@ -232,7 +246,8 @@ class Phone(ProofPage):
         phone, code = self.text("phone", limit=20), self.text("code", limit=12).strip()
         try:
             if "code" in self.request.body_arguments:
-                return self.go_on(await self.hall.identity.verify_sms_phone(self.resident, phone, code))
+                before = await self.logins(self.resident.resident_id)
+                return await self.proven("phone", await self.hall.identity.verify_sms_phone(self.resident, phone, code), before)
             await self.hall.identity.send_sms_code(phone, self.client_address)
         except (Unauthorized, ValidationFailed, RateLimited, errors.PhoneTaken) as error:
             sent = "code" in self.request.body_arguments
@@ -248,6 +263,7 @@ class RealName(ProofPage):
 
     async def post(self) -> None:
         name, id_number = self.text("name", limit=50), self.text("id_number", limit=30)
+        before = await self.logins(self.resident.resident_id)
         try:
             resident = await self.hall.identity.verify_real_name(self.resident, name, id_number)
         except HallError as error:
@@ -256,7 +272,7 @@ class RealName(ProofPage):
             return await self.show_step(
                 "proof_name.html", error.status, name=name, id_number=id_number, error=error, errors=errors_by_field(error)
             )
-        self.go_on(resident)
+        await self.proven("name", resident, before)
 
 
 class Face(ProofPage):
@@ -268,7 +284,7 @@ class Face(ProofPage):
     async def post(self) -> None:
         check_id = self.text("check", limit=60)
         if not check_id and self.text("agree") != "1":
-            return await self.show_step("proof_face.html", 422, check=None, errors={"agree": "请先勾选同意，或带身份证到窗口办理"})
+            return await self.show_step("proof_face.html", 422, check=None, errors={"agree": "请先勾选同意，或到窗口办理"})
         try:
             check = {"id": check_id} if check_id else await self.hall.identity.start_face_check(self.resident)
         except errors.LevelRequired:
@@ -279,6 +295,7 @@ class Face(ProofPage):
             return await self.show_step("proof_face.html", check=check, error=error if check_id else None)
         except errors.FaceFailed as error:
             return await self.show_step("proof_face.html", error.status, check=None, error=error)
+        self.tell_next("face")
         self.go_on(resident)
 
 

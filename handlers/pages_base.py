@@ -32,6 +32,7 @@ RESIDENT_COOKIE = "hall_page"
 STAFF_COOKIE = "hall_staff"
 ELDER_COOKIE = "hall_elder"
 DIVISION_COOKIE = "hall_division"
+TOLD_COOKIE = "hall_told"  # what the next page says once, by a name of pages_text.TOLD
 CITY = "440200"
 YEAR_S = 365 * 24 * 3600
 ULID = r"[0-9A-HJKMNP-TV-Z]{26}"
@@ -173,6 +174,11 @@ class PageHandler(HallHandler):
 
     # --- what goes ---
 
+    def tell_next(self, *names: str) -> None:
+        """Let the next page say these once: names of pages_text.TOLD."""
+        if names:
+            self.set_cookie(TOLD_COOKIE, ".".join(names), max_age=600, path="/")
+
     @property
     def is_elder(self) -> bool:
         return self.get_cookie(ELDER_COOKIE) == "1"
@@ -224,6 +230,8 @@ class PageHandler(HallHandler):
             "once": ulid(),
             "errors": {},
             "error": None,
+            "told": [],
+            "sandbox_url": self.hall.settings.sandbox_url,
             "back": None,
             "request_id": context.request_id.get(),
             "is_sandbox": bool(self.hall.settings.sandbox_url),
@@ -232,6 +240,10 @@ class PageHandler(HallHandler):
     async def show(self, template: str, status: int = 200, **values: Any) -> None:
         """Answer a page."""
         self.unread = await self._count_unread()
+        told = (self.get_cookie(TOLD_COOKIE) or "").split(".")
+        if told != [""]:
+            self.clear_cookie(TOLD_COOKIE, path="/")
+            values["told"] = [pages_text.TOLD[name] for name in told if name in pages_text.TOLD]
         self.set_status(status)
         self.set_header("Content-Type", "text/html; charset=utf-8")
         self.finish(self.render_string(template, **values))

@@ -239,6 +239,7 @@ class Check(CasePage):
 
     async def _show(self, view: Mapping[str, Any], error: ValidationFailed | None = None) -> None:
         values = view["form"]["values"]
+        case = await self.hall.cases.get(view["id"], self.owner)
         await self.show(
             "case_check.html",
             error.status if error else 200,
@@ -247,6 +248,7 @@ class Check(CasePage):
             divisions=self.divisions,
             division_groups=self.division_groups,
             photos=open_photos(view),
+            stale=stale_keys(case),
             level=int(view["identity_level"][1:]),
             reached=self.resident.level,
             error=error,
@@ -371,7 +373,7 @@ class Progress(PageHandler):
         try:
             found = await self.hall.cases.progress(number, code)
         except NotFound:
-            problem = NotFound("编号或查询码不对。请对照受理短信或消息逐位核对。")
+            problem = NotFound("编号或查询码不对。请对照“消息”或办件页逐位核对。")
             return await self.show("progress.html", 404, found=None, number=number, code=code, error=problem)
         found = {**found, "timeline": list(reversed(found["timeline"]))}
         await self.show("progress.html", found=found, number=number, code=code)

@@ -98,10 +98,18 @@ class Item(PageHandler):
             answers=answers,
             answers_query={f"q.{key}": value for key, value in answers.items()},
             materials=model.visible_materials(item, answers) if answers else item["materials"],
+            photos=photo_labels(item, answers),
             fees=fees,
             fee_line=fee_line(item, fees),
             back="/items?kind=" + item["service_kind"],
         )
+
+
+def photo_labels(item: Mapping[str, Any], answers: Mapping[str, Any]) -> list[str]:
+    """Return the photos that the form asks for and that are no material of their own."""
+    fields = model.visible_fields(item, answers) if answers else item["form"]
+    materials = {row["key"] for row in item["materials"]}
+    return [field["label"] for field in fields if field["type"] == "photo" and field["key"] not in materials]
 
 
 def fee_line(item: Mapping[str, Any], fees: Any) -> str:

@@ -185,7 +185,8 @@ class ReceiptCheck(PageHandler):
             return await self.show("receipt_check.html", number=number, code="")
         try:
             receipt = await self.hall.payments.check_receipt(number, code)
-        except NotFound as error:
+        except NotFound:
+            error = NotFound("没有找到这张收据，请对照收据核对收据号和核验码。")
             return await self.show("receipt_check.html", 404, number=number, code=code, error=error)
         await self.show("receipt.html", receipt=receipt, qr="", checked=True)
 

@@ -9,6 +9,7 @@ from app.cases import review, steps, views
 from app.cases.model import STATE_NAMES, State
 from app.identity.tokens import STAFF_FOR
 from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized
+from handlers import pages_text
 from handlers.cases import send_file
 from handlers.pages_base import STAFF_COOKIE, PageHandler, errors_by_field, local_path
 from handlers.problems import judged
@@ -16,6 +17,9 @@ from handlers.staff import BODIES, lamp_of
 
 ID = r"(case_[0-9A-Z]{26})"
 PAGE = 50
+# Nobody's time runs any more.
+CLOSED = frozenset({State.COMPLETED.value, State.DENIED.value, State.NOT_ACCEPTED.value, State.WITHDRAWN.value})
+_METHOD_OF = {"self": "window", "window": "window", "express": "express", "post": "express", "electronic": "electronic"}
 
 
 class StaffPage(PageHandler):
@@ -72,6 +76,7 @@ class Tasks(StaffPage):
             next_cursor=next_cursor,
             state=state,
             mine=mine,
+            closed=CLOSED,
             states={known.value: STATE_NAMES[known] for known in State if known is not State.DRAFT},
             divisions=self.divisions,
             agency=self.hall.catalogue.agency(self.staff.agency_id)["name"],
@@ -100,7 +105,11 @@ class OneCase(StaffPage):
             divisions=self.divisions,
             special=steps.SPECIAL_PROCEDURES,
             methods={"electronic": "电子证照", "window": "窗口领取", "express": "邮寄"},
-            askable=[(row["key"], row["name"]) for row in view["materials"]]
+            actions=sorted(view["allowed_actions"], key=list(pages_text.ACTIONS).index),
+            # What the resident asked for on the form, when it is a way the desk has.
+            wanted=_METHOD_OF.get(str(view["form"]["values"].get("delivery") or ""), ""),
+            is_closed=view["state"] in CLOSED,
+            askable=[(row["key"], row["name"]) for row in view["materials"] if row["status"] != "generated"]
             + [(field["key"], "表格：" + field["label"]) for field in view["form"]["fields"] if field["type"] != "photo"],
             # What was typed is kept after a refusal, in the form of the action that was refused.
             action=action,

@@ -38,6 +38,14 @@ LAMPS = {"green": "go", "yellow": "wait", "red": "stop", "none": "rest"}
 PROVIDERS = {"wechatpay": "微信支付", "alipay": "支付宝"}
 CHANNELS = {"wechat": "微信", "alipay": "支付宝", "sms": "短信验证码"}
 
+# What the page after a step says once.
+TOLD = {
+    "phone": "✓ 已核验：手机号是您的。",
+    "name": "✓ 已核验：实名认证完成。",
+    "face": "✓ 已核验：确认是您本人。",
+    "joined": "您用不同方式登录的账号已合并成一个，办件、缴费和消息都在一起了。如果不是您本人操作，请马上打12345。",
+}
+
 EVALUATION = ((1, "非常满意"), (2, "满意"), (3, "基本满意"), (4, "不满意"), (5, "非常不满意"))
 
 LEVELS = {
@@ -51,8 +59,8 @@ DELIVERY = {"electronic": "电子证照", "self": "窗口领取", "window": "窗
 
 ACTIONS = {
     "claim": "领办",
-    "request_supplement": "一次性告知补正",
     "accept": "受理",
+    "request_supplement": "一次性告知补正",
     "reject": "不予受理",
     "suspend": "特别程序（暂停计时）",
     "resume": "恢复计时",
