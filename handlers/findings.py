@@ -47,7 +47,12 @@ class FindingListResponse(Schema):
 
 
 class Findings(HallHandler):
-    @operation("Differences of the reconciliation, of the own agency", query=FindingListQuery, answers={200: FindingListResponse}, auth="staff")
+    @operation(
+        "Differences of the reconciliation, of the own agency",
+        query=FindingListQuery,
+        answers={200: FindingListResponse},
+        auth="staff",
+    )
     async def get(self) -> None:
         rows, cursor = await self.hall.reconcile.desk.page(self.staff, **self.query)
         await self.answer({"items": rows, "next_cursor": cursor})

@@ -2,7 +2,7 @@
 
 | call | does |
 | --- | --- |
-| `POST /_sim/bills` {provider, day, ready?, creating?, foreign?, missing?, amounts?} | sets how that day's bill comes out; replaces what was set before |
+| `POST /_sim/bills` {provider, day, ready?, creating?, foreign?, missing?, amounts?} | how that day's bill comes out from now on |
 | `GET /_sim/bills?provider=&day=` | the rows as they will be written |
 
 `ready`: serve the day although it is not over. `creating`: how many times to say that the bill is still being made. `foreign`: how many

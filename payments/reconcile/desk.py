@@ -1,4 +1,7 @@
-"""Findings as staff see and settle them. A finding belongs to the agency whose money it is; one without an order of ours to the hall's own."""
+"""Findings as staff see and settle them.
+
+A finding belongs to the agency whose money it is; one without an order of ours to the agency that runs the hall.
+"""
 
 from collections.abc import Callable, Mapping
 from datetime import datetime

@@ -15,7 +15,7 @@ MOST_ROWS = 500
 
 _STYLE = """
 :root { color-scheme: light; }
-body { font: 15px/1.7 "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "Source Han Sans SC", sans-serif; color: #1c2430; margin: 0; background: #f4f6f9; }
+body { font: 15px/1.7 "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", sans-serif; color: #1c2430; background: #f4f6f9; margin: 0; }
 main { max-width: 1080px; margin: 0 auto; padding: 32px 24px 56px; background: #fff; }
 h1 { font-size: 24px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 32px 0 8px; } p { margin: 6px 0; }
 .result { border-radius: 8px; padding: 14px 18px; margin: 18px 0; border: 1px solid; }
