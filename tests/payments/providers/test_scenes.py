@@ -2,6 +2,7 @@
 
 import json
 from datetime import timedelta
+from importlib import metadata
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import pytest
@@ -40,7 +41,14 @@ def alipay_fields(own, text):
     unsigned = "&".join(f"{name}={fields[name]}" for name in sorted(fields) if name != "sign")
     assert sdk._verify(unsigned, fields["sign"])
     assert not sdk._verify(unsigned + " ", fields["sign"])
+    assert sdk._sign(unsigned) == fields["sign"]  # PKCS#1 v1.5 has no chance in it: the same text, the same signature
     return fields
+
+
+def test_only_one_of_the_two_packages_named_alipay_is_here():
+    """alipay-sdk-python installs over python-alipay-sdk (both are the package `alipay`), and its checks are not to be relied on."""
+    with pytest.raises(metadata.PackageNotFoundError):
+        metadata.version("alipay-sdk-python")
 
 
 async def test_wechat_app_object(hall):
