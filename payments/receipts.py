@@ -1,7 +1,6 @@
-"""Receipts: the number and check code made with the settlement, what the page shows, and the PDF.
+"""Receipts: the check code made with the settlement, what the page shows, and the PDF. The number follows: receipt_numbers.py.
 
-A number is unique, not without gaps: `R`, the agency, year and month, ten random digits. The check code lets anybody who holds the
-paper check it; the public answer names nobody.
+The check code lets anybody who holds the paper check it; the public answer names nobody.
 """
 
 import functools
@@ -12,11 +11,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from app.kernel.clock import SHANGHAI, chinese_moment, format_utc
-from app.kernel.ids import random_code, random_digits
+from app.kernel.clock import chinese_moment, format_utc
+from app.kernel.ids import new_id, random_code
 from app.kernel.money import yuan_text
 from app.kernel.numbers import mask_plate
 from payments.model import Order, OrderState
+from payments.receipt_numbers import series_of
 
 CODE_LENGTH = 8
 _PLATE = re.compile(r"[\u4e00-\u9fff][A-HJ-NP-Z][A-HJ-NP-Z0-9]{5,6}(?![A-Z0-9])")
@@ -32,9 +32,10 @@ _STATE_NAMES = {
 
 def new_receipt(order: Order, now: datetime) -> dict[str, Any]:
     """Return the document of a new receipt for an order that is being settled."""
-    agency = re.sub(r"[^0-9A-Z]", "", order.agency_id.upper())[:12] or "HALL"
     return {
-        "_id": f"R{agency}{now.astimezone(SHANGHAI):%Y%m}{random_digits(10)}",
+        "_id": new_id("rct"),
+        "number": "",
+        "series": series_of(order.agency_id, now),
         "order_id": order.id,
         "owner_id": order.owner_id,
         "code": random_code(CODE_LENGTH),

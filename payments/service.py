@@ -14,7 +14,7 @@ import structlog
 from app.kernel.clock import format_utc, utc_now
 from app.kernel.errors import ValidationFailed, error_row
 from app.storage.mongo import Database
-from payments import errors, receipts
+from payments import errors, receipt_numbers, receipts
 from payments.asking import Asking
 from payments.ledger import store as ledger
 from payments.model import Attempt, Line, Order, OrderState, Payable, total_fen
@@ -293,11 +293,18 @@ class Payments:
 
     # --- receipts ---
 
+    async def number_receipts(self) -> int:
+        """Give new receipts their numbers; return how many. Any number may run."""
+        return await receipt_numbers.assign(self._database)
+
     async def receipt(self, order_id: str, owner_id: str) -> dict[str, Any]:
         """Return the receipt of a paid order. Raises OrderNotFound, ReceiptNotIssued."""
         order = await self._own(order_id, owner_id)
-        if not order.receipt_number:
+        if not order.receipt_code:
             raise errors.ReceiptNotIssued("这张订单还没有缴清，缴清后才有收据。", en="There is a receipt once the order is paid.")
+        if not order.receipt_number:  # opened before the worker came by
+            await self.number_receipts()
+            order = await self._own(order_id, owner_id)
         return receipts.view(order, self._public_url)
 
     async def receipt_pdf(self, order_id: str, owner_id: str) -> tuple[str, bytes]:

@@ -118,7 +118,7 @@ def _paid(attempt: Attempt, report: PaymentReport, now: datetime, **more: Any) -
 def _settle(order: Order, attempt: Attempt, report: PaymentReport, now: datetime, name: str = "settle") -> Change:
     receipt = new_receipt(order, now)
     settled = order.with_attempt(_paid(attempt, report, now)).move(
-        name, paid_at=report.paid_at or now, receipt_number=receipt["_id"], receipt_code=receipt["code"]
+        name, paid_at=report.paid_at or now, receipt_code=receipt["code"]
     )
     # Other attempts that are still payable must be closed at their providers, now rather than at the deadline.
     attempts = tuple(replace(a, superseded=True) if a.is_open else a for a in settled.attempts)

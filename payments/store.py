@@ -13,6 +13,7 @@ from app.kernel.errors import Conflict
 from app.kernel.events import Event
 from app.storage import outbox
 from app.storage.mongo import Database
+from payments import receipt_numbers
 from payments.ledger import store as ledger
 from payments.ledger.entries import Entry
 from payments.model import Order
@@ -49,7 +50,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("out_trade_no", ASCENDING)], name="of_attempt"),
         IndexModel([("received_at", ASCENDING)], name="not_applied", partialFilterExpression={"state": "stored"}),
     ],
-    "receipts": [IndexModel([("order_id", ASCENDING)], name="of_order")],
+    "receipts": [IndexModel([("order_id", ASCENDING)], name="of_order"), *receipt_numbers.INDEXES],
     **ledger.INDEXES,
 }
 
@@ -140,7 +141,9 @@ class OrderStore:
         return {lock["_id"]: orders[lock["order_id"]] for lock in locks if lock["order_id"] in orders}
 
     async def receipt(self, number: str) -> dict[str, Any] | None:
-        return await self._database["receipts"].find_one({"_id": number})
+        found = await self._database["receipts"].find_one({"number": number}) if number else None
+        # Before numbers were without gaps the number was the id.
+        return found or await self._database["receipts"].find_one({"_id": number})
 
     # --- changing ---
 

@@ -2,6 +2,9 @@
 
 import asyncio
 import io
+from dataclasses import replace
+from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pikepdf
 import pytest
@@ -43,6 +46,7 @@ async def test_owner_and_strangers(hall):
 async def test_pdf(hall):
     order = await paid_order(hall)
     name, pdf = await hall.payments.receipt_pdf(order.id, order.owner_id)
+    order = await hall.payments.get_order(order.id, order.owner_id)
     assert name == f"{order.receipt_number}.pdf"
     with pikepdf.open(io.BytesIO(pdf)) as document:
         (page,) = document.pages
@@ -85,8 +89,67 @@ def test_many_lines_and_rare_characters():
         assert len(document.pages) >= 2
 
 
-async def test_numbers_are_unique(hall):
-    orders = [await hall.order(await hall.resident()) for _ in range(50)]
-    numbers = {receipts.new_receipt(order, utc_now())["_id"] for order in orders}
-    assert len(numbers) == 50
-    assert all(number.isalnum() and len(number) <= 40 for number in numbers)
+async def settled(hall, count, agency_id="sg-gaj", year=2026):
+    """Write receipts as settlements do, without the payments before them."""
+    orders = []
+    for _ in range(count):
+        order = replace(await hall.order(await hall.resident()), payables=())
+        at = datetime(year, 6, 1, tzinfo=UTC)
+        document = receipts.new_receipt(SimpleNamespace(id=order.id, owner_id="res_1", agency_id=agency_id), at)
+        await hall.database["receipts"].insert_one(document)
+        orders.append(order)
+    return orders
+
+
+async def numbers(hall, series):
+    rows = await hall.database["receipts"].find({"series": series}).sort("number", 1).to_list()
+    return [row["number"] for row in rows]
+
+
+async def test_numbers_have_no_gaps_whoever_gives_them_out(hall):
+    await settled(hall, 12)
+    await settled(hall, 3, agency_id="sg-rsj")
+    await settled(hall, 2, year=2027)
+    given = await asyncio.gather(*(hall.payments.number_receipts() for _ in range(5)))
+    assert sum(given) == 17
+    assert await numbers(hall, "SGGAJ2026") == [f"RSGGAJ2026{serial:08d}" for serial in range(1, 13)]
+    assert await numbers(hall, "SGRSJ2026") == [f"RSGRSJ2026{serial:08d}" for serial in range(1, 4)]
+    assert await numbers(hall, "SGGAJ2027") == ["RSGGAJ202700000001", "RSGGAJ202700000002"]
+
+
+async def test_numbers_go_on_while_others_settle(hall):
+    done = asyncio.Event()
+
+    async def worker():
+        while not done.is_set():
+            await hall.payments.number_receipts()
+
+    workers = [asyncio.create_task(worker()) for _ in range(2)]
+    await asyncio.gather(*(settled(hall, 5) for _ in range(4)))
+    done.set()
+    await asyncio.gather(*workers)
+    await hall.payments.number_receipts()
+    assert await numbers(hall, "SGGAJ2026") == [f"RSGGAJ2026{serial:08d}" for serial in range(1, 21)]
+
+
+async def test_death_in_the_middle_leaves_no_gap(hall, monkeypatch):
+    await settled(hall, 3)
+
+    async def killed(*_args, **_more):
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch, pytest.raises(RuntimeError):
+        patch.setattr(type(hall.database["orders"]), "bulk_write", killed)
+        await hall.payments.number_receipts()
+    assert await numbers(hall, "SGGAJ2026") == [""] * 3
+    await hall.payments.number_receipts()
+    assert await numbers(hall, "SGGAJ2026") == [f"RSGGAJ2026{serial:08d}" for serial in range(1, 4)]
+
+
+async def test_receipts_of_before_are_still_found(hall):
+    order = await paid_order(hall)
+    own = await hall.payments.receipt(order.id, order.owner_id)
+    old = await hall.database["receipts"].find_one({"order_id": order.id})
+    await hall.database["receipts"].delete_one({"_id": old["_id"]})
+    await hall.database["receipts"].insert_one({"_id": "RSGGAJ2026111234567890", "order_id": order.id, "code": own["code"]})
+    assert (await hall.payments.check_receipt("RSGGAJ2026111234567890", own["code"]))["valid"]
