@@ -20,43 +20,54 @@ async def test_the_whole_story_without_script(world: World) -> None:
     case = await submitted(world, resident)
     assert "等待缴费" in case.text
     order = await paid(world, resident, case)
-    assert "付款成功" in order.text
+    assert "付款成功" in order.text and "刷新" not in order.text
+    assert order.text.index("回到办件") < order.text.index("看收据")
     receipt = await resident.get(order.path + "/receipt")
-    assert "<svg" in receipt.html and "40.00" in receipt.text
+    assert "<svg" in receipt.html and "40.00" in receipt.text and "丢失补领工本费" in receipt.text and "付款单号" in receipt.text
     code = re.search(r"核验码\s*([A-Z0-9]{8})", receipt.text)
     number = re.search(r"收据号\s*(R[A-Z0-9]+)", receipt.text)
     assert code and number
     stranger = world.browser()
     checked = await stranger.get(f"/receipts/{number[1]}?code={code[1]}")
     assert "已核验" in checked.text and "陈" not in checked.text
-    assert (await stranger.get(f"/receipts/{number[1]}?code=AAAAAAAA")).status == 404
+    unknown = await stranger.get(f"/receipts/{number[1]}?code=AAAAAAAA")
+    assert unknown.status == 404 and "核验码" in unknown.text and "校验码" not in unknown.text
 
     await until(resident, case.path, "等待受理")
     staff = await clerk(world)
     tasks = await staff.get("/staff/tasks")
     link = next(link for link in tasks.links if link.endswith(case.path.split("/")[-1]))
     desk = await staff.get(link)
-    assert "SG20261100001" in desk.text
+    assert "SG20261100001" in desk.text and desk.text.index("受理", desk.text.index("可以做的")) < desk.text.index("一次性告知补正")
+    asked = [given["value"] for tag, given in desk.tags if tag == "input" and given.get("name") == "key"]
+    assert "hukou" in asked and "form" not in asked  # nobody can hand in what the hall makes itself
     refused = await staff.submit(desk, "/request_supplement", key=[], reason__hukou="看不清")
     assert refused.status == 422
     desk = await staff.submit(desk, "/request_supplement", key="hukou", reason__hukou="照片看不清，请重拍")
     page = await until(resident, case.path, "照片看不清，请重拍")
     assert "要重交" in page.text
-    unready = await resident.submit(await resident.get(case.path + "/check"), "/check")
+    check = await resident.get(case.path + "/check")
+    assert "40 元（已缴，不用再缴）" in check.text and "要重交" in check.text and "通知您缴费" not in check.text
+    unready = await resident.submit(check, "/check")
     assert unready.status == 422 and "请补交" in unready.text
     page.forms = [form for form in page.forms if form.multipart]
     await resident.submit(page, "/materials", upload=("重拍.png", picture(90)))
-    page = await resident.submit(await resident.get(case.path + "/check"), "/check")
+    check = await resident.get(case.path + "/check")
+    assert "要重交" not in check.text
+    page = await resident.submit(check, "/check")
     assert "等待受理" in page.text
 
     desk = await staff.submit(await staff.get(link), "/accept")
+    assert "开始审查" in desk.text and "经办：我" in desk.text
     desk = await staff.submit(desk, "/decide", outcome="approved", opinion="材料齐全")
+    assert ("method", "express") in desk.form("/deliver").values  # as the resident wished on the form
     desk = await staff.submit(desk, "/deliver", method="express", tracking="EMS123")
     page = await until(resident, case.path, "EMS123")
     assert "已办结" in page.text
     assert (await resident.post(case.path + "/evaluation", {})).status == 403  # no token
     page = await resident.submit(page, "/evaluation", level="1", text="很快")
-    assert "您评价了“非常满意”" in page.text
+    assert "您评价了“非常满意”" in page.text and "已办结，谢谢您的评价。" in page.text and "有人核实" not in page.text
+    assert "已结束" in (await staff.get("/staff/tasks?state=completed")).text
     inbox = await until(resident, "/inbox", "已办结")
     assert "没看" in inbox.text
     read = await resident.submit(inbox, next(form.action for form in inbox.forms if "/inbox/msg_" in form.action))
@@ -148,6 +159,18 @@ async def test_a_sign_in_link_signs_nobody_in_by_itself(world: World) -> None:
     for path in ("//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)"):
         signed = await browser.get(f"/sign-in?next={path}", follow=False)
         assert signed.headers["Location"] == "/me"
+
+
+async def test_the_next_page_says_once_what_was_proven_and_joined(world: World) -> None:
+    phone = f"136{next(numbers):08d}"
+    first, second = await sign_in(world), await sign_in(world, "alipay")
+    for browser, is_joined in ((first, False), (second, True)):
+        page = await browser.submit(await browser.get("/me/phone?level=2&next=/me"), "", phone=phone)
+        assert "演示环境：短信在这里看" in page.text
+        page = await browser.submit(page, "", code=await world.sms_code(browser, phone))
+        assert page.path == "/me" and "✓ 已核验" in page.text and ("账号已合并" in page.text) is is_joined
+        again = await browser.get("/me")
+        assert "✓ 已核验" not in again.text and "账号已合并" not in again.text
 
 
 async def test_sms_sign_in_and_a_fine(world: World) -> None:
