@@ -118,7 +118,7 @@ def render_pdf(receipt: Mapping[str, Any], paid_at: datetime) -> bytes:
     pdf.set_font("noto", size=18)
     pdf.cell(0, 12, "韶关掌上办事大厅 缴费收据", align="C", **below)
     pdf.set_font("noto", size=10)
-    pdf.cell(0, 7, f"收据号：{receipt['number']}    校验码：{receipt['code']}", align="C", **below)
+    pdf.cell(0, 7, f"收据号：{receipt['number']}    核验码：{receipt['code']}", align="C", **below)
     pdf.ln(3)
     with pdf.table(col_widths=(5, 4, 2), text_align=("LEFT", "LEFT", "RIGHT"), first_row_as_headings=False) as table:
         for cells in [
