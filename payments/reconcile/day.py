@@ -95,12 +95,13 @@ class DayRun:
             # The next rows are read while the database looks up these.
             following = asyncio.create_task(asyncio.to_thread(book.after, batch[-1].position, BATCH))
             try:
-                await self._compare_batch(batch)
+                matched = await self._compare_batch(batch)
             finally:
                 upcoming = await following
             seen += len(batch)
             batches += 1
-            progress.position = list(batch[-1].position)
+            # Together, with nothing awaited between: the lease is renewed with whatever stands here.
+            progress.position, progress.matched = list(batch[-1].position), progress.matched + matched
             if batches % SAVE_EVERY == 0:
                 await self._save()
             metrics.rows.labels(self._provider).inc(len(batch))
@@ -109,7 +110,8 @@ class DayRun:
         progress.stage = "ours"
         await self._save()
 
-    async def _compare_batch(self, batch: Sequence[Entry]) -> None:
+    async def _compare_batch(self, batch: Sequence[Entry]) -> int:
+        """Compare some numbers of the bill; return how many agree."""
         payments = [entry.number for entry in batch if entry.kind == BillKind.PAYMENT]
         refunds = [entry.number for entry in batch if entry.kind == BillKind.REFUND]
         half = len(payments) // 2
@@ -127,7 +129,7 @@ class DayRun:
                 matched += 1
             else:
                 await self._take(finding)
-        self.progress.matched += matched
+        return matched
 
     async def _lookup(self, find: Any, numbers: Sequence[str]) -> dict[str, Ours]:
         return await find(numbers) if numbers else {}
