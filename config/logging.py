@@ -17,9 +17,10 @@ _SECRET_KEYS = re.compile(r"(secret|password|token|authorization|session_key|pri
 def mask(value: Any) -> Any:
     """Mask citizen numbers, phone numbers and secrets in URLs, wherever they stand in a value."""
     if isinstance(value, str):
-        value = _ID_NUMBER.sub(r"\1***********\2", value)
-        value = _PHONE.sub(r"\1****\2", value)
-        return _SECRET_IN_URL.sub(r"\1***", value)
+        # Functions, not templates: a template is parsed by a module that is gone when the interpreter is ending.
+        value = _ID_NUMBER.sub(lambda found: f"{found[1]}***********{found[2]}", value)
+        value = _PHONE.sub(lambda found: f"{found[1]}****{found[2]}", value)
+        return _SECRET_IN_URL.sub(lambda found: f"{found[1]}***", value)
     if isinstance(value, dict):
         return {key: "***" if _SECRET_KEYS.search(str(key)) else mask(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
