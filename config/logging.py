@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-_ID_NUMBER = re.compile(r"(?<!\d)([1-9]\d{2})\d{3}(?:18|19|20)\d{5}(\d{3}[\dXx])(?!\d)")
+_ID_NUMBER = re.compile(r"(?<!\d)([1-9]\d{2})\d{3}(?:18|19|20)\d{6}(\d{3}[\dXx])(?!\d)")
 _PHONE = re.compile(r"(?<!\d)(1[3-9]\d)\d{4}(\d{4})(?!\d)")
 _SECRET_IN_URL = re.compile(r"((?:access_token|secret|js_code|code|token|refresh_token)=)[^&\s\"']+")
 _SECRET_KEYS = re.compile(r"(secret|password|token|authorization|session_key|private|api_v3)", re.IGNORECASE)

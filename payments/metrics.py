@@ -9,6 +9,10 @@ overpaid = Counter("hall_payment_overpaid", "Payments beyond the one that settle
 settled = Counter("hall_payment_settled", "Orders settled, by what told us first", ["provider", "source"])
 unknown_outcomes = Counter("hall_payment_unknown_outcomes", "Calls to a provider without a clear answer", ["provider", "call"])
 refunds = Counter("hall_payment_refunds", "Refunds by what became of them", ["provider", "state"])
+refunds_overdue = Gauge("hall_payment_refunds_overdue", "Refunds under way for more than seven days", multiprocess_mode="mostrecent")
+oldest_unknown = Gauge(
+    "hall_payment_oldest_unknown_seconds", "Age of the oldest call to a provider of unknown outcome", multiprocess_mode="mostrecent"
+)
 unknown_numbers = Counter("hall_payment_unknown_numbers", "Notices of numbers we do not have", ["provider"])
 answers_refused = Counter("hall_payment_answers_refused", "Answers of a provider that are not proven to be its", ["provider", "reason"])
 clock_offset = Gauge(

@@ -28,6 +28,7 @@ from payments.settling import Settling, order_event
 from payments.sources import PayableSource
 from payments.store import Change, OrderChanged, OrderStore, PayableTaken
 from payments.sweeps import Sweeps
+from payments.watching import Watching
 
 log = structlog.get_logger(__name__)
 
@@ -81,6 +82,7 @@ class Payments:
         self._notifications = Notifications(
             database, self.providers, self._settling, lambda report, now: self._following.apply_report(report, "notice", now)
         )
+        self._watching = Watching(database)
         self._sweeps = Sweeps(self._store, self._asking, self._notifications, self._close_if_over)
 
     async def prepare(self) -> None:
@@ -285,6 +287,7 @@ class Payments:
         """
         now = now or self._clock()
         looked_at = await asyncio.gather(self._sweeps.run(now), self._following.sweep(now))
+        await self._watching.look(now)
         return sum(looked_at)
 
     async def seal_ledger(self, now: datetime | None = None) -> int:

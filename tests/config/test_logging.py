@@ -5,13 +5,13 @@ from config.logging import mask
 
 def test_numbers_and_secrets_are_masked_everywhere():
     line = {
-        "text": "电话13812345678，证号44020019000101001X。",
+        "text": "电话13812345678，证号44020019000101001X，440203197002010004。",
         "url": "https://x/cgi?access_token=abc&openid=o1&code=123",
         "nested": [{"password": "p", "phone": "13812345678"}],
         "api_v3_key": "k",
     }
     assert mask(line) == {
-        "text": "电话138****5678，证号440***********001X。",
+        "text": "电话138****5678，证号440***********001X，440***********0004。",
         "url": "https://x/cgi?access_token=***&openid=o1&code=***",
         "nested": [{"password": "***", "phone": "138****5678"}],
         "api_v3_key": "***",

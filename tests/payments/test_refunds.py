@@ -11,7 +11,7 @@ from app.identity.model import StaffSession
 from app.kernel.errors import HallError
 from app.kernel.ids import new_id
 from app.storage import outbox
-from payments import errors
+from payments import errors, metrics
 from payments.ledger import store as ledger
 from payments.ledger.verify import verify
 from payments.model import OrderState
@@ -214,6 +214,8 @@ async def test_an_unclear_outcome_is_asked_for_under_the_same_number(desk, mode)
     desk.provider.silent = True
     await desk.sweep(timedelta(seconds=11))
     assert (await desk.refund(refund)).state is RefundState.SENDING and await desk.state(order) == "refunding"
+    await desk.payments._watching.look(desk.hall.now() + timedelta(seconds=100))
+    assert 100 <= metrics.oldest_unknown._value.get() < 130
     desk.provider.silent, desk.provider.mode = False, "succeed"
     await desk.sweep(timedelta(seconds=21))
     assert await desk.state(order) == "refunded"
@@ -252,6 +254,7 @@ async def test_processing_is_followed_for_weeks_with_growing_pauses(desk):
     assert 21 * 6 <= len(desk.provider.queries) <= 21 * 6 + 12
     rows, _ = await desk.payments.refunds.page("sg-gaj", state="processing")
     assert rows[0]["is_overdue"] is True
+    assert metrics.refunds_overdue._value.get() == 1
     desk.provider.becomes(refund.id, "succeeded")
     await desk.sweep(timedelta(hours=4))
     assert await desk.state(order) == "refunded" and desk.provider.calls == [refund.id] and await desk.is_proven()
