@@ -324,7 +324,7 @@ class Payments:
         found = await self._store.receipt(number)
         order = await self._store.load(found["order_id"]) if found is not None and found["code"] == code else None
         if order is None:
-            raise errors.ReceiptNotFound("没有找到这张收据，请核对收据号和校验码。", en="No such receipt.")
+            raise errors.ReceiptNotFound("没有找到这张收据，请核对收据号和核验码。", en="No such receipt.")
         return receipts.public_view(order)
 
     # --- others ---
