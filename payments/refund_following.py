@@ -5,7 +5,7 @@ says is applied. A crash at any point leaves a number that is asked for; only a 
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 import structlog
