@@ -127,6 +127,13 @@ def _operation(handler: type[HallHandler], method: str, declared: Operation, pat
         document["description"] = inspect.getdoc(handler)
     if declared.auth:
         document["security"] = [{declared.auth: []}]
+    by_action: dict[str, type[Schema]] = getattr(handler, "bodies_by_action", {})
+    if by_action:  # one path parameter chooses the body
+        for parameter in parameters:
+            if parameter.get("name") == "action":
+                parameter["schema"] = {"type": "string", "enum": list(by_action)}
+        schemas = list(dict.fromkeys(by_action.values()))
+        document["requestBody"] = {"content": {"application/json": {"schema": {"anyOf": schemas}}}}
     if declared.body is not None:
         document["requestBody"] = {
             "required": not declared.body_optional,

@@ -148,6 +148,8 @@ class StaffFile(HallHandler):
 class StaffAction(HallHandler):
     """POST /staff/v1/cases/{id}/<action>: claim, request_supplement, accept, reject, suspend, resume, decide, deliver, reassign."""
 
+    bodies_by_action = BODIES
+
     @operation("Act on a case", answers={200: CaseResponse}, auth="staff")
     async def post(self, case_id: str, action: str) -> None:
         if action not in BODIES:

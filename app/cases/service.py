@@ -97,7 +97,7 @@ class Cases:
     async def view(self, case: Case) -> dict[str, Any]:
         """Return a case as its owner sees it (api.md)."""
         item = await self.catalogue.item_at(case.item_code, case.item_version)
-        return views.for_resident(case, item, self.calendar)
+        return views.for_resident(case, item)
 
     async def progress(self, number: str, query_code: str) -> dict[str, Any]:
         """Return the progress of a case to whoever holds its number and query code; nothing personal."""

@@ -26,8 +26,6 @@ SPECIAL_PROCEDURES = {
     "extension": "延长审批",
 }
 
-DELIVERY_METHODS = {"electronic": "电子证照", "licence": "电子证照", "self": "窗口领取", "window": "窗口领取", "express": "邮寄", "post": "邮寄"}
-
 APPLICANT, HALL = "申请人", "掌上办事大厅"
 
 _ESTIMATED = "（国务院办公厅还没有公布次年放假安排，这个日期是估算的，公布后会重新计算并告诉您）"

@@ -6,7 +6,6 @@ from typing import Any
 from app.cases import machine, materials
 from app.cases.model import STATE_NAMES, Case, Fee, State
 from app.catalogue import model as items
-from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day, format_utc
 from app.kernel.numbers import mask_name
 
@@ -28,7 +27,7 @@ _NEXT: Mapping[State, tuple[str, str]] = {
 }
 
 
-def for_resident(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar) -> dict[str, Any]:
+def for_resident(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
     """Return the case as its owner sees it."""
     return {
         **_common(case, item),
@@ -41,7 +40,7 @@ def for_resident(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar)
 
 
 def for_staff(
-    case: Case, item: Mapping[str, Any], calendar: WorkingCalendar, allowed: Sequence[str]
+    case: Case, item: Mapping[str, Any], allowed: Sequence[str]
 ) -> dict[str, Any]:
     """Return the case as its agency may see it: without the query code, and without the rating (it is hidden from the handler)."""
     return {

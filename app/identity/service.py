@@ -353,13 +353,6 @@ class Identity:
             raise errors.FaceFailed()
         return await self._prove(session.resident_id, level=LEVEL_FACE)
 
-    async def set_address(self, resident_id: str, address: str) -> None:
-        """Keep an address for prefilling forms."""
-        await self._database["residents"].update_one(
-            {"_id": resident_id},
-            {"$set": store.sealed_fields(self._keys, resident_id, {"address": address}), "$inc": {"version": 1}},
-        )
-
     async def _prove(self, resident_id: str, *, level: int = 0, **proven: str) -> Resident:
         into, joined = await self._proving.prove(resident_id, level=level, **proven)
         self._trusted.clear()

@@ -36,11 +36,6 @@ def check_id_number(text: str, *, on: date | None = None) -> str:
     return number
 
 
-def birth_date(id_number: str) -> date:
-    """Return the date of birth inside a checked citizen number."""
-    return date(int(id_number[6:10]), int(id_number[10:12]), int(id_number[12:14]))
-
-
 def check_credit_code(text: str) -> str:
     """Return a unified social credit code (统一社会信用代码). Outer (GB 32100) and inner (GB 11714) check characters."""
     code = "".join(text.split()).upper()

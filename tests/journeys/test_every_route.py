@@ -183,3 +183,13 @@ async def test_metrics_tell_of_the_events_that_wait(anyone):
     text = (await anyone.get("/metrics")).decode()
     assert "hall_events_oldest_waiting_seconds" in text
     assert "hall_events_dead 0.0" in text
+
+
+async def test_the_description_names_the_clerks_actions_and_their_bodies(anyone):
+    spec = await anyone.get("/openapi.json")
+    act = spec["paths"]["/staff/v1/cases/{case_id}/{action}"]["post"]
+    [action] = [parameter for parameter in act["parameters"] if parameter["name"] == "action"]
+    assert {"accept", "decide", "deliver"} <= set(action["schema"]["enum"])
+    names = [choice["$ref"].rpartition("/")[2] for choice in act["requestBody"]["content"]["application/json"]["schema"]["anyOf"]]
+    assert {"staff.DecideRequest", "staff.SuspendRequest"} <= set(names)
+    assert set(names) <= set(spec["components"]["schemas"])
