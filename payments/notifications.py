@@ -18,7 +18,7 @@ from app.kernel.ids import new_id
 from app.storage.mongo import Database
 from payments import metrics
 from payments.model import AttemptState
-from payments.provider import Notice, NotificationRejected, PaymentProvider, PaymentReport, RefundReport
+from payments.provider import NotificationRejected, PaymentProvider, PaymentReport, RefundReport
 from payments.settling import Settling, UnknownNumber
 
 log = structlog.get_logger(__name__)
@@ -71,8 +71,11 @@ class Notifications:
         """Take one notification. Raises PyMongoError when it could not be stored or applied: it will come again."""
         provider = self._providers[provider_name]
         try:
-            notice = await self._read(provider, headers, body, now)
+            notice = provider.read_notification(headers, body, now)
         except NotificationRejected as rejected:
+            if rejected.key_unknown:
+                # Perhaps a key that is being introduced. Nobody waits for it here: the notice comes again, and is checked then.
+                provider.learn_keys_soon()
             return await self._reject(provider_name, headers, body, now, rejected)
         record = _record(provider_name, headers, body, now) | {
             "kind": notice.kind,
@@ -105,17 +108,6 @@ class Notifications:
             except Exception as error:  # one that cannot be applied must not keep the others, nor the sweep, from going on
                 log.error("payment.notice_not_applied", notification_id=row["_id"], exc_info=error)
         return len(rows)
-
-    async def _read(
-        self, provider: PaymentProvider, headers: Mapping[str, str], body: bytes, now: datetime
-    ) -> Notice:
-        try:
-            return provider.read_notification(headers, body, now)
-        except NotificationRejected as rejected:
-            # A key that is being introduced: fetch it, at most once a minute, whoever sends whatever.
-            if rejected.key_unknown and await provider.learn_keys():
-                return provider.read_notification(headers, body, now)
-            raise
 
     async def _apply(
         self, record_id: str, provider: str, report: PaymentReport | None, refund: RefundReport | None, now: datetime

@@ -293,5 +293,12 @@ class PaymentProvider(Protocol):
         ...
 
     async def learn_keys(self) -> bool:
-        """Fetch verification keys if that may help (certificate mode, at most once a minute); say whether it was tried."""
+        """Fetch verification keys if that may help (certificate mode, at most once a minute), or wait for a fetch under way.
+
+        Says whether there was one. Never raises ProviderError.
+        """
+        ...
+
+    def learn_keys_soon(self) -> None:
+        """Do the same in the background: a notice with an unknown key is refused at once and costs nothing more."""
         ...

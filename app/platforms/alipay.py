@@ -166,14 +166,15 @@ class AlipayGateway:
         return f"{self._url}{'&' if '?' in self._url else '?'}{self.order_string(method, biz_content, **top_level)}"
 
     async def learn_keys(self, serial: str = "") -> bool:
-        """Fetch the certificate of a serial (or the last unknown one), at most once a minute; say whether that was tried."""
-        if serial:
-            self._certificates.want(serial)
-        try:
-            return await self._certificates.learn(self._download)
-        except ProviderUnavailable as error:
-            log.error("alipay.certificate_not_fetched", cause=str(error.context.get("cause", "")))
-            return True
+        """Fetch the certificate an answer of ours names (else one that a notice named), or wait for the fetch under way.
+
+        At most one a minute for answers and one for notices; says whether there was one.
+        """
+        return await self._certificates.learn(self._download, serial)
+
+    def learn_keys_soon(self) -> None:
+        """Begin to fetch the certificate that a notice named, in the background."""
+        self._certificates.learn_soon(self._download)
 
     def is_unknown(self, serial: str) -> bool:
         """Say whether a notice names a certificate that is not held yet, and remember it for learn_keys."""

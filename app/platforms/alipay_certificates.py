@@ -4,6 +4,7 @@ An answer names the certificate it is signed with (`alipay_cert_sn`). An unknown
 name, is valid, and chains to the root we hold; who can read our connection can therefore still not sign for Alipay.
 """
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,13 +16,15 @@ import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from app.kernel.errors import ProviderUnavailable
 from app.platforms import alipay_protocol as protocol
 from app.platforms import certificates, rsa
 
 log = structlog.get_logger(__name__)
 
 DOWNLOAD = "alipay.open.app.alipaycert.download"
-# Whoever sends whatever: a name nobody knows costs at most one call a minute.
+# Whoever sends whatever: a name nobody knows costs at most one call a minute. Names in notices (anybody can send one) and names in
+# answers to our own calls are counted apart, so that a flood of the first cannot keep us from learning the second.
 FETCH_AT_MOST_EVERY = timedelta(minutes=1)
 NOTE_EVERY = timedelta(hours=6)
 
@@ -54,8 +57,9 @@ class AlipayCertificates:
         leaf = x509.load_pem_x509_certificate(_first(public_cert))
         self._given = protocol.serial_of(leaf)
         self._held = {protocol.serial_of(leaf): _Held(rsa.load_public_key(_first(public_cert).decode()), leaf.not_valid_after_utc)}
-        self._wanted = ""
-        self._tried_at: datetime | None = None
+        self._named = ""  # by a notice, not fetched yet
+        self._tried_at: dict[str, datetime] = {}  # "answer", "notice" -> when one was last fetched for it
+        self._fetching: asyncio.Task[None] | None = None
         self._noted_at: datetime | None = None
 
     @property
@@ -70,23 +74,51 @@ class AlipayCertificates:
 
     def want(self, serial: str) -> bool:
         """Remember a serial somebody signed with; say whether it is worth fetching (not held, and it looks like one)."""
-        if serial in self._held or len(serial) != 32 or not serial.isalnum():
+        if not self._is_news(serial):
             return False
-        self._wanted = serial
+        self._named = serial
         return True
 
-    async def learn(self, fetch: Fetch) -> bool:
-        """Fetch the certificate that was wanted, at most once a minute; say whether that was tried. Errors of `fetch` pass through."""
-        now = self._clock()
-        if not self._wanted or (self._tried_at is not None and now - self._tried_at < FETCH_AT_MOST_EVERY):
+    def _is_news(self, serial: str) -> bool:
+        return serial not in self._held and len(serial) == 32 and serial.isalnum()
+
+    async def learn(self, fetch: Fetch, serial: str = "") -> bool:
+        """Fetch a certificate and say whether that was tried; a fetch under way is waited for first.
+
+        Args:
+            serial: that an answer to a call of ours names; empty for the one that a notice named.
+        """
+        if self._fetching is not None and not self._fetching.done():
+            await asyncio.shield(self._fetching)
+            if serial in self._held:
+                return True
+        fetching = self.learn_soon(fetch, serial)
+        if fetching is None:
             return False
-        self._tried_at = now
-        serial, self._wanted = self._wanted, ""
+        await asyncio.shield(fetching)  # whoever gives up waiting must not end it for the others
+        return True
+
+    def learn_soon(self, fetch: Fetch, serial: str = "") -> asyncio.Task[None] | None:
+        """Begin a fetch in the background, or return the one under way; None when there is nothing to fetch or it is too soon."""
+        if self._fetching is not None and not self._fetching.done():
+            return self._fetching
+        now, source = self._clock(), "answer" if serial else "notice"
+        serial = serial or self._named
+        last = self._tried_at.get(source)
+        if not self._is_news(serial) or (last is not None and now - last < FETCH_AT_MOST_EVERY):
+            return None
+        self._tried_at[source] = now
+        self._named = ""
+        self._fetching = asyncio.create_task(self._fetch(fetch, serial), name="alipay-certificate")
+        return self._fetching
+
+    async def _fetch(self, fetch: Fetch, serial: str) -> None:
         try:
-            self._take(serial, await fetch(serial), now)
+            self._take(serial, await fetch(serial), self._clock())
+        except ProviderUnavailable as error:
+            log.error("alipay.certificate_not_fetched", cause=str(error.context.get("cause", "")))
         except (protocol.Unreadable, ValueError, KeyError) as error:
             log.error("alipay.certificate_refused", serial=serial, cause=str(error))
-        return True
 
     def _take(self, serial: str, raw: bytes, now: datetime) -> None:
         """Accept the certificate in an answer of DOWNLOAD, or raise ValueError."""
@@ -133,8 +165,11 @@ class OneKey:
     def want(self, serial: str) -> bool:
         return False
 
-    async def learn(self, fetch: Fetch) -> bool:
+    async def learn(self, fetch: Fetch, serial: str = "") -> bool:
         return False
+
+    def learn_soon(self, fetch: Fetch, serial: str = "") -> None:
+        return None
 
 
 def _first(pem: str) -> bytes:

@@ -242,6 +242,9 @@ class Alipay:
     async def learn_keys(self) -> bool:
         return await self._gateway.learn_keys()
 
+    def learn_keys_soon(self) -> None:
+        self._gateway.learn_keys_soon()
+
     # --- calling ---
 
     async def _call(self, method: str, biz_content: Mapping[str, Any], **top_level: str) -> protocol.Answer:

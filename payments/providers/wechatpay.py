@@ -269,6 +269,9 @@ class WeChatPay:
     async def learn_keys(self) -> bool:
         return await self.client.learn_keys()
 
+    def learn_keys_soon(self) -> None:
+        self.keys.refresh_soon(self.client.fetch_certificates)
+
     # --- reading ---
 
     def _report(self, content: Mapping[str, Any], notice_id: str = "") -> PaymentReport:

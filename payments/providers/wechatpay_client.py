@@ -22,7 +22,7 @@ log = structlog.get_logger(__name__)
 
 NAME = "wechatpay"
 TIMEOUT_S = 6
-# A notice waits for this one, and WeChat Pay waits five seconds for the answer to a notice.
+# A call whose answer bears an unknown serial waits for this one.
 CERTIFICATES_TIMEOUT_S = 3
 
 # Codes are compared without underscores: old pages spell them so.

@@ -51,7 +51,7 @@ class VerificationKeys:
         self._clock = clock
         self._fetched_at: datetime | None = None
         self._tried_at: datetime | None = None
-        self._fetching: asyncio.Task[bool] | None = None
+        self._fetching: asyncio.Task[None] | None = None
 
     @property
     def wanted_serial(self) -> str:
@@ -69,22 +69,37 @@ class VerificationKeys:
         if self._fetched_at is not None and now - self._fetched_at < FETCH_EVERY:
             return
         if self.at(now):
-            if self._fetching is None or self._fetching.done():
-                self._fetching = asyncio.create_task(self.refresh(fetch), name="wechatpay-certificates")
+            self.refresh_soon(fetch)
         else:
             await self.refresh(fetch)
 
     async def refresh(self, fetch: Fetch) -> bool:
-        """Fetch the certificates now unless that was tried within the last minute; say whether it was tried. Never raises ProviderError."""
+        """Fetch the certificates, or wait for the fetch under way; at most one a minute. Says whether there was one.
+
+        However many calls meet a new serial at once, one fetch answers them all. Never raises ProviderError.
+        """
+        fetching = self.refresh_soon(fetch)
+        if fetching is None:
+            return False
+        await asyncio.shield(fetching)  # whoever gives up waiting must not end it for the others
+        return True
+
+    def refresh_soon(self, fetch: Fetch) -> asyncio.Task[None] | None:
+        """Begin a fetch in the background, or return the one under way; None when there was one within the last minute."""
+        if self._fetching is not None and not self._fetching.done():
+            return self._fetching
         now = self._clock()
         if self._tried_at is not None and now - self._tried_at < FETCH_AT_MOST_EVERY:
-            return False
+            return None
         self._tried_at = now
+        self._fetching = asyncio.create_task(self._fetch(fetch), name="wechatpay-certificates")
+        return self._fetching
+
+    async def _fetch(self, fetch: Fetch) -> None:
         try:
             self._take(await fetch())
         except ProviderError as error:
             log.error("wechatpay.certificates_not_fetched", cause=str(error))
-        return True
 
     def _take(self, response: Response) -> None:
         """Read the answer of /v3/certificates and put its certificates in place of the old ones, in one step. Raises ProviderUnknown."""

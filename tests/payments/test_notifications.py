@@ -367,12 +367,14 @@ async def test_certificate_mode(hall):
     await payments.pay(order.id, order.owner_id, provider="wechatpay", scene="mini_program", attempt_id=new_id("pay"))
     (attempt,) = (await payments.get_order(order.id, order.owner_id)).attempts
     await hall.sim("pay", provider="wechatpay", out_trade_no=attempt.id, outcome="success_without_notice")
-    # A process that has never called WeChat Pay gets the first notice: it fetches the certificate and takes it.
+    # A process that has never called WeChat Pay gets the first notice: refused at once, fetched meanwhile, taken when it comes again.
     fresh = hall.build(certificate_mode=True)
     own = hall.credentials
     body, headers = wechat_notice(
         hall, transaction(hall, attempt.id), key=own.platform_private_key, key_id=own.platform_serial
     )
+    assert not (await fresh.receive("wechatpay", headers, body)).taken
+    await fresh.providers["wechatpay"].learn_keys()  # waits for the one under way
     assert (await fresh.receive("wechatpay", headers, body)).taken
     assert await hall.state(order) == "paid"
 

@@ -1,6 +1,7 @@
 """Verification keys: public key and certificates side by side, changes without a restart, expiry. Both providers."""
 
 import asyncio
+import time
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.kernel.clock import utc_now
+from app.kernel.ids import new_id
 from app.platforms.alipay import AlipayGateway
 from payments.provider import NotificationRejected, PaymentState, ProviderUnknown
 from payments.providers.alipay import Alipay
@@ -185,6 +187,57 @@ async def test_a_certificate_under_another_name_or_key_is_not_taken(hall):
     assert wechatpay.keys.at(utc_now()) == {}
 
 
+async def test_a_flood_of_unknown_serials_costs_nothing_and_nobody_waits(hall):
+    """Refused at once although the list of certificates is slow to come; one fetch for all; the next delivery verifies."""
+    payments, http = hall.build(certificate_mode=True), Counting(hall.http)
+    wechatpay = payments.providers["wechatpay"]
+    wechatpay.client._http = http
+    order = await hall.order(await hall.resident())
+    attempt, _ = await payments.pay(order.id, order.owner_id, provider="wechatpay", scene="mini_program", attempt_id=new_id("pay"))
+    rotated = (await hall.sim("certificates", provider="wechatpay", days=1825, keep_old=False))["serial"]
+    await hall.sim("storm", keys="certificate")
+    headers, body = await notice_of(hall, attempt)
+    assert headers["Wechatpay-Serial"] == rotated
+    later = utc_now() + timedelta(seconds=61)
+    wechatpay.keys._clock = lambda: later
+    await hall.sim("faults", provider="wechatpay", mode="slow")
+    fetched, began = http.fetched, time.monotonic()
+    for number in range(200):
+        junk = headers | {"Wechatpay-Serial": f"{number:040X}"}
+        assert not (await payments.receive("wechatpay", junk, body)).taken
+    assert not (await payments.receive("wechatpay", headers, body)).taken
+    one_s = (time.monotonic() - began) / 201
+    assert one_s < 0.05  # the stand-in alone would have taken 0.2 s for each
+    await wechatpay.learn_keys()
+    assert http.fetched == fetched + 1
+    assert (await payments.receive("wechatpay", headers, body)).taken
+    assert await hall.state(order) == "paid"
+
+
+async def test_calls_in_flight_while_the_certificate_changes_share_one_fetch(hall):
+    now = utc_now()
+    http = Counting(hall.http)
+    wechatpay = wechatpay_of(hall, http, public=False, clock=lambda: now)
+    attempt = await attempt_of(hall, wechatpay)
+    await wechatpay.create(attempt)
+    await hall.sim("certificates", provider="wechatpay", days=1825, keep_old=False)
+    now += timedelta(seconds=61)
+    await hall.sim("faults", provider="wechatpay", mode="slow")
+    reports = await asyncio.gather(*(wechatpay.query(attempt) for _ in range(20)))
+    assert {report.state for report in reports} == {PaymentState.PENDING}
+    assert http.fetched == 2
+
+
+async def test_who_gives_up_waiting_for_the_keys_does_not_end_the_fetch(hall):
+    http = Counting(hall.http)
+    wechatpay = wechatpay_of(hall, http, public=False)
+    await hall.sim("faults", provider="wechatpay", mode="slow")
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(wechatpay.learn_keys(), 0.05)
+    assert await wechatpay.learn_keys()
+    assert wechatpay.keys.at(utc_now()) and http.fetched == 1
+
+
 def test_several_public_keys_of_the_settings():
     one = "-----BEGIN PUBLIC KEY-----\nAA\n-----END PUBLIC KEY-----\n"
     assert read_public_keys("PUB_KEY_ID_1", one) == {"PUB_KEY_ID_1": one}
@@ -269,6 +322,20 @@ async def test_a_notice_that_names_an_unknown_certificate_makes_us_fetch_it(hall
     with pytest.raises(NotificationRejected) as caught:
         alipay.read_notification({}, body, utc_now())
     assert not caught.value.key_unknown  # known by now, and still not signed by it
+
+
+async def test_names_in_forged_notices_do_not_keep_us_from_learning_the_true_one(hall, chain):
+    alipay = alipay_of(hall, chain)
+    attempt = await attempt_of(hall, alipay)
+    await alipay.create(attempt)
+    await hall.sim("certificates", provider="alipay", days=100)
+    for number in range(100):
+        body = f"trade_status=TRADE_SUCCESS&alipay_cert_sn={number:032x}&sign=AAAA&sign_type=RSA2".encode()
+        with pytest.raises(NotificationRejected):
+            alipay.read_notification({}, body, utc_now())
+        alipay.learn_keys_soon()
+    reports = await asyncio.gather(*(alipay.query(attempt) for _ in range(10)))
+    assert {report.state for report in reports} == {PaymentState.PENDING}
 
 
 async def test_an_expired_learned_certificate_counts_no_more(hall, chain):
