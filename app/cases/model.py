@@ -107,6 +107,9 @@ class Case:
     answers: Mapping[str, Any] = field(default_factory=dict)
     form: Mapping[str, Any] = field(default_factory=dict)
     materials: Mapping[str, Any] = field(default_factory=dict)  # key -> {"files": [...], "licence_id": str | None}
+    field_versions: Mapping[str, int] = field(default_factory=dict)  # "form/<key>", "answers/<key>" -> version that last changed it
+    form_dropped: Mapping[str, Any] = field(default_factory=dict)  # key -> {"label", "value"}: answers a newer form has no place for
+    carried_over: Mapping[str, Any] | None = None  # {"from", "to", "changes": [...]}: the draft moved to a newer item version
     fees: tuple[Fee, ...] = ()
     timeline: tuple[TimelineEntry, ...] = ()
     suspensions: tuple[Suspension, ...] = ()
@@ -137,11 +140,14 @@ class Case:
 
     def to_document(self, keys: KeyRing, personal_keys: frozenset[str]) -> dict[str, Any]:
         """Return the document: personal answers sealed in one piece, the others plain."""
-        document = {name: _stored(value) for name, value in vars(self).items() if name not in ("id", "form")}
+        document = {name: _stored(value) for name, value in vars(self).items() if name not in ("id", "form", "form_dropped")}
         document["_id"] = self.id
         document["form"] = {key: value for key, value in self.form.items() if key not in personal_keys}
         personal = {key: value for key, value in self.form.items() if key in personal_keys}
         document["form_sealed"] = keys.seal(orjson.dumps(personal).decode(), context=f"{self.id}.form")
+        # Of no field any more, so nothing says which of them are personal: all are sealed.
+        dropped = orjson.dumps(self.form_dropped).decode()
+        document["form_dropped_sealed"] = keys.seal(dropped, context=f"{self.id}.dropped") if self.form_dropped else None
         # What the work lists sort by: the day by which somebody of the agency must act.
         due = self.deadline_on or self.accept_by_on
         document["due_on"] = due.isoformat() if due else "9999-12-31"
@@ -156,6 +162,8 @@ class Case:
         values["resume_state"] = State(document["resume_state"]) if document["resume_state"] else None
         sealed = keys.open_sealed(document["form_sealed"], context=f"{document['_id']}.form")
         values["form"] = {**document["form"], **orjson.loads(sealed)}
+        if document.get("form_dropped_sealed"):
+            values["form_dropped"] = orjson.loads(keys.open_sealed(document["form_dropped_sealed"], context=f"{document['_id']}.dropped"))
         values["refused_orders"] = tuple(document.get("refused_orders", ()))
         values["fees"] = tuple(Fee(**fee) for fee in document["fees"])
         values["timeline"] = tuple(TimelineEntry(**entry) for entry in document["timeline"])
