@@ -124,6 +124,8 @@ class Clock(Control):
         if not _number(offset_s, -86400 * 400, 86400 * 400):
             return self.refuse(422, "invalid_offset", "offset_s 应为秒数")
         self.sandbox.clock = lambda: time.time() + offset_s
+        if self.sandbox.courier:
+            self.sandbox.courier.wake()  # what was to wait may be due by the new clock
         return self.send({"ok": True, "offset_s": offset_s})
 
 

@@ -30,6 +30,12 @@ class Courier:
     def wake(self) -> None:
         self._woken.set()
 
+    async def settle(self) -> None:
+        """Wait until nothing that is due is left: for tests that hold the clock and let it go on in steps."""
+        while self._under_way or self._sandbox.store.due_notices(self._sandbox.clock()):
+            self.wake()
+            await asyncio.sleep(0.01)
+
     async def run(self) -> None:
         """Deliver until cancelled."""
         # One connection per notice and no cookies: what a merchant's firewall sees from the real ones.

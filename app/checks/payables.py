@@ -152,6 +152,7 @@ class BillPayables:
                     "word": word,
                     "paid_at": format_utc(event.at),
                 },
+                at=self._clock(),
             )
             await outbox.append(self._database, session, [refused])
 

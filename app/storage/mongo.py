@@ -9,6 +9,7 @@ from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.asynchronous.collection import AsyncCollection
 from pymongo.errors import ConnectionFailure, OperationFailure
+from pymongo.monitoring import CommandListener
 from pymongo.read_concern import ReadConcern
 
 _INDEX_OPTIONS_CONFLICT = 85
@@ -21,7 +22,8 @@ T = TypeVar("T")
 class Database:
     """The hall's database. Make it inside the running loop (AsyncMongoClient binds to it); close it at the end."""
 
-    def __init__(self, uri: str, name: str) -> None:
+    def __init__(self, uri: str, name: str, *, listeners: Sequence[CommandListener] = ()) -> None:
+        """`listeners` hear of every command before it is sent and after it was answered."""
         self.client: AsyncMongoClient[Document] = AsyncMongoClient(
             uri,
             serverSelectionTimeoutMS=5000,
@@ -30,6 +32,7 @@ class Database:
             maxPoolSize=64,
             appname="hall",
             tz_aware=True,
+            event_listeners=list(listeners),
         )
         self.db = self.client.get_database(
             name,

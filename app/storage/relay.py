@@ -11,7 +11,7 @@ around a failure, they may change places; subscribers must not depend on it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
@@ -45,9 +45,15 @@ oldest_age = Gauge(
 class Relay:
     """Runs in the worker; several may run at once."""
 
-    def __init__(self, database: Database, subscribers: Mapping[str, Sequence[Subscriber]]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        subscribers: Mapping[str, Sequence[Subscriber]],
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
         self._events = database["events"]
         self._subscribers = subscribers
+        self._clock = clock
         self._wake = asyncio.Event()
 
     def wake(self) -> None:
@@ -101,14 +107,14 @@ class Relay:
 
     async def measure(self) -> None:
         """Set the gauges: how long the oldest due event has waited, and how many are dead (counted up to a thousand)."""
-        now = utc_now()
+        now = self._clock()
         due = {"state": "waiting", "next_at": {"$lte": now}}
         oldest = await self._events.find_one(due, {"next_at": 1}, sort=[("next_at", 1), ("_id", 1)])
         oldest_age.set((now - oldest["next_at"]).total_seconds() if oldest else 0)
         dead.set(await self._events.count_documents({"state": "dead"}, limit=1000))
 
     async def _claim(self) -> dict[str, Any] | None:
-        now = utc_now()
+        now = self._clock()
         return await self._events.find_one_and_update(
             {"state": "waiting", "next_at": {"$lte": now}},
             {"$set": {"next_at": now + LEASE}, "$inc": {"tries": 1}},
@@ -143,7 +149,7 @@ class Relay:
         else:
             delay = _DELAYS_S[min(document["tries"], len(_DELAYS_S)) - 1]
             await self._events.update_one(
-                {"_id": event.id}, {"$set": {"next_at": utc_now() + timedelta(seconds=delay), "errors": errors}}
+                {"_id": event.id}, {"$set": {"next_at": self._clock() + timedelta(seconds=delay), "errors": errors}}
             )
 
 
