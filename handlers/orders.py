@@ -38,6 +38,7 @@ class OrderLineResponse(Schema):
     title = fields.String()
     amount_fen = fields.Integer()
     payee = fields.String()
+    paid_for = fields.String(metadata={"description": "whom it is paid for, masked; when it is for somebody who was named"})
 
 
 class AttemptResponse(Schema):
@@ -57,6 +58,11 @@ class OrderRefundResponse(Schema):
     refunded_at = fields.String(allow_none=True)
 
 
+class OrderReceiptRef(Schema):
+    agency_id = fields.String()
+    number = fields.String(allow_none=True)
+
+
 class OrderResponse(Schema):
     id = fields.String()
     state = fields.String(validate=_ORDER_STATES)
@@ -69,6 +75,9 @@ class OrderResponse(Schema):
     created_at = fields.String()
     paid_at = fields.String(allow_none=True)
     receipt_number = fields.String(allow_none=True)
+    receipts = fields.List(
+        fields.Nested(OrderReceiptRef), metadata={"description": "one per agency that was paid; numbers come within seconds"}
+    )
     refunds = fields.List(fields.Nested(OrderRefundResponse))
 
 
@@ -83,7 +92,7 @@ class PayResponse(Schema):
     client_params = fields.Dict(keys=fields.String(), values=fields.String())
 
 
-class ReceiptResponse(Schema):
+class OneReceiptResponse(Schema):
     number = fields.String()
     code = fields.String()
     check_url = fields.String()
@@ -91,6 +100,7 @@ class ReceiptResponse(Schema):
     title = fields.String()
     lines = fields.List(fields.Nested(OrderLineResponse))
     amount_fen = fields.Integer()
+    refunded_fen = fields.Integer(metadata={"description": "how much of it went back"})
     paid_at = fields.String()
     provider = fields.String()
     provider_name = fields.String()
@@ -98,6 +108,12 @@ class ReceiptResponse(Schema):
     out_trade_no = fields.String()
     state = fields.String(validate=_ORDER_STATES)
     state_name = fields.String()
+
+
+class ReceiptResponse(OneReceiptResponse):
+    receipts = fields.List(
+        fields.Nested(OneReceiptResponse), metadata={"description": "one per agency that was paid; the first is the one above"}
+    )
 
 
 class Orders(HallHandler):

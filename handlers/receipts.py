@@ -16,6 +16,7 @@ class ReceiptCheckResponse(Schema):
     title = fields.String()
     lines = fields.List(fields.Nested(OrderLineResponse))
     amount_fen = fields.Integer()
+    refunded_fen = fields.Integer()
     paid_at = fields.String()
     state = fields.String()
     state_name = fields.String()

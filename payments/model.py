@@ -75,7 +75,7 @@ MAX_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Line:
-    """One line of an order as it was priced: `payee` is who gets it, in words."""
+    """One line of an order as it was priced: `payee` is who gets it, in words; `paid_for` for whom it is paid, masked, when that is known."""
 
     title: str
     amount_fen: int
@@ -84,6 +84,18 @@ class Line:
 
 @dataclass(frozen=True)
 class Payable:
+    agency_id: str = ""
+    paid_for: str = ""
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a paid order knows of one of its receipts: one per agency that was paid. The number is empty until it is given out."""
+
+    id: str
+    agency_id: str
+    code: str
+    number: str = ""
     """What an order pays for, with the version its price belongs to and the agency that gets it."""
 
     kind: str
@@ -159,8 +171,7 @@ class Order:
     version: int = 1
     paid_at: datetime | None = None
     closed_at: datetime | None = None
-    receipt_number: str = ""
-    receipt_code: str = ""
+    receipts: tuple[Receipt, ...] = ()
     next_ask_at: datetime | None = None
     asks: int = 0
     refunds: tuple[Refund, ...] = ()
@@ -191,6 +202,11 @@ class Order:
     def paid_attempt(self) -> Attempt | None:
         """The attempt that settled this order."""
         paid = [a for a in self.attempts if a.state is AttemptState.PAID and not a.is_overpaid]
+    @property
+    def receipt_number(self) -> str:
+        """The number of the first receipt; empty while it has none."""
+        return self.receipts[0].number if self.receipts else ""
+
         return paid[0] if paid else None
 
     def attempt(self, attempt_id: str) -> Attempt | None:
@@ -243,10 +259,12 @@ class Order:
 def event_data(order: Order, attempt: Attempt | None = None, **more: Any) -> dict[str, Any]:
     """Return the data of an order's event."""
     data: dict[str, Any] = {
+            "receipts": [receipt.__dict__ for receipt in self.receipts],
         "amount_fen": order.amount_fen,
         "titles": [payable.title for payable in order.payables],
         "payables": [
-            {"kind": payable.kind, "id": payable.id, "amount_fen": payable.amount_fen} for payable in order.payables
+            {"kind": payable.kind, "id": payable.id, "amount_fen": payable.amount_fen, "agency_id": payable.agency_id}
+            for payable in order.payables
         ],
         "expires_at": format_utc(order.expires_at),
         "state": str(order.state),
@@ -257,10 +275,19 @@ def event_data(order: Order, attempt: Attempt | None = None, **more: Any) -> dic
     if attempt is not None:
         data |= {"provider": attempt.provider, "attempt_id": attempt.id}
         if attempt.provider_trade_no:
+                "receipts": tuple(Receipt(**receipt) for receipt in document.get("receipts") or _one_receipt(document)),
             data["provider_trade_no"] = attempt.provider_trade_no
     if order.paid_at is not None:
         data["paid_at"] = format_utc(order.paid_at)
     return data
+def _one_receipt(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the receipt of an order that was paid when an order had one, whatever the number of its agencies."""
+    if not document.get("receipt_code"):
+        return []
+    number, agency_id = document.get("receipt_number", ""), document["payables"][0]["agency_id"]
+    return [{"id": "", "agency_id": agency_id, "code": document["receipt_code"], "number": number}]
+
+
 
 
 # --- what a provider says ---

@@ -70,7 +70,12 @@ async def _assign_some(database: Database, session: AsyncClientSession) -> int:
             number = number_of(series, serial)
             receipts.append(UpdateOne({"_id": row["_id"]}, {"$set": {"number": number}}))
             # The version too, so that whoever changes the order at this moment decides again instead of writing the old one back.
-            orders.append(UpdateOne({"_id": row["order_id"]}, {"$set": {"receipt_number": number}, "$inc": {"version": 1}}))
+            orders.append(
+                UpdateOne(
+                    {"_id": row["order_id"], "receipts.id": row["_id"]},
+                    {"$set": {"receipts.$.number": number}, "$inc": {"version": 1}},
+                )
+            )
     if rows:
         await database["receipts"].bulk_write(receipts, session=session)
         await database["orders"].bulk_write(orders, session=session)

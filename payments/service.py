@@ -5,6 +5,7 @@ refunds.py and refund_following.py, the books ledger/.
 """
 
 import asyncio
+import hmac
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from app.kernel.errors import ValidationFailed, error_row
 from app.storage.mongo import Database
 from payments import errors, receipt_numbers, receipts
 from payments.asking import Asking
+from payments.held_desk import HeldDesk
 from payments.ledger import store as ledger
 from payments.model import Attempt, Line, Order, OrderState, Payable, total_fen
 from payments.notifications import Notifications, Outcome
@@ -78,6 +80,7 @@ class Payments:
             clock=clock,
         )
         self.refunds = Refunds(self._store, approval_fen=refund_approval_fen, clock=clock)
+        self.held = HeldDesk(self._store, self._asking, approval_fen=refund_approval_fen, clock=clock)
         self._following = RefundFollowing(self._store, self.providers, public_url)
         self._notifications = Notifications(
             database, self.providers, self._settling, lambda report, now: self._following.apply_report(report, "notice", now)
@@ -153,7 +156,10 @@ class Payments:
         lines: list[Line] = []
         for kind, payable_id in wanted:
             quote = await self._sources[kind].quote(payable_id, owner_id)
-            own = [Line(line.title, line.amount_fen, line.payee) for line in quote.lines]
+            own = [
+                Line(line.title, line.amount_fen, line.payee, quote.agency_id, getattr(line, "paid_for", ""))
+                for line in quote.lines
+            ]
             payables.append(
                 Payable(kind, payable_id, quote.subject_version, quote.agency_id, quote.title, total_fen(own))
             )
@@ -301,31 +307,41 @@ class Payments:
         return await receipt_numbers.assign(self._database)
 
     async def receipt(self, order_id: str, owner_id: str) -> dict[str, Any]:
-        """Return the receipt of a paid order. Raises OrderNotFound, ReceiptNotIssued."""
-        order = await self._own(order_id, owner_id)
-        if not order.receipt_code:
-            raise errors.ReceiptNotIssued("这张订单还没有缴清，缴清后才有收据。", en="There is a receipt once the order is paid.")
-        if not order.receipt_number:  # opened before the worker came by
-            await self.number_receipts()
-            order = await self._own(order_id, owner_id)
-        return receipts.view(order, self._public_url)
+        """Return the receipt of a paid order; of several agencies the first one's, and under `receipts` that of each.
+
+        Raises:
+            OrderNotFound, ReceiptNotIssued.
+        """
+        order = await self._numbered(order_id, owner_id)
+        shown = [receipts.view(order, receipt, self._public_url) for receipt in order.receipts]
+        return {**shown[0], "receipts": shown}
 
     async def receipt_pdf(self, order_id: str, owner_id: str) -> tuple[str, bytes]:
-        """Return (file name, PDF) of a receipt. Raises like `receipt`."""
+        """Return (file name, PDF) with the receipts of an order, each on pages of its own. Raises like `receipt`."""
         receipt = await self.receipt(order_id, owner_id)
-        order = await self._own(order_id, owner_id)
-        assert order.paid_at is not None
         loop = asyncio.get_running_loop()
-        pdf = await loop.run_in_executor(None, receipts.render_pdf, receipt, order.paid_at)
+        pdf = await loop.run_in_executor(None, receipts.render_pdf, receipt["receipts"])
         return f"{receipt['number']}.pdf", pdf
+
+    async def _numbered(self, order_id: str, owner_id: str) -> Order:
+        order = await self._own(order_id, owner_id)
+        if not order.receipts:
+            raise errors.ReceiptNotIssued("这张订单还没有缴清，缴清后才有收据。", en="There is a receipt once the order is paid.")
+        if not all(receipt.number for receipt in order.receipts):  # opened before the worker came by
+            await self.number_receipts()
+            order = await self._own(order_id, owner_id)
+        return order
 
     async def check_receipt(self, number: str, code: str) -> dict[str, Any]:
         """Return what anybody with number and code may know. Raises ReceiptNotFound, the same for a wrong number and a wrong code."""
         found = await self._store.receipt(number)
-        order = await self._store.load(found["order_id"]) if found is not None and found["code"] == code else None
-        if order is None:
+        is_known = found is not None and hmac.compare_digest(found["code"].encode(), code.encode())
+        order = await self._store.load(found["order_id"]) if found is not None and is_known else None
+        if found is None or order is None or not order.receipts:
             raise errors.ReceiptNotFound("没有找到这张收据，请核对收据号和核验码。", en="No such receipt.")
-        return receipts.public_view(order)
+        # Of the first numbers, which were ids, the order knows the number alone; it had one receipt then.
+        receipt = next((receipt for receipt in order.receipts if receipt.id == found["_id"]), order.receipts[0])
+        return receipts.public_view(order, receipt)
 
     # --- others ---
 
@@ -341,7 +357,7 @@ def view(order: Order) -> dict[str, Any]:
         "state": str(order.state),
         "title": order.title,
         "amount_fen": order.amount_fen,
-        "lines": [dict(line.__dict__) for line in order.lines],
+        "lines": [receipts.line_view(line) for line in order.lines],
         "payables": [{"kind": payable.kind, "id": payable.id} for payable in order.payables],
         "expires_at": format_utc(order.expires_at),
         "attempts": [
@@ -358,6 +374,7 @@ def view(order: Order) -> dict[str, Any]:
         "created_at": format_utc(order.created_at),
         "paid_at": format_utc(order.paid_at),
         "receipt_number": order.receipt_number or None,
+        "receipts": [{"agency_id": receipt.agency_id, "number": receipt.number or None} for receipt in order.receipts],
         # What waits for a second person, or was not agreed to, is no promise to the resident.
         "refunds": [
             {

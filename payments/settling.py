@@ -14,11 +14,11 @@ import structlog
 
 from app.kernel.errors import HallError
 from app.kernel.events import Event, new_event
-from payments import metrics, refunding
+from payments import holding, metrics, refunding
 from payments.ledger import booking
-from payments.model import Attempt, Order, Verdict, event_data, judge, mismatches
+from payments.model import Attempt, AttemptState, Order, Verdict, event_data, judge, mismatches
 from payments.provider import PaymentReport, PaymentState
-from payments.receipts import new_receipt
+from payments.receipts import known_receipt, new_receipts
 from payments.sources import PayableSource
 from payments.store import Change, OrderStore, PayableTaken
 
@@ -116,9 +116,9 @@ def _paid(attempt: Attempt, report: PaymentReport, now: datetime, **more: Any) -
 
 
 def _settle(order: Order, attempt: Attempt, report: PaymentReport, now: datetime, name: str = "settle") -> Change:
-    receipt = new_receipt(order, now)
+    receipts = new_receipts(order, now)
     settled = order.with_attempt(_paid(attempt, report, now)).move(
-        name, paid_at=report.paid_at or now, receipt_code=receipt["code"]
+        name, paid_at=report.paid_at or now, receipts=tuple(known_receipt(row) for row in receipts)
     )
     # Other attempts that are still payable must be closed at their providers, now rather than at the deadline.
     attempts = tuple(replace(a, superseded=True) if a.is_open else a for a in settled.attempts)
@@ -127,7 +127,7 @@ def _settle(order: Order, attempt: Attempt, report: PaymentReport, now: datetime
         settled,
         events=(order_event("order.paid", settled, now, settled.attempt(attempt.id)),),
         take_locks=name == "settle_late",
-        receipt=receipt,
+        receipts=receipts,
         entries=(booking.settled(settled, attempt, now),),
     )
 
@@ -159,6 +159,7 @@ def _hold(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) 
     )
     return Change(held, events=(event,))
 
+    held = order.with_attempt(attempt)
 
 def _close_attempt(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
     return Change(order.with_attempt(attempt.move("close")))

@@ -72,7 +72,7 @@ class Change:
     Attributes:
         take_locks: reserve the payables (create, late settlement). free_locks: give them back (close, refunded in full).
         free_keys: give these alone back.
-        receipt: the document of a receipt issued with it.
+        receipts: the documents of the receipts issued with it.
         entries: what it means in the ledger.
     """
 
@@ -81,7 +81,7 @@ class Change:
     take_locks: bool = False
     free_locks: bool = False
     free_keys: tuple[str, ...] = ()
-    receipt: Mapping[str, Any] | None = None
+    receipts: tuple[Mapping[str, Any], ...] = ()
     entries: tuple[Entry, ...] = ()
 
 
@@ -199,8 +199,8 @@ class OrderStore:
             await self._locks.delete_many({"order_id": newer.id}, session=session)
         if change.free_keys:
             await self._locks.delete_many({"_id": {"$in": list(change.free_keys)}, "order_id": newer.id}, session=session)
-        if change.receipt is not None:
-            await self._database["receipts"].insert_one(dict(change.receipt), session=session)
+        if change.receipts:
+            await self._database["receipts"].insert_many([dict(row) for row in change.receipts], session=session)
         await ledger.append(self._database, session, change.entries)
         await outbox.append(self._database, session, change.events)
         return newer

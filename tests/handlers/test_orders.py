@@ -18,7 +18,7 @@ from payments.service import Payments
 from tests.handlers.serving import Answered, Site, serving
 from tests.payments.conftest import Hall, hall, http, sandbox, sandbox_keys  # noqa: F401
 
-ORDER_FIELDS = {"id", "state", "amount_fen", "lines", "expires_at", "attempts", "payables", "created_at", "paid_at", "receipt_number", "refunds"}
+ORDER_FIELDS = {"id", "state", "amount_fen", "lines", "expires_at", "attempts", "payables", "created_at", "paid_at", "receipt_number", "receipts", "refunds"}
 
 
 @dataclass

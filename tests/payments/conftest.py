@@ -84,9 +84,11 @@ class Cases:
     owed: dict[str, tuple[set[str], OneQuote]] = field(default_factory=dict)
     paid: set[str] = field(default_factory=set)
 
-    def owe(self, *owners: str, amount_fen: int = 4000, title: str = "居民身份证丢失补领") -> str:
+    def owe(
+        self, *owners: str, amount_fen: int = 4000, title: str = "居民身份证丢失补领", agency_id: str = "sg-gaj"
+    ) -> str:
         payable_id = new_id("case")
-        self.owed[payable_id] = (set(owners), OneQuote(title, "sg-gaj", (OneLine("工本费", amount_fen, "韶关市公安局"),)))
+        self.owed[payable_id] = (set(owners), OneQuote(title, agency_id, (OneLine("工本费", amount_fen, "韶关市公安局"),)))
         return payable_id
 
     async def quote(self, payable_id: str, resident_id: str) -> OneQuote:

@@ -39,7 +39,7 @@ async def test_still_owed_and_free_is_settled(hall):
     for _ in range(2):
         await settling(hall).apply_report(paid, "notice", hall.now())
     found = await hall.payments.get_order(order.id, resident)
-    assert found.state == "paid" and found.receipt_code
+    assert found.state == "paid" and found.receipts
     assert (await hall.events(order))[-2:] == ["order.closed", "order.paid"]
     lock = await hall.database["payable_locks"].find_one({"_id": f"case:{case}"})
     assert lock["order_id"] == order.id

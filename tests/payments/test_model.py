@@ -19,6 +19,7 @@ from payments.model import (
     Order,
     OrderState,
     Payable,
+    Receipt,
     Verdict,
     judge,
     mismatches,
@@ -79,7 +80,7 @@ def report(state=PaymentState.PAID, number="pay_1", **changes):
 
 
 def test_documents_keep_everything():
-    full = order(attempt(held_for=("amount",), paid_at=NOW), paid_at=NOW, receipt_number="R1", next_ask_at=LATER)
+    full = order(attempt(held_for=("amount",), paid_at=NOW), paid_at=NOW, receipts=(Receipt("rct_1", "sg-gaj", "CODE", "R1"),), next_ask_at=LATER)
     assert Order.from_document(full.to_document() | {"asked_at": NOW}) == full
     paid = report(paid_at=NOW, notice_id="n")
     assert PaymentReport.from_document(paid.to_document()) == paid

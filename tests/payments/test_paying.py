@@ -28,7 +28,7 @@ async def test_paid_by_notice(hall, provider):
     paid = await hall.until(order, "paid")
     assert paid.paid_attempt.provider_trade_no == told["trade_no"]
     assert await hall.events(order) == ["order.created", "order.paying", "order.paid"]
-    assert paid.receipt_code
+    assert paid.receipts
     event = await hall.database["events"].find_one({"name": "order.paid"})
     assert event["data"]["payables"] == [{"kind": "case", "id": order.payables[0].id, "amount_fen": 4000}]
     assert event["data"]["provider_trade_no"] == told["trade_no"] and event["data"]["paid_at"]

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 import pikepdf
 import pytest
 
-from app.kernel.clock import utc_now
+from app.kernel.clock import SHANGHAI
+from app.kernel.ids import new_id
 from payments import errors, receipts
+from payments.service import view
 
 
 async def paid_order(hall, title="居民身份证丢失补领"):
@@ -81,12 +83,57 @@ def test_many_lines_and_rare_characters():
         "check_url": "https://hall.example.gov.cn/receipts/R1?code=ABCD",
         "lines": [line] * 20,
         "amount_fen": 400000,
+        "refunded_fen": 0,
+        "paid_at": "2026-11-23T06:00:00Z",
         "provider_name": "支付宝",
         "provider_trade_no": "2026",
         "state_name": "已缴清",
     }
-    with pikepdf.open(io.BytesIO(receipts.render_pdf(receipt, utc_now()))) as document:
+    with pikepdf.open(io.BytesIO(receipts.render_pdf([receipt]))) as document:
         assert len(document.pages) >= 2
+
+
+async def test_an_order_for_two_agencies_gives_a_receipt_of_each(hall):
+    resident = await hall.resident()
+    cases = [hall.cases.owe(resident, amount_fen=fen, agency_id=who) for fen, who in ((4000, "sg-gaj"), (2500, "sg-rsj"), (1500, "sg-gaj"))]
+    order = await hall.order(resident, *cases)
+    attempt, _ = await hall.pay(order)
+    await hall.sim("pay", provider="wechatpay", out_trade_no=attempt.out_trade_no)
+    await hall.until(order, "paid")
+    own = await hall.payments.receipt(order.id, resident)
+    year = datetime.now(SHANGHAI).year
+    assert [(row["number"], row["amount_fen"], len(row["lines"])) for row in own["receipts"]] == [
+        (f"RSGGAJ{year}00000001", 5500, 2),
+        (f"RSGRSJ{year}00000001", 2500, 1),
+    ]
+    assert own["number"] == own["receipts"][0]["number"] and own["receipts"][0]["title"] == "居民身份证丢失补领等2项"
+    shown = view(await hall.payments.get_order(order.id, resident))
+    assert shown["receipt_number"] == own["number"]
+    assert [row["number"] for row in shown["receipts"]] == [row["number"] for row in own["receipts"]]
+    for row in own["receipts"]:  # each is checked by its own code, and by that alone
+        assert (await hall.payments.check_receipt(row["number"], row["code"]))["amount_fen"] == row["amount_fen"]
+    with pytest.raises(errors.ReceiptNotFound):
+        await hall.payments.check_receipt(own["number"], own["receipts"][1]["code"])
+    # One agency gives its part back: its receipt says so, the other's does not.
+    refund_desk = SimpleNamespace(account="rsj-head", role="head", agency_id="sg-rsj")
+    await hall.payments.refunds.request(order.id, refund_desk, amount_fen=2500, reason="多收", refund_id=new_id("rfd"))
+    async with asyncio.timeout(10):
+        while (own := await hall.payments.receipt(order.id, resident))["receipts"][1]["state"] != "refunded":
+            await hall.payments.sweep()
+            await asyncio.sleep(0.05)
+    assert [(row["state"], row["refunded_fen"]) for row in own["receipts"]] == [("paid", 0), ("refunded", 2500)]
+    _name, pdf = await hall.payments.receipt_pdf(order.id, resident)
+    with pikepdf.open(io.BytesIO(pdf)) as document:
+        assert [len(page.get_images()) for page in document.pages] == [1, 1]
+
+
+async def test_an_order_paid_when_it_had_one_receipt_keeps_it(hall):
+    order = await paid_order(hall)
+    own = await hall.payments.receipt(order.id, order.owner_id)
+    before = {"receipt_number": own["number"], "receipt_code": own["code"]}
+    await hall.database["orders"].update_one({"_id": order.id}, {"$set": before, "$unset": {"receipts": ""}})
+    assert (await hall.payments.receipt(order.id, order.owner_id))["number"] == own["number"]
+    assert (await hall.payments.check_receipt(own["number"], own["code"]))["valid"]
 
 
 async def settled(hall, count, agency_id="sg-gaj", year=2026):
@@ -95,7 +142,8 @@ async def settled(hall, count, agency_id="sg-gaj", year=2026):
     for _ in range(count):
         order = replace(await hall.order(await hall.resident()), payables=())
         at = datetime(year, 6, 1, tzinfo=UTC)
-        document = receipts.new_receipt(SimpleNamespace(id=order.id, owner_id="res_1", agency_id=agency_id), at)
+        payable = SimpleNamespace(agency_id=agency_id)
+        (document,) = receipts.new_receipts(SimpleNamespace(id=order.id, owner_id="res_1", payables=(payable,)), at)
         await hall.database["receipts"].insert_one(document)
         orders.append(order)
     return orders
