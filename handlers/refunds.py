@@ -1,9 +1,9 @@
-"""Refunds by staff (/staff/v1): asking, the second person, and the lists of refunds and of payments that do not fit."""
+"""Refunds by staff (/staff/v1): asking, the second person, the lists, and what is done with payments that do not fit."""
 
 from marshmallow import Schema, fields, validate
 
 from handlers.base import HallHandler, operation
-from payments.model import OrderState
+from payments.model import AttemptState, OrderState
 from payments.refund import RefundKind, RefundState
 
 _REFUND_STATES = validate.OneOf([state.value for state in RefundState])
@@ -21,6 +21,14 @@ class RefundRequest(Schema):
 
 class RejectRefundRequest(Schema):
     reason = fields.String(required=True, validate=validate.Length(1, 200))
+
+
+class ReturnRequest(Schema):
+    reason = fields.String(required=True, validate=_REASON)
+
+
+class ReturnedOutsideRequest(Schema):
+    note = fields.String(required=True, validate=validate.Length(2, 200))
 
 
 class RefundListQuery(Schema):
@@ -69,7 +77,8 @@ class HeldRefundResponse(Schema):
 
 
 class HeldResponse(Schema):
-    kind = fields.String(validate=validate.OneOf(["held", "overpaid"]))
+    id = fields.String()
+    kind = fields.String(validate=validate.OneOf(["overpaid", *(state.value for state in AttemptState)]))
     order_id = fields.String()
     order_state = fields.String(validate=_ORDER_STATES)
     title = fields.String()
@@ -79,6 +88,9 @@ class HeldResponse(Schema):
     expected_fen = fields.Integer()
     reported_fen = fields.Integer(allow_none=True)
     differs = fields.List(fields.String())
+    may_return = fields.Boolean()
+    decided_by = fields.String(allow_none=True)
+    decision_note = fields.String(allow_none=True)
     created_at = fields.String()
     paid_at = fields.String(allow_none=True)
     refunds = fields.List(fields.Nested(HeldRefundResponse))
@@ -135,8 +147,42 @@ class HeldPayments(HallHandler):
         auth="staff",
     )
     async def get(self) -> None:
-        rows, cursor = await self.hall.payments.refunds.held(self.staff.agency_id, **self.query)
+        rows, cursor = await self.hall.payments.held.page(self.staff.agency_id, **self.query)
         await self.answer({"items": rows, "next_cursor": cursor})
+
+
+class AskHeld(HallHandler):
+    @operation("Ask the provider about a payment that does not fit", answers={200: HeldResponse}, auth="staff")
+    async def post(self, attempt_id: str) -> None:
+        await self.answer(await self.hall.payments.held.ask(attempt_id, self.staff))
+
+
+class ReturnHeld(HallHandler):
+    """Above the threshold it waits for the head, who agrees at /staff/v1/refunds/{refund_id}/approve."""
+
+    @operation(
+        "Give a payment that does not fit back in full, as it came",
+        body=ReturnRequest,
+        answers={201: RefundResponse},
+        auth="staff",
+        idempotent=True,
+    )
+    async def post(self, attempt_id: str) -> None:
+        order, refund = await self.hall.payments.held.give_back(
+            attempt_id, self.staff, reason=self.body["reason"], refund_id=self.idempotent_id("rfd")
+        )
+        await self.answer(self.hall.payments.refunds.view(order, refund), 201)
+
+
+class ReturnedOutside(HallHandler):
+    @operation(
+        "Record that a payment that does not fit went back at the provider's own pages (the head)",
+        body=ReturnedOutsideRequest,
+        answers={200: HeldResponse},
+        auth="staff",
+    )
+    async def post(self, attempt_id: str) -> None:
+        await self.answer(await self.hall.payments.held.given_back_outside(attempt_id, self.staff, self.body["note"]))
 
 
 routes = [
@@ -145,4 +191,7 @@ routes = [
     (r"/staff/v1/refunds/([\w-]+)/approve", ApproveRefund),
     (r"/staff/v1/refunds/([\w-]+)/reject", RejectRefund),
     (r"/staff/v1/payments/held", HeldPayments),
+    (r"/staff/v1/payments/([\w-]+)/ask", AskHeld),
+    (r"/staff/v1/payments/([\w-]+)/return", ReturnHeld),
+    (r"/staff/v1/payments/([\w-]+)/returned", ReturnedOutside),
 ]

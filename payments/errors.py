@@ -2,8 +2,9 @@
 
 NotFound     order.not_found, receipt.not_found, refund.not_found
 Forbidden    refund.second_person_needed
-Conflict     order.already_paid, order.payable_busy, order.closed, order.expired, order.close_unsure, order.payment_held,
-             order.too_many_attempts, payment.payer_unknown, payment.refused, refund.not_refundable, refund.decided
+Conflict     order.already_paid, order.payable_busy, order.older_first, order.closed, order.expired, order.close_unsure, order.payment_held,
+             order.too_many_attempts, payment.payer_unknown, payment.refused, payment.not_held, payment.held_unclear,
+             payment.return_asked, refund.not_refundable, refund.decided
 Validation   payment.scene_unsupported, refund.too_much
 Unavailable  provider.unavailable (kernel)
 """
@@ -30,6 +31,12 @@ class PayableBusy(Conflict):
 
     code = "order.payable_busy"
     public = ("order_id",)
+
+
+class OlderFirst(Conflict):
+    """Of one account an older bill has to be paid before, or together with, this one."""
+
+    code = "order.older_first"
 
 
 class OrderClosed(Conflict):
@@ -66,6 +73,24 @@ class PaymentRefused(Conflict):
     """The provider will not take this attempt; nothing was paid."""
 
     code = "payment.refused"
+
+
+class NotHeld(Conflict):
+    """The payment fits by now, or somebody has decided about it: load it again."""
+
+    code = "payment.not_held"
+
+
+class HeldUnclear(Conflict):
+    """What came cannot be given back by the hall (another currency, or the provider tells another amount now): use its own pages."""
+
+    code = "payment.held_unclear"
+
+
+class ReturnAsked(Conflict):
+    """Somebody has asked for the payment to go back; the head has to decide."""
+
+    code = "payment.return_asked"
 
 
 class ReceiptNotIssued(Conflict):

@@ -35,7 +35,8 @@ class AttemptState(StrEnum):
     PAID = "paid"
     CLOSED = "closed"  # confirmed by the provider: nobody can pay it any more
     FAILED = "failed"  # the provider refused to make it
-    HELD = "held"  # the provider reported another amount: nothing is booked until the true news comes, or a person decides
+    HELD = "held"  # the provider reported another amount: in suspense until the true news comes, or a person decides
+    RETURNED = "returned"  # held, and given back outside the hall by the word of a person; nothing of it is ours any more
 
 
 # Every move of an order. Nothing else changes its state.
@@ -67,6 +68,9 @@ ATTEMPT_MOVES: Mapping[str, Move] = {
     # Money that came is booked wherever the attempt stands: a closed one can have lost the race against its payer.
     "pay": Move(_OPEN_ATTEMPT | {AttemptState.CLOSED, AttemptState.FAILED, AttemptState.HELD}, AttemptState.PAID),
     "hold": Move(_OPEN_ATTEMPT | {AttemptState.CLOSED, AttemptState.FAILED}, AttemptState.HELD, "order.payment_held"),
+    # By a person: what came is booked as it came, too much, and goes back; or it went back at the provider's own pages.
+    "give_back": Move(frozenset({AttemptState.HELD}), AttemptState.PAID, "order.payment_returned"),
+    "give_back_outside": Move(frozenset({AttemptState.HELD}), AttemptState.RETURNED, "order.payment_returned"),
 }
 
 FINAL = frozenset({OrderState.PAID, OrderState.CLOSED, OrderState.REFUNDED, OrderState.PARTLY_REFUNDED, OrderState.REFUNDING})
@@ -112,7 +116,15 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One try to pay at one provider. `request` is what is sent, byte for byte, however often."""
+    """One try to pay at one provider. `request` is what is sent, byte for byte, however often.
+
+    Attributes:
+        amount_fen: what was asked for.
+        reported_fen: what the provider told, when that was something else.
+        suspended_fen: what was booked as in suspense when it was held; 0 when nothing was (another currency).
+        received_fen: what came, when it is booked with another amount than was asked for.
+        decided_by, decision_note: who decided about a held payment, and why.
+    """
 
     id: str
     provider: str
@@ -128,13 +140,22 @@ class Attempt:
     provider_trade_no: str = ""
     paid_at: datetime | None = None
     held_for: tuple[str, ...] = ()
-    reported_fen: int | None = None  # what the provider told, when held
+    reported_fen: int | None = None
     is_overpaid: bool = False
     superseded: bool = False
+    suspended_fen: int = 0
+    received_fen: int | None = None
+    decided_by: str = ""
+    decision_note: str = ""
 
     @property
     def out_trade_no(self) -> str:
         return self.id
+
+    @property
+    def paid_fen(self) -> int:
+        """What this attempt brought, once it is paid: what was asked for, unless what came was booked as it came."""
+        return self.amount_fen if self.received_fen is None else self.received_fen
 
     @property
     def is_open(self) -> bool:
@@ -341,7 +362,7 @@ def judge(
     if not _OURS.isdisjoint(what):
         return Verdict.FOREIGN
     if report.state is PaymentState.PAID:
-        if attempt.state is AttemptState.PAID or (attempt.state is AttemptState.HELD and what):
+        if attempt.state in (AttemptState.PAID, AttemptState.RETURNED) or (attempt.state is AttemptState.HELD and what):
             return Verdict.NOTHING
         if what:
             return Verdict.HOLD

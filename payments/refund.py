@@ -18,6 +18,7 @@ class RefundKind(StrEnum):
     STAFF = "staff"  # a person of the agency gives money back
     OVERPAID = "overpaid"  # more came than was owed; given back by itself
     BILL_REFUSED = "bill_refused"  # the department did not take the payment; given back by itself
+    HELD = "held"  # what came was not what was asked for; a person gives all of it back
 
 
 class RefundState(StrEnum):

@@ -121,7 +121,7 @@ class RefundFollowing:
                 out_trade_no=attempt.out_trade_no,
                 out_refund_no=refund.out_refund_no,
                 amount_fen=refund.amount_fen,
-                paid_fen=attempt.amount_fen,
+                paid_fen=attempt.paid_fen,
                 reason=refund.reason,
                 notify_url=f"{self._public_url}/callbacks/{provider.name}/refunds",
             )

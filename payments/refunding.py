@@ -21,6 +21,7 @@ from payments.provider import RefundProviderState, RefundReport
 from payments.refund import ON_ITS_WAY, REFUND_MOVES, Refund, RefundKind, RefundState, next_refund_ask
 from payments.store import Change
 
+BY_STAFF = (RefundKind.STAFF, RefundKind.HELD)  # asked for by a person; above the threshold another one agrees
 BY_ITSELF = "hall"  # who asked for and granted what is given back without a person
 
 
@@ -32,7 +33,7 @@ def refundable_fen(order: Order, attempt: Attempt, agency_id: str | None = None)
     if attempt.state is not AttemptState.PAID:
         return 0
     reserving = [refund for refund in order.refunds if refund.attempt_id == attempt.id and refund.is_reserving]
-    left = attempt.amount_fen - sum(refund.amount_fen for refund in reserving)
+    left = attempt.paid_fen - sum(refund.amount_fen for refund in reserving)
     if agency_id is not None and not attempt.is_overpaid:
         part = sum(payable.amount_fen for payable in order.payables if payable.agency_id == agency_id)
         left = min(left, part - sum(refund.amount_fen for refund in reserving if refund.agency_id == agency_id))
@@ -41,7 +42,7 @@ def refundable_fen(order: Order, attempt: Attempt, agency_id: str | None = None)
 
 def needs_second_person(order: Order, amount_fen: int, threshold_fen: int) -> bool:
     """Say whether a further staff refund needs approval: the sum counts, so that nothing gets through in slices."""
-    earlier = sum(refund.amount_fen for refund in order.refunds if refund.kind is RefundKind.STAFF and refund.is_reserving)
+    earlier = sum(refund.amount_fen for refund in order.refunds if refund.kind in BY_STAFF and refund.is_reserving)
     return earlier + amount_fen > threshold_fen
 
 
@@ -74,7 +75,7 @@ def overpaid_refund(order: Order, attempt: Attempt, now: datetime) -> Refund:
         provider=attempt.provider,
         kind=RefundKind.OVERPAID,
         state=RefundState.APPROVED,
-        amount_fen=attempt.amount_fen,
+        amount_fen=attempt.paid_fen,
         reason="重复缴费退回",
         agency_id=order.agency_id,
         requested_by=BY_ITSELF,
@@ -139,7 +140,7 @@ def is_still_there(order: Order, refund: Refund) -> bool:
     """Say whether what a refund is to give back has not gone back already (by one that had been called failed)."""
     attempt = order.attempt(refund.attempt_id)
     others = [r for r in order.refunds if r.attempt_id == refund.attempt_id and r.id != refund.id and r.is_reserving]
-    return attempt is not None and sum(r.amount_fen for r in others) + refund.amount_fen <= attempt.amount_fen
+    return attempt is not None and sum(r.amount_fen for r in others) + refund.amount_fen <= attempt.paid_fen
 
 
 def sending(order: Order, refund: Refund, request: str, now: datetime) -> Change:

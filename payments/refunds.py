@@ -5,7 +5,8 @@ back from an order comes to more than the threshold, the head of the agency, und
 Sending and following is refund_following.py, what each step does to order, ledger and events refunding.py.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ import structlog
 
 from app.kernel.clock import format_utc
 from app.kernel.events import Event
-from payments import errors, refunding
+from payments import errors, holding, refunding
 from payments.model import AttemptState, Order
 from payments.refund import MAX_REFUNDS, OVERDUE_AFTER, Refund, RefundKind, RefundState
 from payments.store import Change, OrderStore
@@ -39,12 +40,16 @@ class Refunds:
 
     Args:
         approval_fen: what staff may give back of one order without a second person, in fen.
+        confirm: asks the provider once more before a held payment goes back (HeldDesk.confirm_of).
     """
 
-    def __init__(self, store: OrderStore, *, approval_fen: int, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, store: OrderStore, *, approval_fen: int, clock: Callable[[], datetime], confirm: Callable[[str], Awaitable[None]]
+    ) -> None:
         self._store = store
         self._approval_fen = approval_fen
         self._clock = clock
+        self._confirm = confirm
 
     async def request(
         self, order_id: str, staff: Staff, *, amount_fen: int, reason: str, refund_id: str, attempt_id: str = ""
@@ -97,8 +102,11 @@ class Refunds:
         """Agree to a refund as the second person. Doing it again returns what is there.
 
         Raises:
-            RefundNotFound, SecondPersonNeeded, RefundDecided.
+            RefundNotFound, SecondPersonNeeded, RefundDecided; of a held payment also what HeldDesk.give_back raises.
         """
+        found = await self._store.load_of_refund(refund_id)
+        if found is not None and self._decidable(found, refund_id, staff).approved_by != staff.account:
+            await self._confirm(refund_id)
 
         def decide(order: Order) -> Change | None:
             refund = self._decidable(order, refund_id, staff)
@@ -106,7 +114,12 @@ class Refunds:
                 return None
             if refund.state is not RefundState.REQUESTED:
                 raise errors.RefundDecided("这笔退款已经处理过了，请刷新后查看。", en="Decided already.")
-            return refunding.approved(order, refund, staff.account, self._clock())
+            if refund.kind is not RefundKind.HELD:
+                return refunding.approved(order, refund, staff.account, self._clock())
+            attempt = order.attempt(refund.attempt_id)
+            if attempt is None or attempt.state is not AttemptState.HELD:
+                raise errors.RefundDecided("这笔付款已经处理过了，请刷新后查看。", en="Decided already.")
+            return holding.given_back(order, attempt, replace(refund, approved_by=staff.account), self._clock())
 
         return await self._decide(refund_id, decide, "approved", staff)
 
@@ -153,24 +166,11 @@ class Refunds:
         ]
         return rows, orders[limit - 1].id if len(orders) > limit else None
 
-    async def held(
-        self, agency_id: str, *, limit: int = 20, cursor: str | None = None
-    ) -> tuple[list[dict[str, Any]], str | None]:
-        """Return payments that do not fit (held) or were too much (overpaid) of an agency, newest orders first."""
-        orders = await self._store.page_of_held(agency_id, before=cursor or "", limit=limit + 1)
-        rows = [
-            _held_view(order, attempt)
-            for order in orders[:limit]
-            for attempt in order.attempts
-            if attempt.state is AttemptState.HELD or attempt.is_overpaid
-        ]
-        return rows, orders[limit - 1].id if len(orders) > limit else None
-
     # ---
 
     def _decidable(self, order: Order, refund_id: str, staff: Staff) -> Refund:
         refund = order.refund(refund_id)
-        if refund is None or refund.agency_id != staff.agency_id or refund.kind is not RefundKind.STAFF:
+        if refund is None or refund.agency_id != staff.agency_id or refund.kind not in refunding.BY_STAFF:
             raise errors.refund_not_found()
         if staff.role != APPROVES or staff.account == refund.requested_by:
             raise errors.SecondPersonNeeded(
@@ -220,25 +220,6 @@ def view(order: Order, refund: Refund, now: datetime) -> dict[str, Any]:
         "created_at": format_utc(refund.created_at),
         "sent_at": format_utc(refund.sent_at),
         "refunded_at": format_utc(refund.refunded_at),
-    }
-
-
-def _held_view(order: Order, attempt: Any) -> dict[str, Any]:
-    refunds: Mapping[str, str] = {r.id: str(r.state) for r in order.refunds if r.attempt_id == attempt.id}
-    return {
-        "kind": "overpaid" if attempt.is_overpaid else "held",
-        "order_id": order.id,
-        "order_state": str(order.state),
-        "title": order.title,
-        "provider": attempt.provider,
-        "out_trade_no": attempt.out_trade_no,
-        "provider_trade_no": attempt.provider_trade_no or None,
-        "expected_fen": attempt.amount_fen,
-        "reported_fen": attempt.reported_fen,
-        "differs": list(attempt.held_for),
-        "created_at": format_utc(attempt.created_at),
-        "paid_at": format_utc(attempt.paid_at),
-        "refunds": [{"id": refund_id, "state": state} for refund_id, state in refunds.items()],
     }
 
 

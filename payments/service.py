@@ -18,6 +18,7 @@ from app.storage.mongo import Database
 from payments import errors, receipt_numbers, receipts
 from payments.asking import Asking
 from payments.held_desk import HeldDesk
+from payments.held_desk import HeldDesk
 from payments.ledger import store as ledger
 from payments.model import Attempt, Line, Order, OrderState, Payable, total_fen
 from payments.notifications import Notifications, Outcome
@@ -79,7 +80,8 @@ class Payments:
             public_url=public_url,
             clock=clock,
         )
-        self.refunds = Refunds(self._store, approval_fen=refund_approval_fen, clock=clock)
+        self.held = HeldDesk(self._store, self._asking, approval_fen=refund_approval_fen, clock=clock)
+        self.refunds = Refunds(self._store, approval_fen=refund_approval_fen, clock=clock, confirm=self.held.confirm_of)
         self.held = HeldDesk(self._store, self._asking, approval_fen=refund_approval_fen, clock=clock)
         self._following = RefundFollowing(self._store, self.providers, public_url)
         self._notifications = Notifications(

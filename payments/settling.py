@@ -87,7 +87,8 @@ class Settling:
             if verdict is Verdict.SETTLE_LATE and not may_settle_late:
                 verdict = Verdict.OVERPAID
             done.append((verdict, attempt))
-            return _CHANGES[verdict](order, attempt, report, now)
+            change = _CHANGES[verdict](order, attempt, report, now)
+            return holding.let_go(change, attempt, now) if attempt.state is AttemptState.HELD else change
 
         order = await self._store.change(order_id, decide)
         for verdict, attempt in done:
@@ -150,16 +151,20 @@ def _overpaid(order: Order, attempt: Attempt, report: PaymentReport, now: dateti
 
 def _hold(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
     what = mismatches(attempt, report)
-    # What came is kept beside what was asked for; neither is booked.
-    held = order.with_attempt(
-        attempt.move("hold", held_for=what, provider_trade_no=report.provider_trade_no, reported_fen=report.amount_fen)
+    # What came is kept beside what was asked for, and is in suspense: it lies at the provider, and is nobody's yet.
+    attempt = attempt.move(
+        "hold",
+        held_for=what,
+        provider_trade_no=report.provider_trade_no,
+        reported_fen=report.amount_fen,
+        suspended_fen=holding.suspended_fen(what, report),
     )
+    held = order.with_attempt(attempt)
     event = order_event(
         "order.payment_held", held, now, attempt, differs=list(what), reported_fen=report.amount_fen
     )
-    return Change(held, events=(event,))
+    return Change(held, events=(event,), entries=(booking.held(held, attempt, now),) if attempt.suspended_fen else ())
 
-    held = order.with_attempt(attempt)
 
 def _close_attempt(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
     return Change(order.with_attempt(attempt.move("close")))

@@ -35,6 +35,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "order.paid",
         "order.closed",
         "order.payment_held",
+        "order.payment_returned",
         "order.overpaid",
         "order.refunding",
         "refund.succeeded",

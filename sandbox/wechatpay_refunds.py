@@ -43,9 +43,9 @@ class Refunds(WechatPayHandler):
     def _make(self, sent: dict[str, Any], trade: Trade) -> None:
         amount, now = sent["amount"], self.now()
         before = refunds.of_trade(self.sandbox, trade)
-        if amount["total"] != trade.amount_fen:
+        if amount["total"] != trade.reported_fen:  # what it told as the total of the payment
             return self.refuse(400, "INVALID_REQUEST", "订单金额与原订单不一致")
-        if refunds.taken_fen(before) + amount["refund"] > trade.amount_fen:
+        if refunds.taken_fen(before) + amount["refund"] > trade.reported_fen:
             return self.refuse(400, "INVALID_REQUEST", "申请退款金额超过可退金额")
         if len(before) >= _MOST_REFUNDS:
             return self.refuse(400, "INVALID_REQUEST", "一笔订单最多退款50次")
@@ -110,11 +110,11 @@ def answer(refund: Refund, trade: Trade) -> dict[str, Any]:
         "status": refund.status,
         "funds_account": "UNSETTLED",
         "amount": {
-            "total": trade.amount_fen,
+            "total": trade.reported_fen,
             "refund": refund.amount_fen,
-            "payer_total": trade.amount_fen,
+            "payer_total": trade.reported_fen,
             "payer_refund": refund.amount_fen,
-            "settlement_total": trade.amount_fen,
+            "settlement_total": trade.reported_fen,
             "settlement_refund": refund.amount_fen,
             "discount_refund": 0,
             "currency": "CNY",
@@ -139,9 +139,9 @@ def tell(sandbox: Sandbox, trade: Trade, refund: Refund) -> None:
         "refund_status": ends_as,
         "user_received_account": "支付用户零钱",
         "amount": {
-            "total": trade.amount_fen,
+            "total": trade.reported_fen,
             "refund": refund.amount_fen,
-            "payer_total": trade.amount_fen,
+            "payer_total": trade.reported_fen,
             "payer_refund": refund.amount_fen,
         },
     }

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime
 
-from payments.ledger.entries import OVERPAID, REFUND_OUT, Entry, agency_account, entry_lines, provider_account
+from payments.ledger.entries import OVERPAID, REFUND_OUT, Entry, agency_account, entry_lines, provider_account, suspense_account
 from payments.model import Attempt, AttemptState, Order
 from payments.refund import ON_ITS_WAY, Refund, RefundState
 
@@ -29,11 +29,33 @@ def overpaid(order: Order, attempt: Attempt, at: datetime) -> Entry:
     return Entry(
         fact=f"overpaid:{attempt.id}",
         at=at,
-        lines=entry_lines((provider_account(attempt.provider), attempt.amount_fen), (OVERPAID, -attempt.amount_fen)),
+        lines=entry_lines((provider_account(attempt.provider), attempt.paid_fen), (OVERPAID, -attempt.paid_fen)),
         order_id=order.id,
         provider=attempt.provider,
         agency_id=order.agency_id,
         memo="paid more than was owed",
+    )
+
+
+def held(order: Order, attempt: Attempt, at: datetime) -> Entry:
+    """Return the entry of a payment of another amount than was asked for: it lies at the provider, and nobody knows yet what it is."""
+    return _of_held("held", order, attempt, at, attempt.suspended_fen)
+
+
+def held_released(order: Order, attempt: Attempt, at: datetime) -> Entry:
+    """Return the entry that takes a held payment out of suspense: it is booked as what it is, or is no longer there."""
+    return _of_held("held_released", order, attempt, at, -attempt.suspended_fen)
+
+
+def _of_held(kind: str, order: Order, attempt: Attempt, at: datetime, fen: int) -> Entry:
+    return Entry(
+        fact=f"{kind}:{attempt.id}",
+        at=at,
+        lines=entry_lines((provider_account(attempt.provider), fen), (suspense_account(attempt.provider), -fen)),
+        order_id=order.id,
+        provider=attempt.provider,
+        agency_id=order.agency_id,
+        memo="payment of another amount than was asked for",
     )
 
 
@@ -59,8 +81,12 @@ def refund_released(order: Order, refund: Refund, at: datetime) -> Entry:
 def expected_entries(order: Order) -> Iterator[Entry]:
     """Yield the entries an order must have in the ledger as it stands; verification compares them with what is there."""
     for attempt in order.attempts:
+        at = attempt.paid_at or order.created_at
+        if attempt.suspended_fen:
+            yield held(order, attempt, at)
+            if attempt.state is not AttemptState.HELD:
+                yield held_released(order, attempt, at)
         if attempt.state is AttemptState.PAID:
-            at = attempt.paid_at or order.created_at
             yield overpaid(order, attempt, at) if attempt.is_overpaid else settled(order, attempt, at)
     for refund in order.refunds:
         if refund.state in ON_ITS_WAY or refund.state in (RefundState.SUCCEEDED, RefundState.CLOSED):
@@ -72,7 +98,7 @@ def expected_entries(order: Order) -> Iterator[Entry]:
 
 
 # The first parts of the facts that `expected_entries` derives; others (fees, payouts, differences) are booked by themselves.
-OF_ORDERS = ("settled", "overpaid", "refund_reserved", "refund", "refund_released")
+OF_ORDERS = ("settled", "overpaid", "held", "held_released", "refund_reserved", "refund", "refund_released")
 
 
 def _source(order: Order, refund: Refund) -> str:

@@ -145,8 +145,12 @@ async def _check_orders_exist(database: Database, report: Report, entries: Seque
 # --- orders against entries ---
 
 
+# A held payment is in suspense; one that was returned has been.
+_BOOKED = ["paid", "held", "returned"]
+
+
 def _paid_orders(database: Database) -> Any:
-    return database["orders"].find({"$or": [{"attempts.state": "paid"}, {"refunds.0": {"$exists": True}}]})
+    return database["orders"].find({"$or": [{"attempts.state": {"$in": _BOOKED}}, {"refunds.0": {"$exists": True}}]})
 
 
 async def _verify_orders(database: Database, report: Report, progress: Callable[[int], None]) -> None:
@@ -170,7 +174,7 @@ _ENTRIES_OF_UNPAID: list[dict[str, Any]] = [
             "from": "orders",
             "localField": "order_id",
             "foreignField": "_id",
-            "pipeline": [{"$match": {"attempts.state": {"$ne": "paid"}, "refunds.0": {"$exists": False}}}, {"$project": {"_id": 1}}],
+            "pipeline": [{"$match": {"attempts.state": {"$nin": _BOOKED}, "refunds.0": {"$exists": False}}}, {"$project": {"_id": 1}}],
             "as": "unpaid",
         }
     },

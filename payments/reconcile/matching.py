@@ -46,6 +46,7 @@ class Ours(NamedTuple):
     amount_fen: int
     state: str
     moved_at: datetime | None
+    suspended_fen: int = 0  # of a held payment: in our books already, as a difference
 
     @property
     def is_booked(self) -> bool:
@@ -77,6 +78,7 @@ class Finding:
     at: datetime | None = None
     title: str = ""
     detail: str = ""
+    suspended_fen: int = 0
 
     @property
     def id(self) -> str:
@@ -85,9 +87,12 @@ class Finding:
 
     @property
     def suspense_fen(self) -> int:
-        """How much more lies at the provider than our books say, in fen; negative when it is less."""
+        """How much more lies at the provider than our books say, in fen; negative when it is less.
+
+        A held payment is in suspense by its own entry, so only what the bill says beyond that is added.
+        """
         theirs = (self.theirs_fen or 0) if self.theirs_state in ("paid", "succeeded") else 0
-        booked = (self.ours_fen or 0) if self.ours_state in ("paid", "succeeded") else 0
+        booked = (self.ours_fen or 0) if self.ours_state in ("paid", "succeeded") else self.suspended_fen
         return theirs - booked if self.subject is BillKind.PAYMENT else booked - theirs
 
     def to_document(self) -> dict[str, Any]:
@@ -179,6 +184,7 @@ def _finding(provider: str, day: date, kind: Kind, entry: Entry, ours: Ours | No
         at=datetime.fromtimestamp(entry.booked_s, UTC),
         title=entry.title[:128],
         detail=detail,
+        suspended_fen=ours.suspended_fen if ours else 0,
     )
 
 

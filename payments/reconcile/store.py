@@ -39,7 +39,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 LEASE = timedelta(minutes=1)
 
 # No more than matching needs: reading these is most of the work of a large day.
-_ATTEMPT_PARTS = {f"attempts.{name}": 1 for name in ("id", "provider", "state", "amount_fen", "paid_at")}
+_ATTEMPT_PARTS = {f"attempts.{name}": 1 for name in ("id", "provider", "state", "amount_fen", "paid_at", "received_fen", "suspended_fen")}
 _REFUND_PARTS = {
     f"refunds.{name}": 1
     for name in ("id", "provider", "state", "amount_fen", "agency_id", "attempt_id", "sent_at", "refunded_at")
@@ -245,9 +245,10 @@ def _attempts(row: dict[str, Any]) -> Iterable[Ours]:
             BillKind.PAYMENT,
             order_id,
             "",  # looked up when it matters, see agency_of
-            attempt["amount_fen"],
+            attempt["amount_fen"] if attempt.get("received_fen") is None else attempt["received_fen"],
             attempt["state"],
             attempt.get("paid_at"),
+            attempt.get("suspended_fen", 0) if attempt["state"] == "held" else 0,
         )
         for attempt in row["attempts"]
     ]

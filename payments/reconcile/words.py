@@ -33,6 +33,7 @@ _OUR_STATES = {
     "closed": "已关闭",
     "failed": "未成功",
     "held": "已冻结，待核实",
+    "returned": "已在平台后台退回",
     "requested": "待审批",
     "approved": "已批准，未发出",
     "sending": "已发出，待确认",

@@ -120,7 +120,8 @@ def test_the_tables_in_the_docs_are_the_tables_in_the_code():
 def test_final_attempt_states_never_go_back():
     for name, move in ATTEMPT_MOVES.items():
         assert AttemptState.PAID not in move.sources, name
-        assert AttemptState.HELD not in move.sources or name == "pay", name
+        assert AttemptState.RETURNED not in move.sources, name
+        assert AttemptState.HELD not in move.sources or name in ("pay", "give_back", "give_back_outside"), name
 
 
 @pytest.mark.parametrize(

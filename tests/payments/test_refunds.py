@@ -365,7 +365,7 @@ async def test_what_comes_after_closing_goes_back_by_itself(desk):
     assert (await desk.hall.events(order))[-3:] == ["order.overpaid", "refund.approved", "refund.succeeded"]
     assert await desk.state(other) == "open"
     assert await desk.balances() == {} and await desk.is_proven()
-    rows, _ = await desk.payments.refunds.held("sg-gaj")
+    rows, _ = await desk.payments.held.page("sg-gaj")
     assert [(row["kind"], row["order_id"], row["refunds"][0]["state"]) for row in rows] == [("overpaid", order.id, "succeeded")]
 
 
