@@ -1,21 +1,24 @@
 """Forms: what an item asks, what a draft may hold, and what a submitted form must be.
 
 A draft takes anything of the right JSON kind, so that a half-typed number survives; `judge` is strict and tells every gap at once.
-One definition (the item's `form`) drives the API, the pages and this judgement.
+One definition (the item's `form` and `rules`) drives the API, the pages and this judgement. A computed field is answered by the
+hall alone: what a client sends for it is left aside.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
+from app.catalogue import rules
 from app.catalogue.model import applies
 from app.kernel.errors import ErrorRow, error_row
 from app.kernel.numbers import (
     check_bank_card,
     check_credit_code,
+    check_document_number,
     check_id_number,
     check_mobile,
     check_plate,
@@ -24,7 +27,6 @@ from app.kernel.numbers import (
 
 MAX_TEXT = 2000
 MAX_ROWS = 50
-_NUMBER = re.compile(r"-?\d{1,15}(\.\d{1,6})?", re.ASCII)
 
 Field = Mapping[str, Any]
 
@@ -61,6 +63,8 @@ def draft_values(item: Mapping[str, Any], given: Mapping[str, Any]) -> tuple[dic
         pointer = f"/form/{key}"
         if key not in fields:
             rows.append(error_row(pointer, "unknown", "表单里没有这一项"))
+        elif "computed" in fields[key]:
+            continue
         elif value is None:
             kept[key] = None
         else:
@@ -109,23 +113,74 @@ def _row(entry: Any) -> dict[str, str]:
     return row
 
 
+def with_computed(item: Mapping[str, Any], values: Mapping[str, Any], today: date) -> dict[str, Any]:
+    """Return the values with the computed fields answered anew; one that cannot be computed yet is absent."""
+    found = dict(values)
+    for field in item["form"]:
+        if "computed" in field:
+            found.pop(field["key"], None)
+            if (value := rules.computed_value(field, found, today)) is not None:
+                found[field["key"]] = value
+    return found
+
+
 def judge(
     item: Mapping[str, Any], answers: Mapping[str, Any], values: Mapping[str, Any], facts: Facts
 ) -> tuple[dict[str, Any], list[ErrorRow]]:
     """Return the normalised values of the visible fields, and one row for everything that is missing or wrong."""
+    judged, found = _judged(item, answers, values, facts)
+    return judged, [row for row, level in found if level == "error"]
+
+
+def advice(item: Mapping[str, Any], answers: Mapping[str, Any], values: Mapping[str, Any], facts: Facts) -> list[ErrorRow]:
+    """Return what looks wrong but holds nothing up: told to the resident beside the field, and to the clerk, who decides."""
+    return [row for row, level in _judged(item, answers, values, facts)[1] if level == "advice"]
+
+
+def _judged(
+    item: Mapping[str, Any], answers: Mapping[str, Any], values: Mapping[str, Any], facts: Facts
+) -> tuple[dict[str, Any], list[tuple[ErrorRow, str]]]:
+    values = with_computed(item, values, facts.today)
     judged: dict[str, Any] = {}
-    rows: list[ErrorRow] = []
-    for field in visible_fields(item, answers, values):
+    rows: list[tuple[ErrorRow, str]] = []
+    wrong: set[str] = set()
+    fields = visible_fields(item, answers, values)
+    for field in fields:
         key, value = field["key"], values.get(field["key"])
         if _is_blank(value):
-            if field["required"] and not (field["type"] == "photo" and key in facts.fields_with_files):
-                rows.append(error_row(f"/form/{key}", "required", f"请填写“{field['label']}”"))
+            by_file = field["type"] == "photo" and key in facts.fields_with_files
+            # What a computed field lacks is asked for where it is typed.
+            if field["required"] and not by_file and "computed" not in field:
+                rows.append((error_row(f"/form/{key}", "required", f"请填写“{field['label']}”"), "error"))
             continue
         try:
             judged[key] = _judge_value(field, value, facts)
         except ValueError as error:
-            rows.append(error_row(f"/form/{key}", "invalid", f"“{field['label']}”：{error}"))
+            wrong.add(key)
+            rows.append((error_row(f"/form/{key}", "invalid", f"“{field['label']}”：{error}"), "error"))
+            continue
+        if field["type"] == "table":
+            rows += [(error_row(f"/form/{key}", "invalid", text), "advice") for text in _cell_advice(field, judged[key], facts)]
+    rows += _broken_rules(item, answers, judged, {field["key"] for field in fields}, wrong, facts.today)
     return judged, rows
+
+
+def _broken_rules(
+    item: Mapping[str, Any],
+    answers: Mapping[str, Any],
+    judged: Mapping[str, Any],
+    asked: Collection[str],
+    wrong: Collection[str],
+    today: date,
+) -> Iterator[tuple[ErrorRow, str]]:
+    for rule in item.get("rules", ()):
+        named = rules.named(rule["check"])
+        # A rule speaks of what is asked and readable: about a field that is wrong by itself enough is said already.
+        if not set(named) <= set(asked) or not set(named).isdisjoint(wrong):
+            continue
+        if applies(rule.get("when"), answers) and applies(rule.get("show_when"), judged) and not rules.holds(rule["check"], judged, today):
+            code = "required" if set(rule["check"]) & {"required", "any_of"} else "rule"
+            yield error_row(f"/form/{rule['fields'][0]}", code, rule["message"]), rule["level"]
 
 
 def _is_blank(value: Any) -> bool:
@@ -133,8 +188,8 @@ def _is_blank(value: Any) -> bool:
 
 
 def _judge_value(field: Field, value: Any, facts: Facts) -> Any:
-    judged = _JUDGES[field["type"]](field, value, facts)
-    if isinstance(judged, str):
+    judged = _JUDGES[field.get("format", field["type"])](field, value, facts)
+    if isinstance(judged, str) and "computed" not in field:
         if len(judged) > field.get("max_length", MAX_TEXT):
             raise ValueError(f"最多{field.get('max_length', MAX_TEXT)}个字")
         pattern = field.get("pattern")
@@ -155,6 +210,10 @@ def _number(check: Callable[[str], str]) -> Callable[[Field, Any, Facts], str]:
     return lambda _field, value, _facts: check(str(value))
 
 
+def _citizen_number(_field: Field, value: Any, facts: Facts) -> str:
+    return check_id_number(str(value), on=facts.today)
+
+
 def _select(field: Field, value: Any, _facts: Facts) -> str:
     if value not in {option["value"] for option in field["options"]}:
         raise ValueError("请从选项中选择")
@@ -171,11 +230,13 @@ def _multiselect(field: Field, value: Any, _facts: Facts) -> list[str]:
 def _decimal(field: Field, value: Any, _facts: Facts) -> Any:
     text = str(value).strip()
     # Plain digits only: an exponent would let ten characters ask for gigabytes.
-    if not _NUMBER.fullmatch(text):
+    if not rules.PLAIN_NUMBER.fullmatch(text):
         raise ValueError("请填写数字，最多15位整数、6位小数")
     number = Decimal(text)
     if field["type"] == "money" and (number < 0 or number != number.quantize(Decimal("0.01"))):
         raise ValueError("请填写金额（元），最多两位小数")
+    if "computed" in field:
+        return value  # bounds bind what a person types; what follows from other answers is a matter of rules
     if "min" in field and number < field["min"]:
         raise ValueError(f"不能小于{field['min']}")
     if isinstance(field.get("max"), int) and number > field["max"]:
@@ -223,8 +284,8 @@ def _list(field: Field, value: Sequence[str], _facts: Facts) -> list[str]:
     return entries
 
 
-def _table(field: Field, value: Sequence[Mapping[str, str]], _facts: Facts) -> list[dict[str, str]]:
-    columns = field["columns"]
+def _table(field: Field, value: Sequence[Mapping[str, str]], facts: Facts) -> list[dict[str, str]]:
+    columns, kinds = field["columns"], field.get("column_types", {})
     rows = [{column: row.get(column, "").strip() for column in columns} for row in value]
     rows = [row for row in rows if any(row.values())]
     if any(key not in columns for row in value for key in row):
@@ -232,10 +293,30 @@ def _table(field: Field, value: Sequence[Mapping[str, str]], _facts: Facts) -> l
     if field["required"] and not rows:
         raise ValueError("请至少填写一行")
     for number, row in enumerate(rows, 1):
-        empty = [column for column in columns if not row[column]]
-        if empty:
-            raise ValueError(f"第{number}行的“{empty[0]}”没有填")
+        for column in columns:
+            kind = kinds.get(column, {"type": "text"})
+            if not row[column]:
+                if not kind.get("optional"):
+                    raise ValueError(f"第{number}行的“{column}”没有填")
+                continue
+            try:
+                row[column] = str(_JUDGES[kind["type"]](kind, row[column], facts))
+            except ValueError as error:
+                if kind.get("level") != "advice":
+                    raise ValueError(f"第{number}行的“{column}”：{error}") from None
     return rows
+
+
+def _cell_advice(field: Field, rows: Sequence[Mapping[str, str]], facts: Facts) -> Iterator[str]:
+    """Yield what looks wrong in columns that hold nothing up."""
+    for column, kind in field.get("column_types", {}).items():
+        if kind.get("level") == "advice":
+            for number, row in enumerate(rows, 1):
+                try:
+                    if row[column]:
+                        _JUDGES[kind["type"]](kind, row[column], facts)
+                except ValueError as error:
+                    yield f"“{field['label']}”第{number}行的“{column}”：{error}"
 
 
 _JUDGES: dict[str, Callable[[Field, Any, Facts], Any]] = {
@@ -243,7 +324,8 @@ _JUDGES: dict[str, Callable[[Field, Any, Facts], Any]] = {
     "textarea": _lines,
     "address": _plain,
     "photo": _plain,
-    "id_number": _number(check_id_number),
+    "id_number": _citizen_number,
+    "document_number": _number(check_document_number),
     "mobile": _number(check_mobile),
     "uscc": _number(check_credit_code),
     "plate": _number(check_plate),

@@ -3,14 +3,10 @@
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
-from marshmallow.validate import Length, OneOf, Range, Regexp
+from marshmallow.validate import Length, OneOf, Regexp
 
 from app.catalogue.fields import IDENTITY_LEVELS, KEY, UNITS, condition, flag, many, number, one, text, texts
-
-FIELD_TYPES = (
-    "address bank_card boolean date datetime division id_number list mobile money month multiselect number photo plate "
-    "select table text textarea uscc vin"
-).split()
+from app.catalogue.form_schema import FormField, Option, Rule
 
 
 class CodeAndName(Schema):
@@ -40,11 +36,6 @@ class Channels(Schema):
     terminal = flag()
     express = flag()
     appointment = flag()
-
-
-class Option(Schema):
-    value = text()
-    label = text()
 
 
 class Situation(Schema):
@@ -84,38 +75,6 @@ class Fee(Schema):
     def _unknown_amounts(self, data: dict[str, Any], **_kwargs: Any) -> None:
         if data["amount_fen"] is None and data["certainty"] not in ("formula", "market"):
             raise ValidationError("an unknown amount is formula or market", "amount_fen")
-
-
-def _number_or_today(value: Any) -> None:
-    if value != "today" and (isinstance(value, bool) or not isinstance(value, int)):
-        raise ValidationError("want a whole number or today")
-
-
-class FormField(Schema):
-    key = text(validate=KEY)
-    label = text()
-    type = text(validate=OneOf(FIELD_TYPES))
-    required = flag()
-    personal = flag()
-    sensitive = fields.Boolean(truthy={True}, falsy={False})
-    hint = fields.String()
-    prefill = fields.String(validate=Regexp(r"^(profile|org|case|share|licence)[.:]"))
-    pattern = fields.String()
-    max_length = fields.Integer(strict=True, validate=Range(1, 2000))
-    max_items = fields.Integer(strict=True, validate=Range(1, 100))
-    min = fields.Integer(strict=True)
-    max = fields.Raw(validate=_number_or_today)
-    options = fields.List(fields.Nested(Option), validate=Length(min=1))
-    columns = fields.List(fields.String(validate=Length(min=1)), validate=Length(min=1))
-    when = condition()
-    show_when = condition()
-
-    @validates_schema
-    def _parts_of_its_type(self, data: dict[str, Any], **_kwargs: Any) -> None:
-        if data["type"] in ("select", "multiselect") and "options" not in data:
-            raise ValidationError("a choice needs options", "options")
-        if data["type"] == "table" and "columns" not in data:
-            raise ValidationError("a table needs columns", "columns")
 
 
 class JointReview(Schema):
@@ -196,6 +155,7 @@ class Item(Schema):
     materials = many(Material)
     fees = many(Fee)
     form = many(FormField)
+    rules = fields.List(fields.Nested(Rule))
     joint_review = many(JointReview)
     identity_level = text(validate=OneOf(IDENTITY_LEVELS))
     hot_rank = number(1, allow_none=True)

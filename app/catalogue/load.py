@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 from marshmallow import Schema, ValidationError
 
+from app.catalogue.form_schema import form_mistakes, with_code_lists
 from app.catalogue.schemas import FILES, Synonyms
 
 Row = Mapping[str, Any]
@@ -68,11 +69,12 @@ def load_catalogue(folder: Path) -> Catalogue:
     mistakes += [f"synonyms.json: {line}" for line in _schema_mistakes(Synonyms(), synonyms)]
     if mistakes:  # references into rows that do not hold their fields would only repeat it
         raise CatalogueBroken(mistakes)
+    code_lists = {row["key"]: row for row in rows["code_lists.json", "lists"]}
     catalogue = Catalogue(
         divisions=tuple(rows["divisions.json", "divisions"]),
         agencies=tuple(rows["agencies.json", "agencies"]),
         halls=tuple(rows["agencies.json", "halls"]),
-        items=tuple(rows["items.json", "items"]),
+        items=tuple(with_code_lists(rows["items.json", "items"], code_lists, mistakes)),
         licences=tuple(rows["licences.json", "licences"]),
         knowledge=tuple(rows["kb.json", "entries"]),
         bundles=tuple(rows["bundles.json", "bundles"]),
@@ -203,8 +205,8 @@ def _inside(item: Row, licences: Mapping[str, set[str]]) -> Iterator[str]:
         keys = [row["key"] for row in item[part]]
         for key in sorted({key for key in keys if keys.count(key) > 1}):
             yield f"{part}.{key}: used twice"
-    for part in ("materials", "fees", "form"):
-        for row in item[part]:
+    for part in ("materials", "fees", "form", "rules"):
+        for row in item.get(part, ()):
             for key, values in (row.get("when") or {}).items():
                 if key in options:
                     for value in values:
@@ -212,11 +214,8 @@ def _inside(item: Row, licences: Mapping[str, set[str]]) -> Iterator[str]:
                             yield f"{part}.{row['key']}.when.{key}: {value!r} is no option of it"
                 elif key not in ALWAYS_KNOWN_SITUATIONS:
                     yield f"{part}.{row['key']}.when.{key}: the item has no such situation"
-    form_keys = {row["key"] for row in item["form"]}
+    yield from form_mistakes(item)
     for row in item["form"]:
-        for key in row.get("show_when") or {}:
-            if key not in form_keys:
-                yield f"form.{row['key']}.show_when.{key}: the form has no such field"
         source = row.get("prefill", "")
         if source.startswith("licence:"):
             code, _, name = source.removeprefix("licence:").partition(".")

@@ -4,6 +4,7 @@ from marshmallow import Schema, fields
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from app.catalogue.fields import DAY, HM, IDENTITY_LEVELS, KEY, flag, many, number, one, text, texts
+from app.catalogue.form_schema import CodeList
 from app.catalogue.item_schema import Item
 
 
@@ -199,6 +200,7 @@ FILES: dict[str, dict[str, tuple[type[Schema], str]]] = {
     "divisions.json": {"divisions": (Division, "code")},
     "agencies.json": {"agencies": (Agency, "id"), "halls": (Hall, "id")},
     "items.json": {"items": (Item, "alias")},
+    "code_lists.json": {"lists": (CodeList, "key")},
     "licences.json": {"licences": (Licence, "code")},
     "kb.json": {"entries": (Knowledge, "id")},
     "bundles.json": {"bundles": (Bundle, "key")},

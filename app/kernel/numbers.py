@@ -50,6 +50,26 @@ def check_credit_code(text: str) -> str:
     return code
 
 
+def check_document_number(text: str) -> str:
+    """Return the number of a person's or a body's document.
+
+    What has the shape of a citizen number or a credit code is judged as that; passports, permits, certificates of birth and old
+    registrations have no shape in common and pass as they are.
+    """
+    number = "".join(text.split()).upper()
+    if not re.fullmatch(r"[0-9A-Z]{18}", number, re.ASCII):
+        return text.strip()
+    if not re.fullmatch(r"\d{17}[\dX]", number, re.ASCII):
+        return check_credit_code(number)
+    try:
+        return check_id_number(number)
+    except ValueError as error:
+        try:
+            return check_credit_code(number)  # some credit codes are digits only
+        except ValueError:
+            raise error from None
+
+
 def check_mobile(text: str) -> str:
     """Return a mainland mobile number of 11 digits; blanks, dashes and +86 are taken off."""
     number = re.sub(r"[\s-]", "", text).removeprefix("+86")
