@@ -84,10 +84,6 @@ class Line:
     title: str
     amount_fen: int
     payee: str
-
-
-@dataclass(frozen=True)
-class Payable:
     agency_id: str = ""
     paid_for: str = ""
 
@@ -100,6 +96,10 @@ class Receipt:
     agency_id: str
     code: str
     number: str = ""
+
+
+@dataclass(frozen=True)
+class Payable:
     """What an order pays for, with the version its price belongs to and the agency that gets it."""
 
     kind: str
@@ -203,6 +203,11 @@ class Order:
         return self.payables[0].agency_id
 
     @property
+    def receipt_number(self) -> str:
+        """The number of the first receipt; empty while it has none."""
+        return self.receipts[0].number if self.receipts else ""
+
+    @property
     def is_final(self) -> bool:
         return self.state in FINAL
 
@@ -223,11 +228,6 @@ class Order:
     def paid_attempt(self) -> Attempt | None:
         """The attempt that settled this order."""
         paid = [a for a in self.attempts if a.state is AttemptState.PAID and not a.is_overpaid]
-    @property
-    def receipt_number(self) -> str:
-        """The number of the first receipt; empty while it has none."""
-        return self.receipts[0].number if self.receipts else ""
-
         return paid[0] if paid else None
 
     def attempt(self, attempt_id: str) -> Attempt | None:
@@ -259,6 +259,7 @@ class Order:
             "payables": [payable.__dict__ for payable in self.payables],
             "attempts": [attempt.to_document() for attempt in self.attempts],
             "refunds": [refund.to_document() for refund in self.refunds],
+            "receipts": [receipt.__dict__ for receipt in self.receipts],
         }
 
     @classmethod
@@ -273,14 +274,22 @@ class Order:
                 "payables": tuple(Payable(**payable) for payable in document["payables"]),
                 "attempts": tuple(Attempt.from_document(attempt) for attempt in document["attempts"]),
                 "refunds": tuple(Refund.from_document(refund) for refund in document.get("refunds", ())),
+                "receipts": tuple(Receipt(**receipt) for receipt in document.get("receipts") or _one_receipt(document)),
             }
         )
+
+
+def _one_receipt(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the receipt of an order that was paid when an order had one, whatever the number of its agencies."""
+    if not document.get("receipt_code"):
+        return []
+    number, agency_id = document.get("receipt_number", ""), document["payables"][0]["agency_id"]
+    return [{"id": "", "agency_id": agency_id, "code": document["receipt_code"], "number": number}]
 
 
 def event_data(order: Order, attempt: Attempt | None = None, **more: Any) -> dict[str, Any]:
     """Return the data of an order's event."""
     data: dict[str, Any] = {
-            "receipts": [receipt.__dict__ for receipt in self.receipts],
         "amount_fen": order.amount_fen,
         "titles": [payable.title for payable in order.payables],
         "payables": [
@@ -296,19 +305,10 @@ def event_data(order: Order, attempt: Attempt | None = None, **more: Any) -> dic
     if attempt is not None:
         data |= {"provider": attempt.provider, "attempt_id": attempt.id}
         if attempt.provider_trade_no:
-                "receipts": tuple(Receipt(**receipt) for receipt in document.get("receipts") or _one_receipt(document)),
             data["provider_trade_no"] = attempt.provider_trade_no
     if order.paid_at is not None:
         data["paid_at"] = format_utc(order.paid_at)
     return data
-def _one_receipt(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the receipt of an order that was paid when an order had one, whatever the number of its agencies."""
-    if not document.get("receipt_code"):
-        return []
-    number, agency_id = document.get("receipt_number", ""), document["payables"][0]["agency_id"]
-    return [{"id": "", "agency_id": agency_id, "code": document["receipt_code"], "number": number}]
-
-
 
 
 # --- what a provider says ---
