@@ -50,6 +50,10 @@ class BillKindShown(KindShown):
         fields.Nested(KeySetShown), required=True, metadata={"description": "one complete set of keys is needed"}
     )
     receipt = fields.String(required=True)
+    identity = fields.String(
+        required=True,
+        metadata={"description": "whose citizen number may be given: own, family (with `relation`) or anybody"},
+    )
 
 
 class Kinds(Schema):
@@ -77,11 +81,17 @@ class BillShown(Schema):
     late_fee_fen = fields.Integer(required=True)
     total_fen = fields.Integer(required=True)
     due_on = fields.Date(required=True)
+    pay_by = fields.DateTime(
+        required=True, allow_none=True, metadata={"description": "after this moment it cannot be paid; null when a late payment is taken"}
+    )
     issued_on = fields.Date(required=True, allow_none=True)
     payee = fields.String(required=True)
     payee_agency = fields.String(required=True)
+    holder = fields.String(required=True, metadata={"description": "what the one whose bill it is is called"})
+    holder_masked = fields.String(required=True, metadata={"description": "the masked name, to compare before paying"})
     state = fields.String(required=True)
     payable = fields.Boolean(required=True)
+    warning = fields.String(required=True, metadata={"description": "what to know before paying, or why it cannot be paid here"})
     points = fields.Integer(required=True, allow_none=True)
     notes = fields.String(required=True)
     receipt_no = fields.String(required=True, allow_none=True)

@@ -101,13 +101,14 @@ class Bills(AskPage):
 
     def _kind(self, name: str) -> dict[str, Any]:
         kind = found(self.hall.checks.kinds()["bill_kinds"], name)
-        own_only = (self.hall.checks.bill_kind(name) or {}).get("own_identity_only")
-        if not own_only or self.resident.level < _REAL_NAME:
+        if kind["identity"] != "own" or self.resident.level < _REAL_NAME:
             return kind
         # His own name and number are known and nobody else's count: they need not be typed again.
         inputs = [field for field in kind["inputs"] if field["key"] not in _OWN_IDENTITY]
         key_sets = [row for row in kind["key_sets"] if not set(row["keys"]) & set(_OWN_IDENTITY)]
-        return {**kind, "inputs": inputs, "key_sets": key_sets, "by_own_identity": True}
+        # Only where they are enough by themselves there is nothing left to type.
+        is_enough = any(set(row["keys"]) <= set(_OWN_IDENTITY) for row in kind["key_sets"])
+        return {**kind, "inputs": inputs, "key_sets": key_sets, "by_own_identity": is_enough}
 
     async def _ask(self, name: str, given: Mapping[str, str]) -> dict[str, Any]:
         answer: dict[str, Any] = await self.hall.checks.lookup_bills(name, given, self.resident.resident_id)

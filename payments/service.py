@@ -18,7 +18,6 @@ from app.storage.mongo import Database
 from payments import errors, receipt_numbers, receipts
 from payments.asking import Asking
 from payments.held_desk import HeldDesk
-from payments.held_desk import HeldDesk
 from payments.ledger import store as ledger
 from payments.model import Attempt, Line, Order, OrderState, Payable, total_fen
 from payments.notifications import Notifications, Outcome
@@ -156,11 +155,18 @@ class Payments:
     async def _priced(self, order_id: str, owner_id: str, wanted: Sequence[tuple[str, str]]) -> Order:
         payables: list[Payable] = []
         lines: list[Line] = []
+        deadlines: list[datetime] = []
         for kind, payable_id in wanted:
             quote = await self._sources[kind].quote(payable_id, owner_id)
+            if any((kind, other) not in wanted for other in quote.after):
+                raise errors.OlderFirst(
+                    f"“{quote.title}”之前还有更早的账单没有缴。请把更早的一起勾选，或先缴更早的。",
+                    en="An older bill comes first: pay it before, or in the same order.",
+                )
+            if quote.pay_by is not None:
+                deadlines.append(quote.pay_by)
             own = [
-                Line(line.title, line.amount_fen, line.payee, quote.agency_id, getattr(line, "paid_for", ""))
-                for line in quote.lines
+                Line(line.title, line.amount_fen, line.payee, quote.agency_id, line.paid_for) for line in quote.lines
             ]
             payables.append(
                 Payable(kind, payable_id, quote.subject_version, quote.agency_id, quote.title, total_fen(own))
@@ -169,7 +175,8 @@ class Payments:
         if any(line.amount_fen < 0 for line in lines) or total_fen(lines) < 1:
             raise ValidationFailed([error_row("/payables", "nothing_due", "这些事项现在没有要缴的费用")])
         now = self._clock()
-        expires_at = (now + self._order_for).replace(microsecond=0)  # providers take whole seconds
+        # The price holds for the life of the order, which never goes on after a deadline. Providers take whole seconds.
+        expires_at = min([now + self._order_for, *deadlines]).replace(microsecond=0)
         title = payables[0].title if len(payables) == 1 else f"{payables[0].title}等{len(payables)}项"
         return Order(
             id=order_id,

@@ -1,6 +1,7 @@
 """What can be paid for. The hall's assembly connects a source per kind (`case`, `bill`); payments know nothing else of them."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Protocol
 
 
@@ -11,6 +12,10 @@ class QuoteLine(Protocol):
     def amount_fen(self) -> int: ...
     @property
     def payee(self) -> str: ...
+    @property
+    def paid_for(self) -> str:
+        """The masked name of somebody else it is paid for, or an empty text."""
+        ...
 
 
 class Quote(Protocol):
@@ -24,6 +29,15 @@ class Quote(Protocol):
     def lines(self) -> Sequence[QuoteLine]: ...
     @property
     def subject_version(self) -> int: ...
+    @property
+    def pay_by(self) -> datetime | None:
+        """The moment after which it cannot be paid any more: an order for it lives no longer."""
+        ...
+
+    @property
+    def after(self) -> Sequence[str]:
+        """Ids of the same kind that have to be paid before it, or in the same order."""
+        ...
 
 
 class PayableSource(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ KEY_SETS: dict[str, list[list[str]]] = {
     kind: [entry["keys"] for entry in row["lookup"]] + ([["plate", "vin_last6"]] if kind == "traffic_fine" else [])
     for kind, row in KINDS.items()
 }
+# What is written down about bills beside the sample file.
+FACTS = ("bill_payment", "payment_bill", "made_bill", "refused_payment", "bill_refund", "changed_bill")
 SAMPLE_PLATES = {bill["keys"]["plate"] for bill in _SAMPLES["bills"] if "plate" in bill["keys"]}
 
 
@@ -80,13 +82,23 @@ def late_fee_fen(bill: dict[str, Any], on: str) -> int:
 
 
 def with_state(sandbox: Sandbox, bill: dict[str, Any]) -> dict[str, Any]:
-    """Lay over a bill what was paid here since, and today's late fee."""
+    """Lay over a bill what was changed, paid and given back here since, and today's late fee."""
+    changed = sandbox.store.get("changed_bill", bill["id"]) or {}
+    bill = bill | changed
     payment = sandbox.store.get("bill_payment", bill["id"])
     if payment:
         paid = {"state": "paid", "paid_on": payment["paid_on"], "receipt_no": payment["receipt_no"]}
+        if refunded_fen(sandbox, bill["id"], payment["payment_id"]) >= bill["amount_fen"] + payment["late_fee_fen"]:
+            paid["state"] = "refunded"
         return bill | paid | {"late_fee_fen": payment["late_fee_fen"]}
     fee = late_fee_fen(bill, sandbox.today()) if bill["state"] == "unpaid" else 0
-    return bill | {"late_fee_fen": fee}
+    return bill | {"late_fee_fen": changed.get("late_fee_fen", fee)}
+
+
+def refunded_fen(sandbox: Sandbox, bill_id: str, payment_id: str) -> int:
+    """Return how much of a payment was told as given back."""
+    refunds = sandbox.store.all("bill_refund").values()
+    return sum(row["amount_fen"] for row in refunds if (row["bill_id"], row["payment_id"]) == (bill_id, payment_id))
 
 
 def shown(bill: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
 | `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
 | `/_sim/storm`, `/_sim/refunds`, `/_sim/certificates`, `/_sim/clock` | see control_money.py |
+| `POST /_sim/bills` {id, state?, late_fee_fen?, hard_deadline?} | the department changes its bill, see departments.py |
 | `POST /_sim/reset` {what: bills, sent, faults} | back to the beginning |
 | `GET /_sim/cashier`, `/_sim/login` | pages in the place of the platforms' own apps |
 """
@@ -21,7 +22,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import parse_qsl
 
-from sandbox import alipay, alipay_client, cashier, paying, wechat
+from sandbox import alipay, alipay_client, bills, cashier, paying, wechat
 from sandbox.base import FAULT_MODES, FAULT_PROVIDERS, StandIn, rfc3339_utc
 from sandbox.people import Person, person, person_of_code
 from sandbox.store import Trade
@@ -174,7 +175,7 @@ class Reset(Control):
     def post(self) -> None:
         what = self.body().get("what")
         if what == "bills":
-            forgotten = sum(self.store.drop(kind) for kind in ("bill_payment", "payment_bill", "made_bill"))
+            forgotten = sum(self.store.drop(kind) for kind in bills.FACTS)
         elif what == "sent":
             forgotten = self.store.forget_sent()
         elif what == "faults":

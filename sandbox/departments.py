@@ -1,4 +1,4 @@
-"""The department systems behind one address: bills (lookup, one bill, payment) and checks (查).
+"""The department systems behind one address: bills (lookup, one bill, payment, refund) and checks (查).
 
 Three plates stand for a department having a bad day: 粤F0DOWN answers 503, 粤F0SLOW keeps one waiting, 粤F0JUNK
 answers something that is no JSON.
@@ -91,11 +91,13 @@ class Payments(DepartmentHandler):
         known = self.store.get("bill_payment", bill_id)
         if known and known["payment_id"] == payment_id:
             return self.send({"accepted": True, "receipt_no": known["receipt_no"]})
-        if known or bill["state"] == "paid":
-            return self.refuse(409, "already_paid", "该账单已缴清", receipt_no=(known or {}).get("receipt_no"))
         if self.store.get("payment_bill", payment_id) not in (None, bill_id):
             return self.refuse(409, "payment_id_used", "payment_id 已用于另一张账单")
-        if bill["state"] != "unpaid":
+        # Not taken, but known: that its money went back can be told later.
+        self.store.put("refused_payment", payment_id, bill_id)
+        if known or bill["state"] == "paid":
+            return self.refuse(409, "already_paid", "该账单已缴清", receipt_no=(known or {}).get("receipt_no"))
+        if not _is_payable(bill, paid_at):
             return self.refuse(409, "not_payable", "该账单当前不可缴费", state=bill["state"])
         return self._book(bill, body, payment_id, paid_at)
 
@@ -103,6 +105,8 @@ class Payments(DepartmentHandler):
         # Whoever ordered before midnight and paid after it owes the surcharge of the day of the order.
         days = {paid_at.astimezone(CHINA).date() - timedelta(days=back) for back in (0, 1)}
         fees = {bills.late_fee_fen(bill, day.isoformat()) for day in days}
+        if (self.store.get("changed_bill", bill["id"]) or {}).get("late_fee_fen") is not None:
+            fees = {bill["late_fee_fen"]}
         if body.get("amount_fen") != bill["amount_fen"] or body.get("late_fee_fen") not in fees:
             wanted = {"amount_fen": bill["amount_fen"], "late_fee_fen": max(fees)}
             return self.refuse(422, "wrong_amount", "金额与账单不符", **wanted)
@@ -117,7 +121,70 @@ class Payments(DepartmentHandler):
         }
         self.store.put("bill_payment", bill["id"], payment)
         self.store.put("payment_bill", payment_id, bill["id"])
+        self.store.drop("refused_payment", payment_id)
         return self.send({"accepted": True, "receipt_no": receipt_no})
+
+
+class Refunds(DepartmentHandler):
+    """POST /departments/bills/{id}/refunds: what the hall gave back of a payment. Idempotent on refund_id.
+
+    A payment that was not taken can be told as given back too; one that was never told is not known.
+    """
+
+    def post(self, bill_id: str) -> None:
+        body = self.json_object()
+        if body is None:
+            return self.refuse(400, "malformed", "请求体不是JSON对象")
+        bill = bills.one(self.sandbox, bill_id)
+        if bill is None:
+            return self.refuse(404, "not_found", "没有这张账单")
+        refund_id, payment_id, amount_fen = body.get("refund_id"), body.get("payment_id"), body.get("amount_fen")
+        if not isinstance(refund_id, str) or not 1 <= len(refund_id) <= 64:
+            return self.refuse(422, "invalid_refund_id", "refund_id 不正确", field="refund_id")
+        if not isinstance(amount_fen, int) or isinstance(amount_fen, bool) or amount_fen < 1:
+            return self.refuse(422, "invalid_amount", "amount_fen 应为正整数", field="amount_fen")
+        if _time(body.get("refunded_at")) is None:
+            return self.refuse(422, "invalid_refunded_at", "refunded_at 应为带时区的时间", field="refunded_at")
+        known = self.store.get("bill_refund", refund_id)
+        told = {"bill_id": bill_id, "payment_id": payment_id, "amount_fen": amount_fen}
+        if known is not None:
+            if known != told:
+                return self.refuse(409, "refund_id_used", "refund_id 已用于另一笔退款")
+            return self.send({"accepted": True})
+        payment = self.store.get("bill_payment", bill_id)
+        if payment is None or payment["payment_id"] != payment_id:
+            if self.store.get("refused_payment", str(payment_id)) != bill_id:
+                return self.refuse(409, "unknown_payment", "没有这笔缴款")
+        else:
+            paid_fen = bill["amount_fen"] + payment["late_fee_fen"]
+            if amount_fen > paid_fen - bills.refunded_fen(self.sandbox, bill_id, payment_id):
+                return self.refuse(422, "wrong_amount", "退款超过缴款")
+        self.store.put("bill_refund", refund_id, told)
+        return self.send({"accepted": True})
+
+
+class ChangeBill(DepartmentHandler):
+    """POST /_sim/bills {id, state?, late_fee_fen?, hard_deadline?}: the department changes its bill.
+
+    {state: "unpaid"} of a bill that was paid: it is owed again, whatever came before.
+    """
+
+    def post(self) -> None:
+        body = self.json_object() or {}
+        bill_id = str(body.pop("id", ""))
+        if bills.one(self.sandbox, bill_id) is None:
+            return self.refuse(404, "not_found", "没有这张账单")
+        if body.get("state") == "unpaid":
+            self.store.drop("bill_payment", bill_id)
+        self.store.put("changed_bill", bill_id, (self.store.get("changed_bill", bill_id) or {}) | body)
+        return self.send({"ok": True, "bill": bills.shown(bills.one(self.sandbox, bill_id) or {})})
+
+
+def _is_payable(bill: dict[str, Any], paid_at: datetime) -> bool:
+    """Say whether a payment of that moment counts: one that was made in time is taken also when it is told after the deadline."""
+    if bill["state"] == "closed" and bill.get("closed_by") == "deadline":
+        return paid_at <= datetime.fromisoformat(bill["hard_deadline"])
+    return bool(bill["state"] == "unpaid")
 
 
 class Checks(DepartmentHandler):
@@ -151,5 +218,7 @@ routes = [
     (r"/departments/bills/lookup", Lookup),
     (r"/departments/bills/([\w-]+)", Bill),
     (r"/departments/bills/([\w-]+)/payments", Payments),
+    (r"/departments/bills/([\w-]+)/refunds", Refunds),
     (r"/departments/checks/(\w+)", Checks),
+    (r"/_sim/bills", ChangeBill),
 ]

@@ -1,6 +1,7 @@
 """What a case owes: the hall's payments ask here through their PayableSource protocol, which this fulfils by shape."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from app.cases import errors
 from app.cases.model import State
@@ -14,6 +15,7 @@ class Line:
     title: str
     amount_fen: int
     payee: str
+    paid_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Quote:
     agency_id: str
     lines: tuple[Line, ...]
     subject_version: int
+    pay_by: datetime | None = None
+    after: tuple[str, ...] = ()
 
 
 class CasePayables:

@@ -1,7 +1,7 @@
 """What a resident can meet when checking and when paying a bill.
 
 NotFound  check.kind_not_found, bill.not_found
-Conflict  bill.already_paid, bill.closed, bill.disputed, bill.refunded
+Conflict  bill.already_paid, bill.closed, bill.disputed, bill.refunded, bill.doubtful
 422       validation.failed with one row per input; 403 identity.level_required; 503 provider.unavailable
 """
 
@@ -34,4 +34,19 @@ class BillRefunded(Conflict):
     title = "这张账单已退款"
 
 
-__all__ = ["BillAlreadyPaid", "BillClosed", "BillDisputed", "BillNotFound", "BillRefunded", "CheckKindNotFound"]
+class BillDoubtful(Conflict):
+    """What the department asks for cannot be right; a person has to look at it."""
+
+    code = "bill.doubtful"
+    title = "这张账单的金额要核对"
+
+
+__all__ = [
+    "BillAlreadyPaid",
+    "BillClosed",
+    "BillDisputed",
+    "BillDoubtful",
+    "BillNotFound",
+    "BillRefunded",
+    "CheckKindNotFound",
+]

@@ -1,6 +1,7 @@
 """Inputs of checks and bill look-ups: judged truly, every mistake told at once, with pointers /inputs/<key>."""
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,6 +50,9 @@ def _value(field: Field, value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise ValueError("应为文字")
     text = str(value).replace("\x00", "").strip()
+    if field["type"] != "text" or "pattern" in field:
+        # Keyboards of phones type full-width digits and letters as easily as others; a name is left as it is written.
+        text = unicodedata.normalize("NFKC", text)
     if len(text) > _LONGEST:
         raise ValueError(f"最多{_LONGEST}个字符")
     if not text:

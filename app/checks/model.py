@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
-from app.checks import errors
+from app.checks import bill_rules, errors
+from app.checks.bill_rules import Judgement
 from app.exchange.departments import Bill, Office
 
 
@@ -13,16 +15,24 @@ class QuoteLine:
     title: str
     amount_fen: int
     payee: str
+    paid_for: str = ""  # the name, masked, of the person it is paid for, when that is somebody else
 
 
 @dataclass(frozen=True)
 class Quote:
-    """What is owed now for one bill (the shape that payments ask of a payable source)."""
+    """What is owed now for one bill (the shape that payments ask of a payable source).
+
+    Attributes:
+        pay_by: the moment after which it cannot be paid any more, or None.
+        after: ids of bills that have to be paid before it, or in the same order.
+    """
 
     title: str
     agency_id: str
     lines: tuple[QuoteLine, ...]
     subject_version: int = 1  # a bill has no versions of ours; its price is asked afresh each time
+    pay_by: datetime | None = None
+    after: tuple[str, ...] = ()
 
 
 _REFUSALS: Mapping[str, tuple[type[errors.Conflict], str]] = {
@@ -31,31 +41,48 @@ _REFUSALS: Mapping[str, tuple[type[errors.Conflict], str]] = {
     "disputed": (errors.BillDisputed, "这张账单正在复议或诉讼，暂停缴费，结果出来后再缴。"),
     "refunded": (errors.BillRefunded, "这张账单已退款，不用再缴。"),
 }
+_TOO_LATE = "缴费截止时间已过（或只剩不到两分钟），不能再缴。"
+_UNLAWFUL = "部门系统给出的加处罚款超过了罚款本身，超出法律规定的上限，暂时不能在这里缴，我们已告知部门核对。"
+_DIFFERS = "加处罚款与按逾期天数算出的{ours}元不一致，以部门系统的数额为准；有疑问请先拨打{hotline}再缴。"
 
 
-# What the law calls the surcharge of a kind; 行政处罚法 art. 72 for fines.
-_SURCHARGES = {"traffic_fine": "加处罚款（逾期每日3%，不超过罚款数额）"}
-
-
-def quote_of(bill: Bill, office: Office) -> Quote:
+def quote_of(bill: Bill, office: Office, now: datetime, paid_for: str = "") -> Quote:
     """Return the price of a bill: what the department says now, its surcharge as a line of its own.
 
     Raises:
-        Conflict: it is paid, closed, disputed or refunded.
+        Conflict: it is paid, closed, past its deadline, disputed or refunded, or its surcharge is above what the law allows.
     """
     if bill.state in _REFUSALS:
         refusal, text = _REFUSALS[bill.state]
         raise refusal(f"{text}有疑问请拨打{office.hotline}。", en=f"The bill is {bill.state}.", state=bill.state)
-    lines = [QuoteLine(bill.title, bill.amount_fen, bill.payee_name)]
+    deadline = bill_rules.pay_by(bill)
+    if deadline is not None and now > deadline - bill_rules.SHORTEST_TO_PAY:
+        raise errors.BillClosed(f"{_TOO_LATE}有疑问请拨打{office.hotline}。", en="The deadline is over.", state="late")
+    if bill_rules.judge_surcharge(bill, shanghai_day(now)) is Judgement.UNLAWFUL:
+        raise errors.BillDoubtful(
+            f"{_UNLAWFUL}有疑问请拨打{office.hotline}。", en="The surcharge is above its legal limit; the department has been told."
+        )
+    lines = [QuoteLine(bill.title, bill.amount_fen, bill.payee_name, paid_for)]
     if bill.late_fee_fen:
-        lines.append(QuoteLine(_SURCHARGES.get(bill.kind, "滞纳金"), bill.late_fee_fen, bill.payee_name))
+        lines.append(QuoteLine(bill_rules.surcharge_title(bill.kind), bill.late_fee_fen, bill.payee_name, paid_for))
     if sum(line.amount_fen for line in lines) <= 0:
         raise errors.BillClosed("这张账单没有要缴的金额。", en="Nothing is due.")
-    return Quote(bill.title, bill.payee_id or office.id, tuple(lines))
+    return Quote(bill.title, bill.payee_id or office.id, tuple(lines), pay_by=deadline)
 
 
-def bill_view(bill: Bill) -> dict[str, Any]:
-    """Return a bill as the API shows it; `payable` says whether an order can be made for it."""
+def bill_view(bill: Bill, office: Office, now: datetime) -> dict[str, Any]:
+    """Return a bill as the API shows it; `payable` says whether an order can be made for it, `warning` what to know before."""
+    rule = bill_rules.rule_of(bill.kind)
+    payable, warning = bill.state == "unpaid", ""
+    if payable:
+        try:
+            quote_of(bill, office, now)
+        except errors.Conflict as refusal:
+            payable, warning = False, refusal.detail
+    on = shanghai_day(now)
+    if payable and rule.surcharge and bill_rules.judge_surcharge(bill, on) is Judgement.DIFFERS:
+        ours = bill_rules.surcharge_fen(rule.surcharge, bill.amount_fen, date.fromisoformat(bill.due_on), on)
+        warning = _DIFFERS.format(ours=yuan_text(ours), hotline=office.hotline)
     return {
         "id": bill.id,
         "kind": bill.kind,
@@ -64,11 +91,15 @@ def bill_view(bill: Bill) -> dict[str, Any]:
         "late_fee_fen": bill.late_fee_fen,
         "total_fen": bill.amount_fen + bill.late_fee_fen,
         "due_on": bill.due_on,
+        "pay_by": format_utc(bill_rules.pay_by(bill)),
         "issued_on": bill.issued_on,
         "payee": bill.payee_name,
         "payee_agency": bill.payee_id,
+        "holder": rule.holder,
+        "holder_masked": bill.payer_masked,
         "state": bill.state,
-        "payable": bill.state == "unpaid",
+        "payable": payable,
+        "warning": warning,
         "points": bill.points,
         "notes": bill.notes,
         "receipt_no": bill.receipt_no,

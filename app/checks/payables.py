@@ -1,14 +1,15 @@
 """Bills as something to pay for: their price, asked of the department each time, and telling the department what was paid."""
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import structlog
-from prometheus_client import Counter
 
-from app.checks import store
+from app.checks import metrics, store
 from app.checks.model import Quote, quote_of
 from app.exchange.departments import BillNotFound, DepartmentSystems, Office, PaymentRefused
 from app.kernel.clock import format_utc, utc_now
@@ -20,8 +21,6 @@ log = structlog.get_logger(__name__)
 
 PAYABLE_KIND = "bill"
 _LONGEST_PAYMENT_ID = 64
-
-told = Counter("hall_bill_payments_told", "Payments told to departments", ["outcome"])
 
 
 class BillPayables:
@@ -43,7 +42,7 @@ class BillPayables:
 
         Raises:
             BillNotFound: this resident has not looked it up (any more).
-            Conflict: it is paid, closed, disputed or refunded.
+            Conflict: it is paid, closed, disputed, refunded or doubtful.
             ProviderUnavailable: the department does not answer.
         """
         note = await store.remembered(self._database, resident_id, payable_id)
@@ -60,7 +59,15 @@ class BillPayables:
             late_fee_fen=bill.late_fee_fen,
             now=self._clock(),
         )
-        return quote
+        return replace(quote, after=tuple(filter(None, older)))
+
+    async def _still_owed(self, office: Office, bill_id: str) -> str:
+        """Return the id of an older bill when it is still to be paid, else an empty text."""
+        try:
+            bill = await self._departments.bill(office, bill_id)
+        except BillNotFound:
+            return ""
+        return bill_id if bill.state == "unpaid" else ""
 
     async def report_paid(self, event: Event) -> None:
         """Tell the departments of the bills of a paid order; at least once, idempotent on the payment id.
@@ -109,17 +116,18 @@ class BillPayables:
                 payment_id=payment_id,
                 amount_fen=amount_fen,
                 late_fee_fen=late_fee_fen,
-                paid_at=event.at,
+                # When the provider says it was paid: the news may have come a day later, and the surcharge counts days.
+                paid_at=parse_utc(event.data["paid_at"]) if event.data.get("paid_at") else event.at,
                 provider_trade_no=str(
                     event.data.get("provider_trade_no") or event.data.get("attempt_id") or event.subject_id
                 ),
             )
         except (PaymentRefused, BillNotFound) as error:
-            told.labels("refused").inc()
+            metrics.told.labels("refused").inc()
             log.error("bill.payment_refused", order_id=event.subject_id, bill_id=bill_id, **error.context)
             await self._keep_refusal(event, payment_id, facts, str(error.context.get("word", "not_found")))
             return
-        told.labels("accepted").inc()
+        metrics.told.labels("accepted").inc()
         await store.note_payment(
             self._database, payment_id, {**facts, "state": "accepted", "receipt_no": receipt_no, "at": self._clock()}
         )

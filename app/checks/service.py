@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 from redis.asyncio import Redis
 
+from app.checks import bill_rules, metrics, model, store
 from app.checks import inputs as judging
-from app.checks import model, store
+from app.checks.bill_rules import RELATION_FIELD, RELATIONS, Identity
 from app.checks.cache import AnswerCache
 from app.checks.errors import CheckKindNotFound
 from app.exchange.departments import DepartmentSystems, Found, InputsRefused, Office
@@ -20,6 +21,7 @@ from app.identity.service import require_level
 from app.kernel.clock import format_utc, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import ProviderUnavailable, ValidationFailed, error_row
+from app.kernel.numbers import mask_name
 from app.storage.mongo import Database
 
 CASE_PROGRESS = "case_progress"
@@ -90,9 +92,10 @@ class Checks:
                     "name": kind["name"],
                     "identity_level": kind["identity_level"],
                     "agency": self._agency_view(kind["source"]),
-                    "inputs": [{**known.bill_fields[key], "required": False} for key in _keys_of(kind)],
+                    "inputs": [{**field, "required": False} for field in _fields_of(kind, known.bill_fields)],
                     "key_sets": [{"keys": row["keys"], "note": row["note"]} for row in kind["lookup"]],
                     "receipt": kind["receipt"],
+                    "identity": str(bill_rules.rule_of(kind["kind"]).identity),
                 }
                 for kind in known.bill_kinds.values()
             ],
@@ -165,13 +168,18 @@ class Checks:
         resident = await self._people.resident(resident_id)
         require_level(resident.level, int(kind["identity_level"][1:]))
         fields = self._catalogue.snapshot.bill_fields
-        judged = judging.judge([fields[key] for key in _keys_of(kind)], given)
+        judged = judging.judge(_fields_of(kind, fields), given)
+        relation = judged.pop("relation", "")
         keys = _with_own_identity(kind, judged, resident)
         missing = judging.missing_of([row["keys"] for row in kind["lookup"]], keys)
         if missing is not None:
             raise ValidationFailed(
                 [error_row(f"/inputs/{key}", "required", f"请填写{fields[key]['label']}") for key in missing]
             )
+        is_anothers = "id_number" in keys and keys["id_number"] != resident.id_number
+        if is_anothers and bill_rules.rule_of(name).identity is Identity.FAMILY and not relation:
+            text = f"这不是您本人的号码。给家人缴费，请填写{RELATION_FIELD['label']}哪一位：{'、'.join(RELATIONS)}"
+            raise ValidationFailed([error_row("/inputs/relation", "required", text)])
         office = self._office(kind["source"])
         await store.audit(
             self._database,
@@ -179,7 +187,7 @@ class Checks:
             action="bills.looked_up",
             kind=name,
             office_id=office.id,
-            purpose=f"查询并缴纳{kind['name']}",
+            purpose=f"{f'为{relation}' if is_anothers and relation else ''}查询并缴纳{kind['name']}",
         )
 
         async def ask() -> Found:
@@ -190,7 +198,8 @@ class Checks:
                 larger = [row["keys"] for row in kind["lookup"] if not set(row["keys"]) <= set(keys)]
                 raise InputsRefused(tuple(judging.missing_of(larger, keys) or refused.fields)) from refused
 
-        return await self._answered(resident_id, office, name, ["bills", name, keys], ask)
+        paid_for = (mask_name(keys.get("name", "")) or "他人") if is_anothers else ""
+        return await self._answered(resident_id, office, name, ["bills", name, keys], ask, paid_for)
 
     async def _answered(
         self,
@@ -199,6 +208,7 @@ class Checks:
         name: str,
         question: Sequence[Any],
         ask: Callable[[], Awaitable[Found]],
+        paid_for: str = "",
     ) -> dict[str, Any]:
         kept = await self._cache.get(resident_id, question)
         if kept is not None:
@@ -280,6 +290,12 @@ def office_of(known: Kinds, agency_id: str) -> Office:
     return Office(row["id"], row["name"], row["hotline"])
 
 
+def _fields_of(kind: Mapping[str, Any], fields: Mapping[str, Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return what may be typed to look up the bills of a kind."""
+    own = [fields[key] for key in _keys_of(kind)]
+    return [*own, RELATION_FIELD] if bill_rules.rule_of(kind["kind"]).identity is Identity.FAMILY else own
+
+
 def _keys_of(kind: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(key for row in kind["lookup"] for key in row["keys"]))
 
@@ -292,7 +308,8 @@ def _with_own_identity(kind: Mapping[str, Any], judged: Mapping[str, str], resid
     """
     keys = dict(judged)
     known = resident.level >= _REAL_NAME and bool(resident.id_number)
-    if kind["own_identity_only"] and "id_number" in keys and known and keys["id_number"] != resident.id_number:
+    own_only = bill_rules.rule_of(kind["kind"]).identity is Identity.OWN
+    if own_only and "id_number" in keys and keys["id_number"] != resident.id_number:
         raise ValidationFailed([error_row("/inputs/id_number", "not_own", "这种账单只能查本人的，请填写您自己的号码")])
     if known and "id_number" not in keys and "name" not in keys and not _complete(kind, keys):
         own = {"id_number": resident.id_number, "name": resident.name}

@@ -1,11 +1,12 @@
 """What checks keep: who looked up which bill (for a day), the audit of every question, and what was told to departments."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel, UpdateOne
 
+from app.checks.bill_rules import rule_of
 from app.exchange.departments import Bill, Office
 from app.kernel.audit import record
 from app.storage.mongo import Database
@@ -31,25 +32,27 @@ def _key(owner_id: str, bill_id: str) -> str:
 
 
 async def remember_bills(
-    database: Database, owner_id: str, office: Office, bills: Iterable[Bill], now: datetime
+    database: Database, owner_id: str, office: Office, bills: Sequence[Bill], now: datetime, *, paid_for: str = ""
 ) -> None:
-    """Note that a resident was shown these bills: only so can he order one."""
-    writes = [
-        UpdateOne(
-            {"_id": _key(owner_id, bill.id)},
-            {
-                "$set": {
-                    "owner_id": owner_id,
-                    "bill_id": bill.id,
-                    "kind": bill.kind,
-                    "office": office.__dict__,
-                    "expires_at": now + REMEMBERED,
-                }
-            },
-            upsert=True,
-        )
-        for bill in bills
-    ]
+    """Note that a resident was shown these bills: only so can he order one.
+
+    Args:
+        paid_for: the masked name of somebody else whose bills they are.
+    """
+    owed = sorted((bill.due_on, bill.id) for bill in bills if bill.state == "unpaid")
+    writes = []
+    for bill in bills:
+        older = [other for due_on, other in owed if due_on < bill.due_on] if rule_of(bill.kind).oldest_first else []
+        note = {
+            "owner_id": owner_id,
+            "bill_id": bill.id,
+            "kind": bill.kind,
+            "office": office.__dict__,
+            "paid_for": paid_for and (bill.payer_masked or paid_for),
+            "older": older,
+            "expires_at": now + REMEMBERED,
+        }
+        writes.append(UpdateOne({"_id": _key(owner_id, bill.id)}, {"$set": note}, upsert=True))
     if writes:
         await database["bills"].bulk_write(writes, ordered=False)
 

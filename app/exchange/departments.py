@@ -7,18 +7,19 @@ not answer", never "nothing was found".
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Protocol
 from urllib.parse import quote
 
 import orjson
 import structlog
 from marshmallow import EXCLUDE, Schema, ValidationError, fields
-from marshmallow.validate import Equal, Length, OneOf, Range, Regexp
+from marshmallow.validate import And, Equal, Length, OneOf, Range, Regexp
 
 from app.kernel import context
 from app.kernel.clock import format_utc
 from app.kernel.errors import HallError, NotFound, ProviderUnavailable
+from app.kernel.numbers import mask_name
 
 log = structlog.get_logger(__name__)
 
@@ -54,6 +55,8 @@ class Bill:
     notes: str
     points: int | None
     receipt_no: str | None
+    hard_deadline: str | None = None  # RFC 3339: the moment after which it is closed
+    payer_masked: str = ""  # whose bill it is, as far as a payer may know
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,14 @@ class _Payee(_Lenient):
     name = fields.String(required=True, validate=Length(1, 100))
 
 
-_DAY = Regexp(r"^\d{4}-\d{2}-\d{2}$")
+def _is_day(text: str) -> None:
+    try:
+        date.fromisoformat(text)
+    except ValueError as error:
+        raise ValidationError("not a day") from error
+
+
+_DAY = And(Regexp(r"^\d{4}-\d{2}-\d{2}$"), _is_day)
 
 
 class _BillSchema(_Lenient):
@@ -176,6 +186,8 @@ class _BillSchema(_Lenient):
     notes = fields.String(load_default="", validate=Length(max=500))
     points = fields.Integer(load_default=None, allow_none=True, strict=True, validate=Range(0, 12))
     receipt_no = fields.String(load_default=None, allow_none=True, validate=Length(max=64))
+    hard_deadline = fields.AwareDateTime(load_default=None, allow_none=True, format="iso")
+    payer_name_masked = fields.String(load_default="", validate=Length(max=60))
 
 
 class _Row(_Lenient):
@@ -324,6 +336,11 @@ def _wanted(answer: Any) -> tuple[str, ...]:
     return tuple(str(name).removeprefix("inputs.") for name in named if isinstance(name, str))
 
 
+def _masked(name: str) -> str:
+    """Return a name with nothing but its first character readable; what is masked already stays as it is."""
+    return name if not name or "*" in name else mask_name(name)
+
+
 def _bill(row: Mapping[str, Any]) -> Bill:
     return Bill(
         id=row["id"],
@@ -339,6 +356,9 @@ def _bill(row: Mapping[str, Any]) -> Bill:
         notes=row["notes"],
         points=row["points"],
         receipt_no=row["receipt_no"],
+        hard_deadline=format_utc(row["hard_deadline"]),
+        # Masked once more: a department that sends a whole name must not make us show it.
+        payer_masked=_masked(row["payer_name_masked"]),
     )
 
 

@@ -67,6 +67,7 @@ class OneLine:
     title: str
     amount_fen: int
     payee: str
+    paid_for: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class OneQuote:
     agency_id: str
     lines: tuple[OneLine, ...]
     subject_version: int = 1
+    pay_by: datetime | None = None
+    after: tuple[str, ...] = ()
 
 
 @dataclass
