@@ -81,7 +81,6 @@ class Payments:
         )
         self.held = HeldDesk(self._store, self._asking, approval_fen=refund_approval_fen, clock=clock)
         self.refunds = Refunds(self._store, approval_fen=refund_approval_fen, clock=clock, confirm=self.held.confirm_of)
-        self.held = HeldDesk(self._store, self._asking, approval_fen=refund_approval_fen, clock=clock)
         self._following = RefundFollowing(self._store, self.providers, public_url)
         self._notifications = Notifications(
             database, self.providers, self._settling, lambda report, now: self._following.apply_report(report, "notice", now)

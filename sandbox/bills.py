@@ -91,6 +91,9 @@ def with_state(sandbox: Sandbox, bill: dict[str, Any]) -> dict[str, Any]:
         if refunded_fen(sandbox, bill["id"], payment["payment_id"]) >= bill["amount_fen"] + payment["late_fee_fen"]:
             paid["state"] = "refunded"
         return bill | paid | {"late_fee_fen": payment["late_fee_fen"]}
+    deadline = bill.get("hard_deadline")
+    if bill["state"] == "unpaid" and deadline and sandbox.clock() > datetime.fromisoformat(deadline).timestamp():
+        bill = bill | {"state": "closed", "closed_by": "deadline"}
     fee = late_fee_fen(bill, sandbox.today()) if bill["state"] == "unpaid" else 0
     return bill | {"late_fee_fen": changed.get("late_fee_fen", fee)}
 

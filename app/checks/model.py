@@ -8,6 +8,8 @@ from typing import Any
 from app.checks import bill_rules, errors
 from app.checks.bill_rules import Judgement
 from app.exchange.departments import Bill, Office
+from app.kernel.clock import format_utc, shanghai_day
+from app.kernel.money import yuan_text
 
 
 @dataclass(frozen=True)

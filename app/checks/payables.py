@@ -12,7 +12,7 @@ import structlog
 from app.checks import metrics, store
 from app.checks.model import Quote, quote_of
 from app.exchange.departments import BillNotFound, DepartmentSystems, Office, PaymentRefused
-from app.kernel.clock import format_utc, utc_now
+from app.kernel.clock import format_utc, parse_utc, utc_now
 from app.kernel.events import Event, new_event
 from app.storage import outbox
 from app.storage.mongo import Database
@@ -50,14 +50,17 @@ class BillPayables:
             raise BillNotFound("没有找到这张账单，请重新查询后再缴。", en="No such bill: look it up first.")
         office = Office(**note["office"])
         bill = await self._departments.bill(office, payable_id)
-        quote = quote_of(bill, office)
+        now = self._clock()
+        metrics.watch_surcharge(bill, office, now)
+        quote = quote_of(bill, office, now, note.get("paid_for", ""))
+        older = await asyncio.gather(*(self._still_owed(office, bill_id) for bill_id in note.get("older", ())))
         await store.note_quote(
             self._database,
             resident_id,
             payable_id,
             amount_fen=bill.amount_fen,
             late_fee_fen=bill.late_fee_fen,
-            now=self._clock(),
+            now=now,
         )
         return replace(quote, after=tuple(filter(None, older)))
 

@@ -221,8 +221,11 @@ class Checks:
             error.context.setdefault("kind", name)
             raise
         # Remembered before it is shown: what is on the screen can be ordered.
-        await store.remember_bills(self._database, resident_id, office, found.bills, self._clock())
-        views = [model.bill_view(bill) for bill in sorted(found.bills, key=lambda bill: (bill.due_on, bill.id))]
+        now = self._clock()
+        await store.remember_bills(self._database, resident_id, office, found.bills, now, paid_for=paid_for)
+        for bill in found.bills:
+            metrics.watch_surcharge(bill, office, now)
+        views = [model.bill_view(bill, office, now) for bill in sorted(found.bills, key=lambda bill: (bill.due_on, bill.id))]
         answer = {
             "kind": name,
             "as_of": found.as_of,
