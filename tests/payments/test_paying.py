@@ -30,7 +30,7 @@ async def test_paid_by_notice(hall, provider):
     assert await hall.events(order) == ["order.created", "order.paying", "order.paid"]
     assert paid.receipts
     event = await hall.database["events"].find_one({"name": "order.paid"})
-    assert event["data"]["payables"] == [{"kind": "case", "id": order.payables[0].id, "amount_fen": 4000}]
+    assert event["data"]["payables"] == [{"kind": "case", "id": order.payables[0].id, "amount_fen": 4000, "agency_id": "sg-gaj"}]
     assert event["data"]["provider_trade_no"] == told["trade_no"] and event["data"]["paid_at"]
     with pytest.raises(errors.OrderAlreadyPaid):
         await hall.pay(order, provider)
@@ -155,6 +155,16 @@ async def test_a_failed_try_leaves_the_order_payable(hall, provider):
 
 
 # --- attempts ---
+
+
+async def test_two_buttons_of_one_form_pressed_at_once_are_two_numbers(hall):
+    resident = await hall.resident()
+    for _ in range(5):
+        order, number = await hall.order(resident), new_id("pay")  # a form has one number, whichever button is pressed
+        await asyncio.gather(*(hall.pay(order, name, attempt_id=number) for name in PROVIDERS), return_exceptions=True)
+        found = await hall.payments.get_order(order.id, resident)
+        numbers = [attempt.id for attempt in found.attempts]
+        assert len(set(numbers)) == len(numbers) and number in numbers
 
 
 @both
