@@ -142,6 +142,8 @@ class Paying:
             return None
         if now >= order.expires_at - SHORTEST_TO_PAY:
             raise errors.OrderExpired("这张订单马上到期，请等一分钟后重新发起缴费。", en="The order is about to expire.")
+        if order.attempt(attempt_id) is not None:  # two buttons of one form at once: the other one has just taken this number
+            attempt_id = new_id("pay")
         if len(order.attempts) >= MAX_ATTEMPTS:
             raise errors.TooManyAttempts("这张订单试着付款的次数太多了，请关闭它，再重新发起缴费。", en="Close the order and make a new one.")
         terms = Terms(
