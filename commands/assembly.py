@@ -13,6 +13,7 @@ from app.cases.payables import CasePayables
 from app.cases.review import Review
 from app.cases.service import Cases
 from app.cases.store import CaseStore
+from app.cases.sweeps import Sweeps
 from app.catalogue import publish as catalogue_publish
 from app.catalogue.live import LiveCatalogue
 from app.catalogue.load import Catalogue
@@ -99,6 +100,7 @@ class Hall:
     staff: StaffAccounts
     cases: Cases
     review: Review
+    sweeps: Sweeps
     licences: licences.Licences
     feedback: feedback.Feedback
     checks: Checks
@@ -206,6 +208,7 @@ async def assemble(settings: Settings) -> Hall:
         staff=staff,
         cases=cases,
         review=Review(database, cases, staff.is_of_agency),
+        sweeps=Sweeps(cases),
         licences=wallet,
         feedback=feedback.Feedback(database, cases),
         checks=checks,

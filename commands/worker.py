@@ -55,6 +55,7 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(1, stop, "receipts", hall.payments.number_receipts))
         group.create_task(_every(60, stop, "reconcile", lambda: hall.reconcile.run_due(utc_now())))
         group.create_task(_every(1800, stop, "deadlines", hall.recompute_deadlines))
+        group.create_task(_every(30, stop, "cases", hall.sweeps.run))
         group.create_task(_listen(hall, stop, deliver_soon))
     await hall.close()
     log.info("worker.stopped")

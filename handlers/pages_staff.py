@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import Schema
 
-from app.cases import review, steps, views
+from app.cases import handling, review, views
 from app.cases.model import STATE_NAMES, State
 from app.identity.tokens import STAFF_FOR
 from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized
@@ -103,7 +103,7 @@ class OneCase(StaffPage):
             case=view,
             lamp=lamp_of(self.hall, case),
             divisions=self.divisions,
-            special=steps.SPECIAL_PROCEDURES,
+            special=handling.SPECIAL_PROCEDURES,
             methods={"electronic": "电子证照", "window": "窗口领取", "express": "邮寄"},
             actions=sorted(view["allowed_actions"], key=list(pages_text.ACTIONS).index),
             # What the resident asked for on the form, when it is a way the desk has.
@@ -142,7 +142,8 @@ class Act(OneCase):
         """Return the body that the API would be sent, from the form's fields."""
         if action == "request_supplement":
             keys = [key for key in self.get_body_arguments("key") if key]
-            return {"missing": [{"key": key, "reason": self.text(f"reason.{key}", limit=1000)} for key in keys]}
+            missing = [{"key": key, "reason": self.text(f"reason.{key}", limit=1000)} for key in keys]
+            return {"missing": missing, "reason": self.text("reason", limit=1000)}
         schema: Schema = BODIES[action]()
         typed: dict[str, Any] = {}
         for name in schema.load_fields:

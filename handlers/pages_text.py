@@ -59,11 +59,14 @@ DELIVERY = {"electronic": "电子证照", "self": "窗口领取", "window": "窗
 
 ACTIONS = {
     "claim": "领办",
+    "pre_review": "预审通过",
     "accept": "受理",
     "request_supplement": "一次性告知补正",
     "reject": "不予受理",
+    "correct": "答复更正申请",
     "suspend": "特别程序（暂停计时）",
     "resume": "恢复计时",
+    "extend": "延长办理期限",
     "decide": "作出决定",
     "deliver": "送达",
     "reassign": "转给他人",

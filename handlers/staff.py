@@ -40,16 +40,61 @@ class MissingRow(Schema):
 
 
 class SupplementRequest(Schema):
+    """Every gap at once. `reason` is the head's, for a further notice."""
+
     missing = fields.List(fields.Nested(MissingRow), required=True, validate=validate.Length(1, 60))
+    reason = fields.String(load_default="", validate=validate.Length(max=1000))
+
+
+class PreReviewRequest(Schema):
+    """Nothing missing: it seems to be in order. With `missing` it is the one notice."""
+
+    missing = fields.List(fields.Nested(MissingRow), load_default=list, validate=validate.Length(max=60))
+    note = fields.String(load_default="", validate=validate.Length(max=1000))
+    reason = fields.String(load_default="", validate=validate.Length(max=1000))
+
+
+class ToleratedRow(Schema):
+    key = fields.String(required=True, validate=validate.Length(1, 60))
+    due_on = fields.Date(required=True)
+
+
+class AcceptRequest(Schema):
+    """`tolerated`: by when what the applicant promised comes; a note may come along and is not kept."""
+
+    tolerated = fields.List(fields.Nested(ToleratedRow), load_default=list, validate=validate.Length(max=60))
+    note = fields.String(load_default="", validate=validate.Length(max=1000))
 
 
 class RejectRequest(Schema):
+    """The reason; the rule it follows from and, when it is another body's matter, that body."""
+
     reason = fields.String(required=True, validate=_reason)
+    rule = fields.String(load_default="", validate=validate.Length(max=500))
+    right_body = fields.String(load_default="", validate=validate.Length(max=200))
+
+
+class CorrectRequest(Schema):
+    """The answer to a correction that was asked for; a refusal says why."""
+
+    approve = fields.Boolean(required=True, truthy={True, "true", "1"}, falsy={False, "false", "0"})
+    reason = fields.String(load_default="", validate=validate.Length(max=1000))
+
+    @validates_schema
+    def _reasons(self, data: Any, **_kwargs: Any) -> None:
+        if not data["approve"] and not data["reason"].strip():
+            raise ValidationError("不同意更正要说明理由", "reason")
 
 
 class SuspendRequest(Schema):
     kind = fields.String(required=True, validate=validate.Length(1, 40))
     days = fields.Integer(required=True, strict=True, validate=validate.Range(1, 365))
+    reason = fields.String(load_default="", validate=validate.Length(max=1000))
+
+
+class ExtendRequest(Schema):
+    days = fields.Integer(required=True, strict=True, validate=validate.Range(1, 365))
+    reason = fields.String(required=True, validate=_reason)
 
 
 class DecideRequest(Schema):
@@ -83,15 +128,21 @@ class ReassignRequest(Schema):
 
 BODIES: dict[str, type[Schema]] = {
     "claim": NoFields,
+    "pre_review": PreReviewRequest,
     "request_supplement": SupplementRequest,
-    "accept": NoFields,
+    "accept": AcceptRequest,
     "reject": RejectRequest,
+    "correct": CorrectRequest,
     "suspend": SuspendRequest,
     "resume": NoFields,
+    "extend": ExtendRequest,
     "decide": DecideRequest,
     "deliver": DeliverRequest,
     "reassign": ReassignRequest,
 }
+
+
+_BARE = frozenset({"claim", "pre_review", "accept", "resume"})  # may come without a body
 
 
 class StaffLogin(HallHandler):
@@ -129,7 +180,7 @@ class Tasks(HallHandler):
 
 def lamp_of(hall: Any, case: Case) -> str:
     """Return the lamp of a case by the day by which its agency must act."""
-    return lamp(case.deadline_on or case.accept_by_on, today(), hall.calendar) if case.is_open else "none"
+    return lamp(case.due_on, today(), hall.calendar)
 
 
 class StaffCase(HallHandler):
@@ -146,7 +197,7 @@ class StaffFile(HallHandler):
 
 
 class StaffAction(HallHandler):
-    """POST /staff/v1/cases/{id}/<action>: claim, request_supplement, accept, reject, suspend, resume, decide, deliver, reassign."""
+    """POST /staff/v1/cases/{id}/<action>: a name of the table in docs/cases.md; the case's `allowed_actions` say which fit now."""
 
     bodies_by_action = BODIES
 
@@ -154,7 +205,7 @@ class StaffAction(HallHandler):
     async def post(self, case_id: str, action: str) -> None:
         if action not in BODIES:
             raise NotFound("没有这个操作。", en="No such action.")
-        body = self.load_json(BODIES[action], optional=BODIES[action] is NoFields)
+        body = self.load_json(BODIES[action], optional=action in _BARE)
         case = await self.hall.review.act(case_id, action, self.staff, body)
         await self.answer(await self.hall.review.view(case, self.staff))
 

@@ -14,7 +14,7 @@ from app.kernel.numbers import mask_id_number
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "case": frozenset(
         "subject_id at item_name agency_name number number_tail query_code deadline deadline_year accept_by supplement_by "
-        "pay_by expected_on days amount_yuan reason opinion missing_lines tracking phrase hint".split()
+        "pay_by expected_on received_on days rule right_body review_body court complain_to amount_yuan reason opinion missing_lines tracking phrase hint".split()
     ),
     "order": frozenset(
         "subject_id order_id at item_name matters amount_yuan refund_yuan expires receipt_number provider_name phrase hint".split()
@@ -31,7 +31,7 @@ ALWAYS: Mapping[str, frozenset[str]] = {
 # of bills (they name offences). Source: the rule for texts on lock screens of GB/T 35273 and the platforms' own terms.
 OUTSIDE: frozenset[str] = frozenset("subject_id at item_name number number_tail phrase hint".split())
 
-_CONDITIONS = frozenset("deadline_estimated fee_paid has_delivery method outcome provider state".split())
+_CONDITIONS = frozenset("deadline_estimated fee_paid has_delivery by_superior review_body method outcome provider state".split())
 
 _FALLBACKS = {
     "zh": {"item_name": "您的事项", "agency_name": "办理部门", "matters": "政务服务费用", "channel_name": "另一种方式"},
@@ -52,6 +52,7 @@ _SOURCES = {  # placeholder -> name in the event's data; each is a Shanghai day
     "supplement_by": "supplement_by_on",
     "pay_by": "pay_by_on",
     "expected_on": "expected_on",
+    "received_on": "received_on",
 }
 _ID_NUMBER = re.compile(r"(?<!\d)[1-9]\d{5}(?:18|19|20)\d{9}[\dXx](?!\d)")
 
@@ -75,7 +76,7 @@ def values_of(event: Event, kind: str, language: str) -> dict[str, str]:
     values |= {"at": _moment(event.at, language)}
     for name in ("item_name", "agency_name", "number", "query_code", "tracking", "receipt_number"):
         values[name] = _text(data.get(name)) or values.get(name, "")
-    for name in ("reason", "opinion"):
+    for name in ("reason", "opinion", "rule", "right_body", "review_body", "court", "complain_to"):
         values[name] = _free_text(data.get(name))
     for name, source in _SOURCES.items():
         values[name] = _day(data.get(source), language)

@@ -1,7 +1,7 @@
 """Deadlines of a case: each limit in its own unit, the earlier one binds, and the clock stands while the law stops it.
 
-Sources: 行政许可法 art. 32 (five days to tell what is missing), art. 42 and 45, art. 82 (working days); 民法典 art. 201-203 (the day of
-the start does not count; a period that ends on a rest day ends on the next working day).
+Sources: 行政许可法 art. 32 (five days to tell what is missing), art. 42 (extension), art. 44 (delivery), art. 45 and 82 (stops; working days);
+民法典 art. 201-203 (the day of the start does not count; a period that ends on a rest day ends on the next working day).
 """
 
 from collections.abc import Sequence
@@ -10,31 +10,38 @@ from datetime import date, timedelta
 from app.cases.model import Suspension
 from app.kernel.calendar import DueDay, WorkingCalendar
 
-ACCEPT_WITHIN_WORKING_DAYS = 5
-
-
-def accept_by(calendar: WorkingCalendar, received_on: date) -> DueDay:
-    """Return the day by which the agency accepts, refuses, or names everything that is missing."""
-    return calendar.add_working_days(received_on, ACCEPT_WITHIN_WORKING_DAYS)
+Limit = tuple[int, str]  # (days, `working` or `calendar`)
 
 
 def decide_by(
     calendar: WorkingCalendar,
     accepted_on: date,
-    promised: tuple[int, str],
-    legal: tuple[int, str] | None,
+    promised: Limit,
+    legal: Limit | None,
     suspensions: Sequence[Suspension] = (),
+    extension: Limit | None = None,
 ) -> DueDay:
-    """Return the last day for the decision: the earlier of promise and law.
+    """Return the last day for the decision: the earlier of promise and law, each prolonged by the extension.
 
     Args:
-        promised, legal: (days, `working` or `calendar`).
-        suspensions: ended ones, in order of time; days in `(from_on, until_on]` do not count.
+        suspensions: ended ones, in order of time, none within another; days in `(from_on, until_on]` do not count.
+        extension: runs from the old last day (art. 42); stops after it prolong the extension alone.
     """
     limits = [promised] if legal is None else [promised, legal]
-    candidates = [_limit_end(calendar, accepted_on, days, unit, suspensions) for days, unit in limits]
+    parts = [[limit] if extension is None else [limit, extension] for limit in limits]
+    candidates = [_end_of(calendar, accepted_on, one_after_another, suspensions) for one_after_another in parts]
     # Of two that fall on one day the published one is the surer statement.
     return min(candidates, key=lambda due: (due.on, due.estimated))
+
+
+def _end_of(
+    calendar: WorkingCalendar, start: date, limits: Sequence[Limit], suspensions: Sequence[Suspension]
+) -> DueDay:
+    estimated = False
+    for days, unit in limits:
+        due = _limit_end(calendar, start, days, unit, [stop for stop in suspensions if (stop.until_on or start) > start])
+        start, estimated = due.on, estimated or due.estimated
+    return DueDay(start, estimated)
 
 
 def _limit_end(
@@ -46,9 +53,12 @@ def _limit_end(
             continue
         used, guess = _days_used(calendar, start, stop.from_on, unit)
         if used >= days:  # the limit had already ended when the clock was stopped
-            break
+            end = calendar.add(start, days, unit)
+            if stop.from_on < end.on <= stop.until_on:  # only its rest-day grace was left, and the stop covers it
+                end = calendar.add_working_days(stop.until_on, 1)
+            return DueDay(end.on, end.estimated or estimated)
         days, start, estimated = days - used, stop.until_on, estimated or guess
-    end = calendar.add_working_days(start, days) if unit == "working" else calendar.add_calendar_days(start, days)
+    end = calendar.add(start, days, unit)
     return DueDay(end.on, end.estimated or estimated)
 
 
@@ -62,3 +72,11 @@ def _days_used(calendar: WorkingCalendar, start: date, stopped_on: date, unit: s
         workday, guess = calendar.is_workday(day)
         used, estimated = used + workday, estimated or guess
     return used, estimated
+
+
+def working_days_before(calendar: WorkingCalendar, day: date, count: int) -> date:
+    """Return the working day that lies `count` working days before `day`."""
+    while count > 0:
+        day -= timedelta(days=1)
+        count -= calendar.is_workday(day)[0]
+    return day

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
@@ -49,6 +49,16 @@ STATE_NAMES = {
 }
 
 
+# Which clock of the office runs in a state; in the others the applicant acts, the law stops the clock, or nothing is due any more.
+CLOCK_OF = {
+    State.SUBMITTED: "acceptance",
+    State.ACCEPTED: "decision",
+    State.IN_REVIEW: "decision",
+    State.APPROVED: "delivery",
+    State.DELIVERING: "delivery",
+}
+
+
 @dataclass(frozen=True)
 class TimelineEntry:
     """One line of what happened, as the resident reads it. `by` is a role or an agency, never a person's name."""
@@ -75,12 +85,49 @@ class Fee:
 
 @dataclass(frozen=True)
 class Suspension:
-    """A time in which the law stops the clock (行政许可法 art. 45). `until_on` is None while it lasts."""
+    """A time in which the law stops the clock (行政许可法 art. 45). `until_on` is None while it lasts.
+
+    `kind` is one of steps.SPECIAL_PROCEDURES, the item's own name for it, or `payment` (the applicant's time, not the office's).
+    `days` is the length told in writing, `expected_on` the day on which it should be over.
+    """
 
     kind: str
     days: int
     from_on: date
     until_on: date | None = None
+    reason: str = ""
+    expected_on: date | None = None
+
+
+@dataclass(frozen=True)
+class Promise:
+    """A material that comes later: tolerated as missing (`deferral`, 容缺受理) or promised instead of proven (`commitment`, 告知承诺).
+
+    `due_on` is fixed at acceptance; `met_at` is when it came.
+    """
+
+    key: str
+    name: str
+    kind: str
+    promised_at: datetime
+    due_on: date | None = None
+    met_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What the applicant asked to put right after submission, and the answer. Kept for ever, the old values too; sealed at rest.
+
+    `outcome` is empty while nobody has answered, then `approved` or `refused`.
+    """
+
+    asked_at: datetime
+    reason: str
+    fields: Mapping[str, Any]
+    old: Mapping[str, Any] = field(default_factory=dict)
+    outcome: str = ""
+    answer: str = ""
+    answered_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -115,13 +162,25 @@ class Case:
     suspensions: tuple[Suspension, ...] = ()
     resume_state: State | None = None  # where the case goes on after a payment or a suspension
     assignee: str | None = None
-    supplement: Mapping[str, Any] | None = None  # {"requested_at", "missing": [{"key","name","reason"}], "returned_at"}
+    rules: Mapping[str, Any] = field(default_factory=dict)  # what the item says of its steps (procedure.rules_of), as at submission
+    # The last notice: {"requested_at", "missing": [{"key","name","reason"}], "returned_at", "by_on", "remind_on", "by_superior", "reason"}
+    supplement: Mapping[str, Any] | None = None
+    past_supplements: tuple[Mapping[str, Any], ...] = ()  # earlier notices: more than one counts against the office
+    pre_review: Mapping[str, Any] | None = None  # {"at", "note"}: said to be in order before acceptance (预审)
+    refusal: Mapping[str, Any] | None = None  # {"at", "reason", "rule", "right_body", "code"}: why not accepted
+    promises: tuple[Promise, ...] = ()
+    corrections: tuple[Correction, ...] = ()
+    extension: Mapping[str, Any] | None = None  # {"at", "days", "unit", "reason", "old_deadline_on"} (行政许可法 art. 42)
+    is_deemed_accepted: bool = False  # by law, because the office was silent (art. 32)
+    reminded: tuple[str, ...] = ()  # what was reminded or warned of, each once
+    from_case: str | None = None  # the earlier case whose data this one began with
     decision: Mapping[str, Any] | None = None  # {"outcome", "opinion", "at"}
     delivery: Mapping[str, Any] | None = None  # {"method", "tracking", "at"}
     evaluation_level: int | None = None
     last_command: str | None = None  # the idempotency seed of the last submit or supplement: its retry finds it here
     refused_orders: tuple[str, ...] = ()  # orders whose money this case did not need
     submitted_at: datetime | None = None
+    received_at: datetime | None = None  # when the acceptance clock last began: submission, payment, or the return of a supplement
     accepted_at: datetime | None = None
     decided_at: datetime | None = None
     completed_at: datetime | None = None
@@ -129,6 +188,8 @@ class Case:
     accept_by_estimated: bool = False
     deadline_on: date | None = None  # by when the case must be decided: the earlier of promise and law
     deadline_estimated: bool = False
+    fee_due_on: date | None = None  # since when a fee is waited for
+    deliver_by_on: date | None = None  # by when the result must be handed over (art. 44)
 
     @property
     def due_fees(self) -> tuple[Fee, ...]:
@@ -138,9 +199,35 @@ class Case:
     def is_open(self) -> bool:
         return self.state not in FINAL
 
+    @property
+    def clock(self) -> str | None:
+        """Return which clock of the office runs now: acceptance, decision, delivery, or None while it is stopped or over."""
+        return CLOCK_OF.get(self.state)
+
+    @property
+    def due_on(self) -> date | None:
+        """Return the day by which the office must act: of the clock that runs, or the announced end of a special procedure."""
+        if self.state is State.SUSPENDED:
+            return self.suspensions[-1].expected_on
+        days = {"acceptance": self.accept_by_on, "decision": self.deadline_on, "delivery": self.deliver_by_on}
+        return days.get(self.clock or "")
+
+    @property
+    def open_promises(self) -> tuple[Promise, ...]:
+        return tuple(promise for promise in self.promises if promise.met_at is None)
+
+    @property
+    def open_correction(self) -> Correction | None:
+        return next((asked for asked in self.corrections if not asked.outcome), None)
+
+    @property
+    def supplements(self) -> tuple[Mapping[str, Any], ...]:
+        """Return every notice of what is missing, oldest first."""
+        return self.past_supplements + ((self.supplement,) if self.supplement is not None else ())
+
     def to_document(self, keys: KeyRing, personal_keys: frozenset[str]) -> dict[str, Any]:
         """Return the document: personal answers sealed in one piece, the others plain."""
-        document = {name: _stored(value) for name, value in vars(self).items() if name not in ("id", "form", "form_dropped")}
+        document = {name: _stored(value) for name, value in vars(self).items() if name not in _SEALED}
         document["_id"] = self.id
         document["form"] = {key: value for key, value in self.form.items() if key not in personal_keys}
         personal = {key: value for key, value in self.form.items() if key in personal_keys}
@@ -148,9 +235,14 @@ class Case:
         # Of no field any more, so nothing says which of them are personal: all are sealed.
         dropped = orjson.dumps(self.form_dropped).decode()
         document["form_dropped_sealed"] = keys.seal(dropped, context=f"{self.id}.dropped") if self.form_dropped else None
+        corrections = orjson.dumps([_stored(asked) for asked in self.corrections]).decode()
+        document["corrections_sealed"] = keys.seal(corrections, context=f"{self.id}.corrections") if self.corrections else None
+        document["has_open_correction"] = self.open_correction is not None
         # What the work lists sort by: the day by which somebody of the agency must act.
-        due = self.deadline_on or self.accept_by_on
-        document["due_on"] = due.isoformat() if due else "9999-12-31"
+        document["due_on"] = self.due_on.isoformat() if self.due_on else "9999-12-31"
+        # What the sweep finds it by: the day on which the hall itself must look at the case.
+        look = look_on(self)
+        document["look_on"] = look.isoformat() if look else None
         document["is_open"] = self.is_open and self.state is not State.DRAFT
         return document
 
@@ -167,18 +259,62 @@ class Case:
         values["refused_orders"] = tuple(document.get("refused_orders", ()))
         values["fees"] = tuple(Fee(**fee) for fee in document["fees"])
         values["timeline"] = tuple(TimelineEntry(**entry) for entry in document["timeline"])
-        values["suspensions"] = tuple(
-            Suspension(
-                kind=item["kind"],
-                days=item["days"],
-                from_on=date.fromisoformat(item["from_on"]),
-                until_on=date.fromisoformat(item["until_on"]) if item["until_on"] else None,
-            )
-            for item in document["suspensions"]
-        )
-        for name in ("accept_by_on", "deadline_on"):
-            values[name] = date.fromisoformat(document[name]) if document[name] else None
-        return cls(**values)
+        values["suspensions"] = tuple(Suspension(**_with_days(item, "from_on", "until_on", "expected_on")) for item in document["suspensions"])
+        values["promises"] = tuple(Promise(**_with_days(item, "due_on")) for item in document.get("promises", ()))
+        if document.get("corrections_sealed"):
+            asked = orjson.loads(keys.open_sealed(document["corrections_sealed"], context=f"{document['_id']}.corrections"))
+            values["corrections"] = tuple(Correction(**_with_moments(item, "asked_at", "answered_at")) for item in asked)
+        for name in ("past_supplements", "reminded"):
+            values[name] = tuple(document.get(name, ()))
+        return cls(**_with_days(values, "accept_by_on", "deadline_on", "fee_due_on", "deliver_by_on"))
+
+
+_SEALED = frozenset({"id", "form", "form_dropped", "corrections"})
+
+FEE_REMINDER = timedelta(days=3)  # no period of any law: a friendly word, once
+
+
+def look_on(case: Case) -> date | None:
+    """Return the first day on which a step of the hall itself can be due (machine.SWEPT), or None."""
+    days: list[date | None] = []
+    past = timedelta(days=1)
+    if case.state is State.SUBMITTED and case.accept_by_on:
+        days.append(case.accept_by_on + past)
+    elif case.state is State.SUPPLEMENT_REQUIRED and case.supplement is not None and case.supplement.get("by_on"):
+        if reminder_of(case) not in case.reminded:
+            days.append(date.fromisoformat(case.supplement["remind_on"]))
+        if case.rules.get("supplement_expiry") != "keep":
+            days.append(date.fromisoformat(case.supplement["by_on"]) + past)
+    elif case.state is State.SUSPENDED and case.suspensions[-1].expected_on and reminder_of(case) not in case.reminded:
+        days.append(case.suspensions[-1].expected_on + past)
+    elif case.state is State.AWAITING_PAYMENT and case.fee_due_on and reminder_of(case) not in case.reminded:
+        days.append(case.fee_due_on + FEE_REMINDER)
+    if case.is_open or case.state is State.COMPLETED:
+        days += [
+            promise.due_on + past
+            for promise in case.open_promises
+            if promise.due_on and f"promise:{promise.key}" not in case.reminded
+        ]
+    return min((day for day in days if day is not None), default=None)
+
+
+def reminder_of(case: Case) -> str:
+    """Return the name under which the reminder of what the case waits for now is noted, so that it is told once."""
+    match case.state:
+        case State.SUPPLEMENT_REQUIRED:
+            return f"supplement:{len(case.supplements)}"
+        case State.SUSPENDED:
+            return f"suspension:{len(case.suspensions)}"
+        case _:
+            return f"fee:{case.fee_due_on}"
+
+
+def _with_days(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**values, **{name: date.fromisoformat(values[name]) for name in names if values.get(name)}}
+
+
+def _with_moments(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {**values, **{name: datetime.fromisoformat(values[name]) for name in names if values.get(name)}}
 
 
 def _stored(value: Any) -> Any:

@@ -5,14 +5,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.cases import machine, materials, steps, views
-from app.cases.completeness import has_delivery
+from app.cases import corrections, handling, machine, materials, promises, steps, views
+from app.cases.completeness import complete_form, has_delivery
 from app.cases.errors import ActionNotAllowed
 from app.cases.model import Case, State
+from app.cases.remedies import remedy
 from app.cases.service import Cases
 from app.identity.model import StaffSession
 from app.kernel.audit import record
-from app.kernel.clock import utc_now
+from app.kernel.clock import shanghai_day, utc_now
 from app.kernel.errors import ValidationFailed, error_row
 from app.storage.mongo import Database
 
@@ -47,8 +48,7 @@ class Review:
         if not more:
             return cases, None
         last = cases[-1]
-        due = last.deadline_on or last.accept_by_on
-        return cases, f"{due.isoformat() if due else '9999-12-31'}~{last.id}"
+        return cases, f"{last.due_on.isoformat() if last.due_on else '9999-12-31'}~{last.id}"
 
     async def get(self, case_id: str, staff: StaffSession) -> Case:
         """Return a case of the clerk's agency; that it was read is recorded. Raises CaseNotFound."""
@@ -88,6 +88,9 @@ class Review:
                 _check_assignee(case, staff)
                 # Whoever acts first on an unclaimed case has claimed it.
                 case = replace(case, assignee=case.assignee or staff.account)
+            if machine.find(case, "deem_accepted", machine.SYSTEM, shanghai_day(now)) is not None and action == "accept":
+                # Too late to accept: by law it was accepted when it came in, whether or not the sweep has said so yet.
+                return handling.deem_accepted(case, item, self._cases.calendar, now)
             return ACTIONS[action](self, case, item, staff, body, now)
 
         async def audit(case: Case, session: Any) -> None:
@@ -117,7 +120,13 @@ class Review:
             assignee=staff.account,
         )
 
-    def _request_supplement(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+    def _pre_review(self, case: Case, item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        # Gaps are told in the one notice and not beside it: a pre-review that found some is that notice.
+        if body["missing"]:
+            return self._request_supplement(case, item, staff, body, now)
+        return handling.pre_review(case, body["note"], now)
+
+    def _request_supplement(self, case: Case, item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         names = {material["key"]: material["name"] for material in materials.needed(item, case.answers)}
         names |= {field["key"]: field["label"] for field in item["form"]}
         rows = [
@@ -125,30 +134,57 @@ class Review:
             for number, row in enumerate(body["missing"])
             if row["key"] not in names
         ]
+        reason, is_further = body.get("reason", "").strip(), case.supplement is not None
+        if is_further and _rank(staff) == machine.HEAD and not reason:
+            rows.append(error_row("/reason", "required", "再次告知补正要由负责人写明理由"))
         if rows:
             raise ValidationFailed(rows)
         missing = [{"key": row["key"], "name": names[row["key"]], "reason": row["reason"]} for row in body["missing"]]
-        return steps.request_supplement(case, missing, now)
+        return handling.request_supplement(case, missing, self._cases.calendar, now, actor=_rank(staff), reason=reason)
 
-    def _accept(self, case: Case, item: Body, _staff: StaffSession, _body: Body, now: datetime) -> steps.Moved:
-        return steps.accept(case, item, self._cases.calendar, now)
+    def _accept(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        due_days = {row["key"]: row["due_on"] for row in body.get("tolerated", ())}
+        if rows := promises.due_day_rows(case, due_days, shanghai_day(now)):
+            raise ValidationFailed(rows)
+        return handling.accept(case, item, self._cases.calendar, now, due_days)
 
     def _reject(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
-        return steps.reject(case, body["reason"], now)
+        return handling.reject(
+            case, body["reason"], now, body.get("rule", ""), body.get("right_body", ""), self._remedy(case)
+        )
 
-    def _suspend(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
-        return steps.suspend(case, body["kind"], body["days"], now)
+    def _correct(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        asked, judged = case.open_correction, dict(case.form)
+        if asked is not None and body["approve"]:
+            # Judged again: between asking and answering days pass, and an answer that was right may be too old now.
+            changed = replace(case, form={**case.form, **asked.fields})
+            judged = complete_form(changed, item, shanghai_day(now), self._cases.catalogue.division_codes)
+        return corrections.answer(case, body["approve"], body["reason"], judged, now)
+
+    def _suspend(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        name = handling.SPECIAL_PROCEDURES.get(body["kind"], body["kind"])
+        # The item's own words say in which days this procedure is counted; otherwise the law's: working days (art. 82).
+        unit = next((row["unit"] for row in item["special_procedures"] if row["name"] == name), "working")
+        return handling.suspend(case, body["kind"], body["days"], self._cases.calendar, now, body.get("reason", ""), unit)
 
     def _resume(self, case: Case, item: Body, _staff: StaffSession, _body: Body, now: datetime) -> steps.Moved:
         if case.state is not State.SUSPENDED:
             return steps.advance(case, "resume", machine.CLERK, now, by=case.agency_name)
-        return steps.resume(case, item, self._cases.calendar, now)
+        return handling.resume(case, item, self._cases.calendar, now)
+
+    def _extend(self, case: Case, item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        return handling.extend(case, item, body["days"], body["reason"], self._cases.calendar, now, actor=_rank(staff))
 
     def _decide(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
-        return steps.decide(case, body["outcome"], body["opinion"], now, has_delivery(item))
+        return handling.decide(
+            case, body["outcome"], body["opinion"], self._cases.calendar, now, has_delivery(item), self._remedy(case)
+        )
 
     def _deliver(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
-        return steps.deliver(case, body["method"], body["tracking"], now)
+        return handling.deliver(case, body["method"], body["tracking"], now)
+
+    def _remedy(self, case: Case) -> dict[str, Any]:
+        return remedy(self._cases.catalogue.agency(case.agency_id))
 
     def _reassign(self, case: Case, _item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         _check_assignee(case, staff)
@@ -157,11 +193,14 @@ class Review:
 
 ACTIONS: Mapping[str, Callable[[Review, Case, Body, StaffSession, Body, datetime], steps.Moved]] = {
     "claim": Review._claim,
+    "pre_review": Review._pre_review,
     "request_supplement": Review._request_supplement,
     "accept": Review._accept,
     "reject": Review._reject,
+    "correct": Review._correct,
     "suspend": Review._suspend,
     "resume": Review._resume,
+    "extend": Review._extend,
     "decide": Review._decide,
     "deliver": Review._deliver,
     "reassign": Review._reassign,
@@ -170,12 +209,16 @@ ACTIONS: Mapping[str, Callable[[Review, Case, Body, StaffSession, Body, datetime
 
 def allowed_actions(case: Case, staff: StaffSession) -> list[str]:
     """Return what this person can do with the case now."""
-    names = machine.allowed_actions(case, machine.CLERK)
+    names = machine.allowed_actions(case, _rank(staff))
     if case.assignee == staff.account and case.state is not State.ACCEPTED:
         names = [name for name in names if name != "claim"]
     if not _is_theirs(case, staff):
         names = []
     return names
+
+
+def _rank(staff: StaffSession) -> str:
+    return machine.HEAD if staff.role == "head" else machine.CLERK
 
 
 def _is_theirs(case: Case, staff: StaffSession) -> bool:

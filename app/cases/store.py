@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel
@@ -30,6 +31,10 @@ INDEXES = {
         IndexModel(
             [("agency_id", ASCENDING), ("state", ASCENDING), ("due_on", ASCENDING), ("_id", ASCENDING)],
             name="work_list_by_state",
+        ),
+        # What the sweep looks for: the days on which the hall itself must look at a case.
+        IndexModel(
+            [("look_on", ASCENDING), ("_id", ASCENDING)], name="look_on", partialFilterExpression={"look_on": {"$type": "string"}}
         ),
         IndexModel([("deadline_estimated", ASCENDING)], name="estimated", partialFilterExpression={"deadline_estimated": True}),
     ]
@@ -77,9 +82,9 @@ class CaseStore:
         return Case.from_document(document, self._keys)
 
     async def save(
-        self, case: Case, events: Sequence[Event], personal: frozenset[str], session: AsyncClientSession
+        self, case: Case, events: Sequence[Event], personal: frozenset[str], session: AsyncClientSession | None
     ) -> Case:
-        """Write a changed case and its events, both in the transaction of `session`.
+        """Write a changed case and its events, both in the transaction of `session`; without events none is needed.
 
         Raises:
             CaseConflict: the stored version is no longer `case.version`; nothing was written.
@@ -91,7 +96,8 @@ class CaseStore:
         )
         if result.matched_count == 0:
             raise CaseConflict("办件刚刚被更新，请刷新后再操作。", en="The case was changed meanwhile.", case_id=case.id)
-        await outbox.append(self._database, session, events)
+        if session is not None:
+            await outbox.append(self._database, session, events)
         return newer
 
     async def page(
@@ -100,6 +106,16 @@ class CaseStore:
         """Return up to `limit` cases in order, and whether there are more."""
         documents = await self._cases.find(query).sort(sort).limit(limit + 1).to_list()
         return [Case.from_document(document, self._keys) for document in documents[:limit]], len(documents) > limit
+
+    async def to_look_at(self, on: date, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
+        """Return (day, case id) of up to `limit` cases whose day has come, in order, after the one given."""
+        day, case_id = after
+        query = {
+            "look_on": {"$type": "string", "$lte": on.isoformat()},
+            "$or": [{"look_on": {"$gt": day}}, {"look_on": day, "_id": {"$gt": case_id}}],
+        }
+        cursor = self._cases.find(query, {"look_on": 1}).sort([("look_on", 1), ("_id", 1)]).limit(limit)
+        return [(document["look_on"], document["_id"]) async for document in cursor]
 
     async def reassign_owner(self, from_id: str, into_id: str) -> None:
         """Give all cases of a joined resident to the one that stays. Harmless when repeated.

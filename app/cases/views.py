@@ -1,26 +1,27 @@
 """A case as the API shows it: to its owner, to its agency's clerks, and to whoever holds its number and query code."""
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import Any
 
-from app.cases import machine, materials
-from app.cases.model import STATE_NAMES, Case, Fee, State
+from app.cases import machine, materials, promises
+from app.cases.model import STATE_NAMES, Case, Correction, Fee, Promise, State, Suspension
 from app.catalogue import model as items
 from app.kernel.clock import chinese_day, format_utc
 from app.kernel.numbers import mask_name
 
-# Who acts next, and what the resident can do meanwhile. {agency}, {accept_by}, {deadline} are filled in.
+# Who acts next, and what the resident can do meanwhile. {agency} and the days are filled in.
 _NEXT: Mapping[State, tuple[str, str]] = {
     State.DRAFT: ("applicant", "填好表单、传齐材料后提交。"),
     State.SUBMITTED: ("agency", "{agency}将在{accept_by}前告诉您是否受理，您不用做什么。"),
-    State.SUPPLEMENT_REQUIRED: ("applicant", "请按告知补齐材料后再次提交，所有要补的都列在这里。"),
+    State.SUPPLEMENT_REQUIRED: ("applicant", "请在{supplement_by}前按告知补齐材料后再次提交，所有要补的都列在这里。"),
     State.ACCEPTED: ("agency", "{agency}将在{deadline}前作出决定，您不用做什么。"),
     State.IN_REVIEW: ("agency", "{agency}正在审查，将在{deadline}前作出决定。"),
-    State.SUSPENDED: ("agency", "特别程序进行中，这段时间不计入期限；结束后会告诉您。"),
+    State.SUSPENDED: ("agency", "特别程序进行中，预计到{expected}结束，这段时间不计入期限；结束后会告诉您。"),
     State.AWAITING_PAYMENT: ("applicant", "请缴费，到账后办件自动继续。"),
-    State.APPROVED: ("agency", "{agency}正在准备结果，送达前会告诉您。"),
+    State.APPROVED: ("agency", "{agency}正在准备结果，最晚{deliver_by}送达，送达前会告诉您。"),
     State.DELIVERING: ("agency", "结果正在送达。"),
-    State.NOT_ACCEPTED: ("nobody", "如有疑问请拨打12345，补齐条件后可以重新申请。"),
+    State.NOT_ACCEPTED: ("nobody", "如有疑问请拨打12345，补齐条件后可以用原来填写的内容重新申请。"),
     State.DENIED: ("nobody", "对决定不服的，可以在收到之日起60日内申请行政复议，或6个月内提起行政诉讼。"),
     State.COMPLETED: ("nobody", "已办结，欢迎评价。"),
     State.WITHDRAWN: ("nobody", "已撤回，需要时可以重新申请。"),
@@ -66,6 +67,7 @@ def task(case: Case, allowed: Sequence[str]) -> dict[str, Any]:
         "accept_by_on": _day(case.accept_by_on),
         "deadline_on": _day(case.deadline_on),
         "deadline_estimated": case.deadline_estimated,
+        "due_on": _day(case.due_on),
         "allowed_actions": list(allowed),
     }
 
@@ -110,18 +112,17 @@ def progress(case: Case) -> dict[str, Any]:
 def next_step(case: Case) -> dict[str, Any]:
     """Return who acts next, by when, and the sentence for the resident."""
     actor, text = _NEXT[case.state]
-    by_on = None
-    if actor == "agency":
-        by_on = case.accept_by_on if case.state is State.SUBMITTED else case.deadline_on
-    return {
-        "actor": actor,
-        "by_on": _day(by_on),
-        "text": text.format(
-            agency=case.agency_name,
-            accept_by=chinese_day(case.accept_by_on) if case.accept_by_on else "期限",
-            deadline=chinese_day(case.deadline_on) if case.deadline_on else "期限",
-        ),
+    notice_by = (case.supplement or {}).get("by_on")
+    days = {
+        "accept_by": case.accept_by_on,
+        "deadline": case.deadline_on,
+        "deliver_by": case.deliver_by_on,
+        "expected": case.suspensions[-1].expected_on if case.suspensions else None,
+        "supplement_by": date.fromisoformat(notice_by) if notice_by else None,
     }
+    text = text.format(agency=case.agency_name, **{name: chinese_day(day) if day else "期限" for name, day in days.items()})
+    by_on = _day(case.due_on) if actor == "agency" else notice_by if case.state is State.SUPPLEMENT_REQUIRED else None
+    return {"actor": actor, "by_on": by_on, "text": text + promises.sentence(case)}
 
 
 def forms_fields(item: Mapping[str, Any], case: Case) -> list[Mapping[str, Any]]:
@@ -141,7 +142,7 @@ def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         "version": case.version,
         "answers": dict(case.answers),
         "situations": item["situations"],
-        "materials": materials.view(item, case.answers, case.materials, case.form),
+        "materials": _materials(case, item),
         "fee": _fee(case, item),
         "created_at": format_utc(case.created_at),
         "submitted_at": format_utc(case.submitted_at),
@@ -151,10 +152,23 @@ def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         "accept_by_on": _day(case.accept_by_on),
         "deadline_on": _day(case.deadline_on),
         "deadline_estimated": case.deadline_estimated if case.deadline_on else case.accept_by_estimated,
+        "clock": {"name": case.clock, "is_running": case.clock is not None, "due_on": _day(case.due_on)},
+        "deliver_by_on": _day(case.deliver_by_on),
+        "is_deemed_accepted": case.is_deemed_accepted,
         "next": next_step(case),
-        "supplement": _supplement(case),
-        "decision": _decision(case),
+        "pre_review": _moment_in(case.pre_review),
+        "supplement": _supplement(case.supplement),
+        "supplements": [_supplement(notice) for notice in case.supplements],
+        "promises": [_promise(promise) for promise in case.promises],
+        "promisable": dict(case.rules.get("promisable", {})),
+        "corrections": [_correction(asked) for asked in case.corrections],
+        "suspensions": [_suspension(stop) for stop in case.suspensions],
+        "extension": _moment_in(case.extension),
+        "refusal": _moment_in(case.refusal),
+        "decision": _moment_in(case.decision),
         "delivery": _moment_in(case.delivery),
+        "delivery_methods": item["result"]["delivery"],
+        "from_case": case.from_case,
         "result": item["result"],
         "timeline": [
             {
@@ -198,18 +212,63 @@ def _fee(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _supplement(case: Case) -> dict[str, Any] | None:
-    if case.supplement is None:
+def _materials(case: Case, item: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the materials; one that was promised and has not come has the status `promised` and its day."""
+    promised = {promise.key: promise for promise in case.open_promises}
+    rows = materials.view(item, case.answers, case.materials, case.form)
+    return [
+        row | {"status": "promised", "due_on": _day(promised[row["key"]].due_on)}
+        if row["key"] in promised and row["status"] in ("missing", "optional")
+        else row
+        for row in rows
+    ]
+
+
+def _supplement(notice: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if notice is None:
         return None
     return {
-        "requested_at": format_utc(case.supplement["requested_at"]),
-        "returned_at": format_utc(case.supplement["returned_at"]),
-        "missing": list(case.supplement["missing"]),
+        "requested_at": format_utc(notice["requested_at"]),
+        "returned_at": format_utc(notice["returned_at"]),
+        "missing": list(notice["missing"]),
+        "by_on": notice.get("by_on"),
+        "by_superior": notice.get("by_superior", False),
+        "reason": notice.get("reason", ""),
     }
 
 
-def _decision(case: Case) -> dict[str, Any] | None:
-    return _moment_in(case.decision)
+def _promise(promise: Promise) -> dict[str, Any]:
+    return {
+        "key": promise.key,
+        "name": promise.name,
+        "kind": promise.kind,
+        "promised_at": format_utc(promise.promised_at),
+        "due_on": _day(promise.due_on),
+        "met_at": format_utc(promise.met_at),
+    }
+
+
+def _correction(asked: Correction) -> dict[str, Any]:
+    return {
+        "asked_at": format_utc(asked.asked_at),
+        "reason": asked.reason,
+        "fields": dict(asked.fields),
+        "old": dict(asked.old),
+        "outcome": asked.outcome or None,
+        "answer": asked.answer,
+        "answered_at": format_utc(asked.answered_at),
+    }
+
+
+def _suspension(stop: Suspension) -> dict[str, Any]:
+    return {
+        "kind": stop.kind,
+        "days": stop.days,
+        "reason": stop.reason,
+        "from_on": _day(stop.from_on),
+        "expected_on": _day(stop.expected_on),
+        "until_on": _day(stop.until_on),
+    }
 
 
 def _moment_in(facts: Mapping[str, Any] | None) -> dict[str, Any] | None:
