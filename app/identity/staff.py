@@ -106,6 +106,11 @@ class StaffAccounts:
         query = {"_id": account, "agency_id": agency_id, "disabled": {"$ne": True}}
         return await self._staff.find_one(query, {"_id": 1}) is not None
 
+    async def role_of(self, account: str) -> str:
+        """Return the role of an account, "" when there is none or it is disabled."""
+        found = await self._staff.find_one({"_id": account, "disabled": {"$ne": True}}, {"role": 1})
+        return str(found["role"]) if found else ""
+
     async def add(self, account: str, name: str, role: str, agency_id: str, password: str) -> bool:
         """Add an account; False when it exists already."""
         hashed = await asyncio.to_thread(hash_password, password)

@@ -6,12 +6,11 @@ credit (money gone from there, or owed). It is written once and never changed; a
 | account | what its balance says |
 | --- | --- |
 | `provider:<name>` | money of ours that lies at a provider (positive) |
-| `agency:<id>` | owed to an agency for what residents paid (negative) |
+| `agency:<id>` | owed to an agency for what residents paid, and not paid out to it yet (negative) |
 | `overpaid` | owed back to residents who paid too much (negative) |
 | `refund_out` | on its way back to residents, not confirmed yet (negative) |
 | `fee:<provider>` | kept by a provider for its work (positive) |
 | `suspense:<provider>` | differences nobody has explained yet; zero when the books are clear |
-| `bank:<agency>` | paid out to an agency's own account (positive) |
 """
 
 import hashlib
@@ -44,10 +43,6 @@ def suspense_account(provider: str) -> str:
     return f"suspense:{provider}"
 
 
-def bank_account(agency_id: str) -> str:
-    return f"bank:{agency_id}"
-
-
 class Unbalanced(ValueError):
     """A bug: an entry whose lines do not sum to zero, or that has none."""
 
@@ -63,8 +58,9 @@ class Entry:
     """One business fact.
 
     Attributes:
-        fact: unique: `settled:<attempt>`, `overpaid:<attempt>`, `refund_reserved:<refund>`, `refund:<refund>`,
-            `refund_released:<refund>`, `fee:...`, `payout:...`, `suspense:...`, `correction:...`.
+        fact: unique: `settled:<attempt>`, `overpaid:<attempt>`, `held:<attempt>`, `held_released:<attempt>`,
+            `refund_reserved:<refund>`, `refund:<refund>`, `refund_released:<refund>`, `fee:...`, `payout:<reference>`,
+            `suspense:<finding>`, `correction:<finding or number>`.
         at: when it was booked, aware UTC.
         order_id, provider, agency_id: for finding it; empty where they mean nothing.
         memo: one line for the accountant, without personal data.

@@ -64,14 +64,17 @@ async def post(database: Database, entry: Entry) -> bool:
 async def balances(database: Database) -> dict[str, int]:
     """Return the balance of every account now: the last block's and what is not sealed yet. Accounts at zero are left out."""
 
-    async def work(session: AsyncClientSession) -> dict[str, int]:
-        last = await _last_block(database, session)
-        total: dict[str, int] = dict(last["balances"]) if last else {}
-        async for row in database["ledger_entries"].find({"sealed": False}, session=session):
-            total = added(total, pairs_of([Entry.from_document(row)]))
-        return total
+    # One view of both, or an entry sealed in between would count twice.
+    return await database.transaction(lambda session: balances_in(database, session))
 
-    return await database.transaction(work)  # one view of both, or an entry sealed in between would count twice
+
+async def balances_in(database: Database, session: AsyncClientSession) -> dict[str, int]:
+    """Return the balances as the transaction of `session` sees them."""
+    last = await _last_block(database, session)
+    total: dict[str, int] = dict(last["balances"]) if last else {}
+    async for row in database["ledger_entries"].find({"sealed": False}, session=session):
+        total = added(total, pairs_of([Entry.from_document(row)]))
+    return total
 
 
 async def seal(database: Database, now: datetime) -> int:

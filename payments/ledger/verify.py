@@ -4,7 +4,7 @@ Reads in batches, so memory stays flat however long the books are. May run while
 one view of order and entries before it is called wrong.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,14 +43,18 @@ class Report:
             self.problems.append(problem)
 
 
-async def verify(database: Database, progress: Callable[[int], None] = lambda _done: None) -> Report:
+async def verify(
+    database: Database, progress: Callable[[int], None] = lambda _done: None, noted: Mapping[int, str] | None = None
+) -> Report:
     """Prove the whole ledger.
 
     Args:
         progress: told of how many entries and orders were looked at since the last call.
+        noted: block -> its hash (or the beginning of it) as it was noted elsewhere, in the log `ledger.sealed`: what the chain alone
+            cannot prove is that it has not been rewritten from end to end.
     """
     report = Report()
-    await _verify_chain(database, report, progress)
+    await _verify_chain(database, report, progress, dict(noted or {}))
     await _verify_unsealed(database, report)
     await _verify_orders(database, report, progress)
     if sum(report.balances.values()) != 0:
@@ -77,7 +81,9 @@ async def adopt(database: Database) -> int:
 # --- the chain ---
 
 
-async def _verify_chain(database: Database, report: Report, progress: Callable[[int], None]) -> None:
+async def _verify_chain(
+    database: Database, report: Report, progress: Callable[[int], None], noted: dict[int, str]
+) -> None:
     prev_hash, totals = GENESIS, dict[str, int]()
     async for block in database["ledger_blocks"].find({}).sort("_id", ASCENDING):
         seq = report.blocks = report.blocks + 1
@@ -91,6 +97,10 @@ async def _verify_chain(database: Database, report: Report, progress: Callable[[
         for entry_id in block["entries"]:
             if entry_id not in rows:
                 report.add(f"entry {entry_id} of block {block['_id']} is gone")
+            elif rows[entry_id].get("block") != block["_id"] or rows[entry_id].get("sealed") is not True:
+                report.add(f"entry {entry_id} of block {block['_id']} does not call itself sealed there")
+        if len(rows) < len(set(block["entries"])) or len(set(block["entries"])) < len(block["entries"]):
+            report.add(f"block {block['_id']} does not name each of its entries once")
         if await database["ledger_entries"].count_documents({"block": block["_id"]}) > len(rows):
             report.add(f"block {block['_id']}: entries were put in after it was sealed")
         entries_hash = hash_of_entries(entries)
@@ -103,10 +113,14 @@ async def _verify_chain(database: Database, report: Report, progress: Callable[[
         if block["hash"] != expected:
             report.add(f"block {block['_id']}: its hash does not fit it")
         prev_hash = report.head = block["hash"]
+        if not expected.startswith(noted.pop(block["_id"], "")):
+            report.add(f"block {block['_id']} is not the one that was noted elsewhere")
         report.entries += len(entries)
         await _check_orders_exist(database, report, entries)
         progress(len(entries))
     report.balances = totals
+    for seq in sorted(noted):
+        report.add(f"block {seq} was noted elsewhere and is not there")
 
 
 async def _verify_unsealed(database: Database, report: Report) -> None:
@@ -117,10 +131,11 @@ async def _verify_unsealed(database: Database, report: Report) -> None:
         report.balances = added(report.balances, pairs_of(entries))
         await _check_orders_exist(database, report, entries)
     # Sealed by their own word, in no block: a made-up entry that hides from the sealer, or a block that was taken away.
-    orphans = {"$or": [{"sealed": {"$ne": False}, "block": {"$exists": False}}, {"block": {"$gt": report.blocks}}]}
+    # `block: None` (none at all) goes by the index, as `$exists` does not.
+    orphans = {"$or": [{"block": None, "sealed": {"$ne": False}}, {"block": {"$gt": report.blocks}}]}
     async for row in database["ledger_entries"].find(orphans):
         # Looked up now: the block may have been sealed since we walked the chain.
-        if "block" not in row or await database["ledger_blocks"].find_one({"_id": row["block"]}, {"_id": 1}) is None:
+        if row.get("block") is None or await database["ledger_blocks"].find_one({"_id": row["block"]}, {"_id": 1}) is None:
             report.add(f"entry {row['_id']} ({row['fact']}) calls itself sealed and is in no block")
 
 
@@ -135,11 +150,16 @@ def _read(report: Report, rows: Iterable[Any]) -> list[Entry]:
 
 
 async def _check_orders_exist(database: Database, report: Report, entries: Sequence[Entry]) -> None:
-    """An entry of a payment or refund must have its order; whether the order agrees is seen from the order's side."""
+    """An entry of a payment or refund must have its order, with a payment; whether they agree is seen from the order's side."""
     wanted = {entry.order_id: entry.fact for entry in entries if entry.fact.split(":")[0] in OF_ORDERS}
-    found = database["orders"].find({"_id": {"$in": list(wanted)}}, {"_id": 1})
-    for order_id in wanted.keys() - {row["_id"] async for row in found}:
-        report.add(f"{wanted[order_id]} is booked for an order that is not there ({order_id or 'none'})")
+    found = database["orders"].find({"_id": {"$in": list(wanted)}}, {"attempts.state": 1, "refunds.id": 1}, batch_size=BATCH)
+    orders = {row["_id"]: row async for row in found}
+    for order_id, fact in wanted.items():
+        order = orders.get(order_id)
+        if order is None:
+            report.add(f"{fact} is booked for an order that is not there ({order_id or 'none'})")
+        elif not order.get("refunds") and not any(attempt["state"] in _BOOKED for attempt in order["attempts"]):
+            report.add(f"{fact} is booked, and order {order_id} knows nothing of it")
 
 
 # --- orders against entries ---
@@ -161,25 +181,6 @@ async def _verify_orders(database: Database, report: Report, progress: Callable[
             for _, problem in await database.transaction(lambda session, i=order_id: _again(database, i, session)):
                 report.add(problem)
         progress(len(rows))
-    # Booked for an order that has no payment at all.
-    async for rows in _batches(database["ledger_entries"].aggregate(_ENTRIES_OF_UNPAID)):
-        for row in rows:
-            report.add(f"{row['fact']} is booked, and order {row['order_id']} knows nothing of it")
-
-
-_ENTRIES_OF_UNPAID: list[dict[str, Any]] = [
-    {"$match": {"fact": {"$regex": f"^({'|'.join(OF_ORDERS)}):"}}},
-    {
-        "$lookup": {
-            "from": "orders",
-            "localField": "order_id",
-            "foreignField": "_id",
-            "pipeline": [{"$match": {"attempts.state": {"$nin": _BOOKED}, "refunds.0": {"$exists": False}}}, {"$project": {"_id": 1}}],
-            "as": "unpaid",
-        }
-    },
-    {"$match": {"unpaid.0": {"$exists": True}}},
-]
 
 
 async def _again(database: Database, order_id: str, session: AsyncClientSession) -> list[tuple[str, str]]:
@@ -191,11 +192,15 @@ async def _differences(
     database: Database, rows: Sequence[Any], session: AsyncClientSession | None
 ) -> list[tuple[str, str]]:
     """Return (order id, what is wrong) for every order whose entries are not the ones it must have."""
-    orders = [Order.from_document(row) for row in rows]
-    booked = await _booked(database, [order.id for order in orders], session)
+    booked = await _booked(database, [row["_id"] for row in rows], session)
     found: list[tuple[str, str]] = []
-    for order in orders:
-        expected = {entry.fact: entry for entry in expected_entries(order)}
+    for row in rows:
+        try:
+            order = Order.from_document(row)
+            expected = {entry.fact: entry for entry in expected_entries(order)}
+        except (Unbalanced, KeyError, TypeError, ValueError):
+            found.append((row["_id"], f"order {row['_id']} contradicts itself: its amounts or states were changed"))
+            continue
         actual = booked.get(order.id, {})
         for fact, entry in expected.items():
             if fact not in actual:

@@ -156,29 +156,189 @@ async def _rewritten(entries, blocks):
     await blocks.replace_one({"_id": 2}, ledger.next_block(await blocks.find_one({"_id": 1}), changed, utc_now()))
 
 
-@pytest.mark.parametrize(
-    "tamper",
-    [
-        _more_money,
-        _both_lines,
-        _other_agency,
-        _entry_gone,
-        _entry_slipped_in,
-        _entry_in_no_block,
-        _made_up_payment,
-        _balance_changed,
-        _first_block_gone,
-        _last_block_gone,
-        _rewritten,
-    ],
-)
-async def test_meddling_is_found(hall, tamper):
-    for _ in range(2):
-        await paid(hall)
-        await hall.payments.seal_ledger()
-    assert await proof(hall) == []
-    await tamper(hall.database["ledger_entries"], hall.database["ledger_blocks"])
-    assert await proof(hall) != []
+async def _blocks_swapped(entries, blocks):
+    first, second = await blocks.find({}).sort("_id", 1).to_list()
+    await blocks.replace_one({"_id": 1}, second | {"_id": 1})
+    await blocks.replace_one({"_id": 2}, first | {"_id": 2})
+
+
+async def _last_block_and_its_entries_gone(entries, blocks):
+    await blocks.delete_one({"_id": 2})
+    await entries.delete_many({"block": 2})
+
+
+async def _chain_gone(entries, blocks):
+    await blocks.delete_many({})
+
+
+async def _entries_reordered(entries, blocks):
+    block = await blocks.find_one({"_id": 2})
+    await blocks.update_one({"_id": 2}, {"$set": {"entries": block["entries"][::-1]}})
+
+
+async def _entry_named_twice(entries, blocks):
+    block = await blocks.find_one({"_id": 2})
+    await blocks.update_one({"_id": 2}, {"$set": {"entries": [*block["entries"], block["entries"][0]]}})
+
+
+async def _entry_of_another_block(entries, blocks):
+    await entries.update_one({"block": 1}, {"$set": {"block": 2}})
+
+
+async def _entry_unsealed(entries, blocks):
+    """Put before the sealer once more, it would count twice."""
+    await entries.update_one({"block": 1}, {"$set": {"sealed": False}})
+
+
+async def _fact_renamed(entries, blocks):
+    await entries.update_one({"fact": {"$regex": "^settled"}}, {"$set": {"fact": "fee:7"}})
+
+
+async def _dated_back(entries, blocks):
+    await entries.update_one({}, {"$set": {"at": utc_now()}})
+
+
+async def _memo_changed(entries, blocks):
+    await entries.update_one({}, {"$set": {"memo": "nothing to see"}})
+
+
+async def _hash_changed(entries, blocks):
+    await blocks.update_one({"_id": 2}, {"$set": {"hash": "0" * 64}})
+
+
+async def _sealed_later(entries, blocks):
+    """The second block's place in the chain."""
+    await blocks.insert_one(await blocks.find_one_and_delete({"_id": 2}) | {"_id": 3})
+
+
+async def _paid_for_nothing(entries, blocks):
+    """An entry for an order that was never paid."""
+    order = await entries.database["orders"].find_one({"attempts.state": {"$ne": "paid"}})
+    await entries.insert_one(
+        Entry(f"settled:{order['attempts'][0]['id']}", utc_now(), fee(1).lines, order_id=order["_id"]).to_document() | {"sealed": False}
+    )
+
+
+async def _booked_for_another_order(entries, blocks):
+    order = await entries.database["orders"].find_one({"attempts.state": {"$ne": "paid"}})
+    await entries.update_one({"fact": {"$regex": "^settled"}}, {"$set": {"order_id": order["_id"]}})
+
+
+async def _order_paid_by_hand(entries, blocks):
+    """A settled order without an entry."""
+    await entries.database["orders"].update_one(
+        {"attempts.state": {"$ne": "paid"}}, {"$set": {"state": "paid", "attempts.0.state": "paid"}}
+    )
+
+
+async def _order_gone(entries, blocks):
+    await entries.database["orders"].delete_one({"state": "paid"})
+
+
+async def _order_amount_changed(entries, blocks):
+    await entries.database["orders"].update_one({"state": "paid"}, {"$set": {"attempts.0.amount_fen": 1}})
+
+
+async def _payable_of_another_agency(entries, blocks):
+    await entries.database["orders"].update_one({"state": "paid"}, {"$set": {"payables.0.agency_id": "mine"}})
+
+
+async def _refund_made_up(entries, blocks):
+    order = await entries.database["orders"].find_one({"state": "paid"})
+    lines = entry_lines(("agency:sg-gaj", 4000), ("refund_out", -4000))
+    await entries.insert_one(Entry(f"refund_reserved:{new_id('rfd')}", utc_now(), lines, order_id=order["_id"]).to_document() | {"sealed": False})
+
+
+async def _suspense_entry_gone(entries, blocks):
+    await entries.delete_one({"fact": {"$regex": "^held:"}})
+
+
+async def _suspense_amount_changed(entries, blocks):
+    await entries.update_one(
+        {"fact": {"$regex": "^held:"}}, {"$set": {"lines.0.amount_fen": 5, "lines.1.amount_fen": -5}}
+    )
+
+
+TAMPERINGS = [
+    _more_money,
+    _both_lines,
+    _other_agency,
+    _entry_gone,
+    _entry_slipped_in,
+    _entry_in_no_block,
+    _made_up_payment,
+    _balance_changed,
+    _first_block_gone,
+    _last_block_gone,
+    _rewritten,
+    _blocks_swapped,
+    _last_block_and_its_entries_gone,
+    _chain_gone,
+    _entries_reordered,
+    _entry_named_twice,
+    _entry_of_another_block,
+    _entry_unsealed,
+    _fact_renamed,
+    _dated_back,
+    _memo_changed,
+    _hash_changed,
+    _sealed_later,
+    _paid_for_nothing,
+    _booked_for_another_order,
+    _order_paid_by_hand,
+    _order_gone,
+    _order_amount_changed,
+    _payable_of_another_agency,
+    _refund_made_up,
+    _suspense_entry_gone,
+    _suspense_amount_changed,
+]
+
+
+async def test_meddling_of_every_kind_is_found(hall):
+    """Each on the same good books, which are put back and proven clean in between."""
+    await paid(hall, 2)
+    await hall.payments.seal_ledger()
+    await paid(hall, 2)
+    resident = await hall.resident()
+    attempt, _ = await hall.pay(await hall.order(resident))
+    await hall.sim("pay", provider="wechatpay", out_trade_no=attempt.id, outcome="success_wrong_amount")
+    async with asyncio.timeout(5):
+        while not await hall.database["orders"].find_one({"attempts.state": "held"}):
+            await asyncio.sleep(0.02)
+    await hall.payments.seal_ledger()
+    await hall.pay(await hall.order(resident))  # one that is not paid
+    good = {name: await hall.database[name].find({}).to_list() for name in ("ledger_entries", "ledger_blocks", "orders")}
+    unseen = []
+    for tamper in TAMPERINGS:
+        assert await proof(hall) == [], tamper.__name__
+        await tamper(hall.database["ledger_entries"], hall.database["ledger_blocks"])
+        if not await proof(hall):
+            unseen.append(tamper.__name__)
+        for name, rows in good.items():
+            await hall.database[name].delete_many({})
+            await hall.database[name].insert_many(rows)
+    assert unseen == []
+
+
+async def test_a_chain_that_is_made_anew_from_end_to_end_does_not_fit_what_was_noted(hall):
+    await paid(hall, 2)
+    await hall.payments.seal_ledger()
+    first = await hall.database["ledger_blocks"].find_one({"_id": 1})
+    noted = {1: first["hash"]}
+    assert (await verify(hall.database, noted=noted)).problems == []
+    assert (await verify(hall.database, noted={1: first["hash"][:16]})).problems == []
+    await ledger.post(hall.database, fee(1))
+    await hall.payments.seal_ledger()
+    assert (await verify(hall.database, noted=noted)).problems == []
+    await hall.database["ledger_blocks"].delete_many({})
+    await hall.database["ledger_entries"].delete_one({"fact": "fee:1"})
+    await hall.database["ledger_entries"].update_many({}, {"$set": {"sealed": False}, "$unset": {"block": ""}})
+    assert await proof(hall) == []  # nothing in the database tells of the fee any more
+    assert (await verify(hall.database, noted={2: "abc"})).problems == ["block 2 was noted elsewhere and is not there"]
+    await ledger.post(hall.database, fee(2))
+    await hall.payments.seal_ledger()
+    assert (await verify(hall.database, noted=noted)).problems == ["block 1 is not the one that was noted elsewhere"]
 
 
 async def test_what_is_older_than_the_ledger_is_taken_in_once(hall):
