@@ -137,8 +137,11 @@ def _last_line(log: Path) -> str:
     return lines[-1][:300] if lines else "no output"
 
 
-def start_mongod(data_dir: Path, port: int | None = None) -> Server:
+def start_mongod(data_dir: Path, port: int | None = None, *, journal_every_ms: int = 100) -> Server:
     """Start mongod as a one-node replica set under `data_dir` and return when it is primary. Blocking.
+
+    Args:
+        journal_every_ms: what waits for the journal waits so long (a dropped database, for one); writes of ours ask for it themselves.
 
     Raises:
         CannotStart: no binary, or it ends before it answers.
@@ -154,6 +157,7 @@ def start_mongod(data_dir: Path, port: int | None = None) -> Server:
             "--replSet", "rs0", "--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "64", "--unixSocketPrefix", str(folder),
             "--setParameter", "diagnosticDataCollectionEnabled=false",
             "--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_LIFETIME_S}",
+            "--journalCommitInterval", str(journal_every_ms),
         ],
         data_dir,
         f"mongodb://127.0.0.1:{port}/?directConnection=true",
@@ -250,7 +254,7 @@ def _end_stale(pid_file: Path, name: str) -> None:
             _pause()
 
 
-def start_embedded(data_dir: Path, *, mongod: bool, redis: bool) -> dict[str, Server]:
+def start_embedded(data_dir: Path, *, mongod: bool, redis: bool, journal_every_ms: int = 100) -> dict[str, Server]:
     """Start the wanted servers; when one cannot start, none is left running. Blocking, about a second.
 
     Call it in the main thread: Linux's parent-death signal follows the thread that started the child.
@@ -260,7 +264,7 @@ def start_embedded(data_dir: Path, *, mongod: bool, redis: bool) -> dict[str, Se
         if redis:
             started["redis-server"] = start_redis(data_dir)
         if mongod:
-            started["mongod"] = start_mongod(data_dir)
+            started["mongod"] = start_mongod(data_dir, journal_every_ms=journal_every_ms)
     except BaseException:
         for server in started.values():
             server.stop()

@@ -23,9 +23,10 @@ class Http(Protocol):
 class RealName:
     """Thin client of the service; its own words stop here."""
 
-    def __init__(self, http: Http, base_url: str) -> None:
+    def __init__(self, http: Http, base_url: str, *, timeout_s: float = 8) -> None:
         self._http = http
         self._base_url = base_url
+        self._timeout_s = timeout_s
 
     async def matches(self, name: str, id_number: str) -> bool:
         """Return whether name and citizen number belong together. Raises ProviderUnavailable."""
@@ -59,7 +60,7 @@ class RealName:
                 self._base_url + path,
                 headers={"Content-Type": "application/json", "Accept": "application/json"},
                 body=None if body is None else orjson.dumps(body),
-                timeout_s=8,
+                timeout_s=self._timeout_s,
             )
             answer = orjson.loads(response.body)
         except (HallError, orjson.JSONDecodeError) as error:

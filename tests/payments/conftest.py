@@ -29,15 +29,13 @@ from payments.providers.wechatpay import WeChatPay
 from payments.service import Payments
 from payments.store import INDEXES
 from sandbox.base import Pace
-from sandbox.credentials import FILE_NAME, Credentials, load_or_make
+from sandbox.credentials import FILE_NAME, Credentials
 from sandbox.server import Running, start
 
 
 @pytest.fixture(scope="session")
-def sandbox_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data_dir = tmp_path_factory.mktemp("payment-keys")
-    load_or_make(data_dir)
-    return data_dir / FILE_NAME
+def sandbox_keys(sandbox_keys: Path) -> Path:
+    return sandbox_keys
 
 
 @pytest.fixture

@@ -12,17 +12,14 @@ import pytest
 from aiohttp import web
 
 from sandbox.base import Pace
-from sandbox.credentials import FILE_NAME, load_or_make
+from sandbox.credentials import FILE_NAME
 from sandbox.server import Running, start
 from tests.sandbox.callers import Merchant
 
 
 @pytest.fixture(scope="session")
-def made_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data directory with keys: making them takes a second, so once for all tests."""
-    data_dir = tmp_path_factory.mktemp("sandbox-keys")
-    load_or_make(data_dir)
-    return data_dir / FILE_NAME
+def made_keys(sandbox_keys: Path) -> Path:
+    return sandbox_keys
 
 
 @pytest.fixture

@@ -11,8 +11,10 @@ import pytest
 
 from app.catalogue.load import load_catalogue
 from app.catalogue.snapshot import Snapshot
+from app.checks import reports as checks_reports
 from app.checks import store
 from app.checks.payables import BillPayables
+from app.checks.reports import BillReports
 from app.checks.service import Checks
 from app.exchange.departments import Departments
 from app.identity.service import Identity
@@ -25,7 +27,7 @@ from app.platforms.http import HttpClient
 from app.storage.mongo import Database, ensure_indexes
 from config.settings import ROOT
 from sandbox.base import Pace
-from sandbox.credentials import FILE_NAME, load_or_make
+from sandbox.credentials import FILE_NAME
 from sandbox.server import Running, start
 
 ZHANG = ("张示例", "44020019000101001X")
@@ -39,10 +41,8 @@ def snapshot() -> Snapshot:
 
 
 @pytest.fixture(scope="session")
-def stand_in_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("check-keys")
-    load_or_make(folder)
-    return folder / FILE_NAME
+def stand_in_keys(sandbox_keys: Path) -> Path:
+    return sandbox_keys
 
 
 @dataclass
@@ -52,6 +52,7 @@ class Desk:
     database: Database
     checks: Checks
     bills: BillPayables
+    reports: BillReports
     departments: Departments
     identity: Identity
     running: Running
@@ -81,13 +82,14 @@ async def desk(
 ) -> AsyncIterator[Desk]:
     shutil.copy2(stand_in_keys, tmp_path / FILE_NAME)
     running = await start(0, tmp_path, pace=Pace(department_slow_s=2))
-    await ensure_indexes(database, store.INDEXES)
+    await ensure_indexes(database, {**store.INDEXES, **checks_reports.INDEXES})
     http = HttpClient()
     departments = Departments(http, f"{running.url}/departments", timeout_s=1)
     nothing: Any = None
     identity = Identity(database, keys, wechat=nothing, alipay=nothing, sms_codes=nothing, realname=nothing)
     catalogue = SimpleNamespace(snapshot=snapshot)
     checks = Checks(database, redis, keys, catalogue=catalogue, departments=departments, people=identity)
-    yield Desk(database, checks, BillPayables(database, departments), departments, identity, running, keys)
+    bills, reports = BillPayables(database, departments), BillReports(database, departments)
+    yield Desk(database, checks, bills, reports, departments, identity, running, keys)
     await http.close()
     await running.stop()

@@ -63,7 +63,7 @@ async def identity(database, keys, redis, stand_ins, sent_codes):
             aes_key=settings.alipay_aes_key,
         ),
         sms_codes=SmsCodes(database, keys, SmsLimits(0, 1000, 1000), send),
-        realname=RealName(http, settings.realname_url),
+        realname=RealName(http, settings.realname_url, timeout_s=1),
     )
     await http.close()
 

@@ -10,15 +10,13 @@ import pytest
 
 from app.platforms.http import HttpClient
 from sandbox.base import Pace
-from sandbox.credentials import FILE_NAME, load_or_make
+from sandbox.credentials import FILE_NAME
 from sandbox.server import Running, start
 
 
 @pytest.fixture(scope="session")
-def platform_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data_dir = tmp_path_factory.mktemp("platform-keys")
-    load_or_make(data_dir)
-    return data_dir / FILE_NAME
+def platform_keys(sandbox_keys: Path) -> Path:
+    return sandbox_keys
 
 
 @pytest.fixture
