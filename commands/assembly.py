@@ -10,6 +10,7 @@ from redis.asyncio import Redis
 
 from app.cases import store as cases_store
 from app.cases.payables import CasePayables
+from app.cases.requests import Requests
 from app.cases.review import Review
 from app.cases.service import Cases
 from app.cases.store import CaseStore
@@ -18,8 +19,10 @@ from app.catalogue import publish as catalogue_publish
 from app.catalogue.live import LiveCatalogue
 from app.catalogue.load import Catalogue
 from app.catalogue.load import load_catalogue as read_catalogue
+from app.checks import reports as checks_reports
 from app.checks import store as checks_store
 from app.checks.payables import BillPayables
+from app.checks.reports import BillReports
 from app.checks.service import Checks
 from app.exchange.departments import Departments
 from app.feedback import service as feedback
@@ -69,6 +72,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **catalogue_publish.INDEXES,
     **cases_store.INDEXES,
     **checks_store.INDEXES,
+    **checks_reports.INDEXES,
     **licences.INDEXES,
     **feedback.INDEXES,
     **payments_store.INDEXES,
@@ -99,11 +103,13 @@ class Hall:
     identity: Identity
     staff: StaffAccounts
     cases: Cases
+    requests: Requests
     review: Review
     sweeps: Sweeps
     licences: licences.Licences
     feedback: feedback.Feedback
     checks: Checks
+    bill_reports: BillReports
     payments: Payments
     reconcile: Reconcile
     push: Push
@@ -191,8 +197,8 @@ async def assemble(settings: Settings) -> Hall:
     checks = Checks(
         database, redis, keys, catalogue=catalogue, people=identity, departments=departments, progress=cases.progress
     )
-    bills = BillPayables(database, departments)
-    sources: dict[str, PayableSource] = {"case": CasePayables(cases), "bill": bills}
+    bill_reports = BillReports(database, departments)
+    sources: dict[str, PayableSource] = {"case": CasePayables(cases), "bill": BillPayables(database, departments)}
     payments = _payments(settings, database, http, identity, alipay, sources)
     await payments.prepare()
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
@@ -207,15 +213,17 @@ async def assemble(settings: Settings) -> Hall:
         identity=identity,
         staff=staff,
         cases=cases,
+        requests=Requests(cases, wallet),
         review=Review(database, cases, staff.is_of_agency),
         sweeps=Sweeps(cases),
         licences=wallet,
         feedback=feedback.Feedback(database, cases),
         checks=checks,
+        bill_reports=bill_reports,
         payments=payments,
         reconcile=_reconcile(settings, database, http, alipay, payments, sources),
         push=push,
-        relay=Relay(database, _subscribers(push, cases, payments, bills, wallet, identity, catalogue)),
+        relay=Relay(database, _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue)),
     )
     database.on_commit = _waker(hall)
     hall.run_beside(catalogue.run(hall.stopping, redis))
@@ -306,7 +314,7 @@ def _subscribers(
     push: Push,
     cases: Cases,
     payments: Payments,
-    bills: BillPayables,
+    bill_reports: BillReports,
     wallet: licences.Licences,
     identity: Identity,
     catalogue: LiveCatalogue,
@@ -317,10 +325,6 @@ def _subscribers(
         for payable in event.data["payables"]:
             if payable["kind"] == "case":
                 await cases.fee_paid(payable["id"], event.subject_id)
-
-    async def tell_departments(event: Event) -> None:
-        if any(payable["kind"] == "bill" for payable in event.data["payables"]):
-            await bills.report_paid(event)
 
     async def close_orders(event: Event) -> None:
         await payments.close_payable("case", event.subject_id)
@@ -337,7 +341,8 @@ def _subscribers(
     subscribers: dict[str, list[Subscriber]] = {name: [("tell", push.tell)] for name in push.event_names}
     for name, subscriber in (
         ("order.paid", ("cases", move_cases)),
-        ("order.paid", ("departments", tell_departments)),
+        ("order.paid", ("departments", bill_reports.report_paid)),
+        ("refund.succeeded", ("departments", bill_reports.report_refunded)),
         ("bill.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
         ("case.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
         ("case.withdrawn", ("payments", close_orders)),

@@ -53,6 +53,7 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(2, stop, "payments", lambda: hall.payments.sweep(utc_now())))
         group.create_task(_every(1, stop, "ledger", lambda: hall.payments.seal_ledger(utc_now())))
         group.create_task(_every(1, stop, "receipts", hall.payments.number_receipts))
+        group.create_task(_every(2, stop, "departments", hall.bill_reports.sweep))
         group.create_task(_every(60, stop, "reconcile", lambda: hall.reconcile.run_due(utc_now())))
         group.create_task(_every(1800, stop, "deadlines", hall.recompute_deadlines))
         group.create_task(_every(30, stop, "cases", hall.sweeps.run))

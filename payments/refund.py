@@ -67,6 +67,7 @@ class Refund:
         asks: how often it was asked for in its present state.
         failure: a word for staff why it is abnormal or closed.
         was_released: it was closed once, and its reservation given back in the ledger.
+        parts: what it gave back of each payable, (key, fen), once it has arrived; see refund_parts.py.
     """
 
     id: str
@@ -90,6 +91,7 @@ class Refund:
     refunded_at: datetime | None = None
     failure: str = ""
     was_released: bool = False
+    parts: tuple[tuple[str, int], ...] = ()
 
     @property
     def out_refund_no(self) -> str:
@@ -112,7 +114,9 @@ class Refund:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> "Refund":
-        return cls(**{**document, "state": RefundState(document["state"]), "kind": RefundKind(document["kind"])})
+        parts = tuple((key, fen) for key, fen in document.get("parts", ()))
+        kinds = {"state": RefundState(document["state"]), "kind": RefundKind(document["kind"])}
+        return cls(**{**document, **kinds, "parts": parts})
 
 
 # Seconds between the questions. WeChat Pay: after a minute, then back off to hours, for weeks. An unclear outcome is asked for sooner, but

@@ -19,6 +19,7 @@ from payments.ledger.entries import Entry
 from payments.model import ORDER_MOVES, Attempt, AttemptState, Order, OrderState, event_data
 from payments.provider import RefundProviderState, RefundReport
 from payments.refund import ON_ITS_WAY, REFUND_MOVES, Refund, RefundKind, RefundState, next_refund_ask
+from payments.refund_parts import parts_of, wholly_returned
 from payments.store import Change
 
 BY_STAFF = (RefundKind.STAFF, RefundKind.HELD)  # asked for by a person; above the threshold another one agrees
@@ -180,7 +181,10 @@ def told(order: Order, refund: Refund, report: RefundReport, now: datetime) -> C
         return _change(order, replace(stuck, next_at=next_refund_ask(stuck, now)), "stall", now)
     if state is at_provider.SUCCEEDED:
         done = known.move("succeed", refunded_at=report.refunded_at or now, next_at=None, failure="")
-        return _change(order, done, "succeed", now, entries=(booking.refunded(order, done, now),))
+        done = replace(done, parts=parts_of(order, done))
+        change = _change(order, done, "succeed", now, entries=(booking.refunded(order, done, now),))
+        # What has gone back whole may be owed, and paid, again; whether it is, its source says when somebody asks.
+        return replace(change, free_keys=wholly_returned(change.order))
     if state is at_provider.CLOSED:
         return None if refund.state is RefundState.CLOSED else _closed(order, known, "closed", now)
     if state is at_provider.PROCESSING and refund.state in REFUND_MOVES["process"].sources:
@@ -242,4 +246,9 @@ def refund_event(name: str, order: Order, refund: Refund, now: datetime) -> Even
     }
     if refund.refunded_at is not None:
         data["refunded_at"] = format_utc(refund.refunded_at)
+        returned = wholly_returned(order)
+        data["refund_parts"] = [
+            dict(zip(("kind", "id"), key.split(":", 1), strict=True)) | {"amount_fen": fen, "is_whole": key in returned}
+            for key, fen in refund.parts
+        ]
     return new_event(name, subject=("order", order.id), owner_id=order.owner_id, data=data, at=now)

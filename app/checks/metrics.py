@@ -3,7 +3,7 @@
 from datetime import datetime
 
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from app.checks import bill_rules
 from app.checks.bill_rules import Judgement
@@ -14,6 +14,11 @@ log = structlog.get_logger(__name__)
 
 told = Counter("hall_bill_payments_told", "Payments told to departments", ["outcome"])
 refunds_told = Counter("hall_bill_refunds_told", "Refunds told to departments", ["outcome"])
+oldest_untold = Gauge(
+    "hall_bill_reports_oldest_seconds",
+    "Age of a payment or refund that its department has not acknowledged",
+    multiprocess_mode="mostrecent",
+)
 surcharges = Counter("hall_bill_surcharges_odd", "Surcharges of departments that are not what the law gives", ["office", "judgement"])
 
 

@@ -1,4 +1,4 @@
-"""What checks keep: who looked up which bill (for a day), the audit of every question, and what was told to departments."""
+"""What checks keep: who looked up which bill (for a day), and the audit of every question."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -23,7 +23,6 @@ INDEXES = {
         IndexModel([("actor", ASCENDING), ("_id", ASCENDING)], name="of_actor"),
         IndexModel([("owner_id", ASCENDING), ("_id", ASCENDING)], name="of_owner"),
     ],
-    "bill_payments": [IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="state")],
 }
 
 
@@ -95,13 +94,3 @@ async def audit(database: Database, *, actor_id: str, action: str, kind: str, of
     await record(
         database["audit"], actor=actor_id, action=action, subject=f"{office_id}.{kind}", owner_id=actor_id, purpose=purpose
     )
-
-
-async def payment_told(database: Database, payment_id: str) -> dict[str, Any] | None:
-    """Return what came of telling a department of a payment, or None when it was not told yet."""
-    return await database["bill_payments"].find_one({"_id": payment_id})
-
-
-async def note_payment(database: Database, payment_id: str, fields: dict[str, Any], session: Any = None) -> None:
-    """Keep what came of telling a department of a payment."""
-    await database["bill_payments"].update_one({"_id": payment_id}, {"$set": fields}, upsert=True, session=session)

@@ -1,8 +1,8 @@
 """Department systems behind one Protocol, and the adapter for the hall's exchange format (JSON over HTTPS, docs/integration.md).
 
-Wire: POST /bills/lookup {kind, keys} -> {as_of, source, bills}; GET /bills/{id}; POST /bills/{id}/payments; POST /checks/{kind}
-{inputs, person} -> {as_of, source, records, bills}. Every answer is judged before anybody sees it: what cannot be read is "the system did
-not answer", never "nothing was found".
+Wire: POST /bills/lookup {kind, keys} -> {as_of, source, bills}; GET /bills/{id}; POST /bills/{id}/payments and /bills/{id}/refunds ->
+{accepted}; POST /checks/{kind} {inputs, person} -> {as_of, source, records, bills}. Every answer is judged before anybody sees it: what cannot
+be read is "the system did not answer", never "nothing was found".
 """
 
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ class InputsRefused(HallError):
 
 
 class PaymentRefused(HallError):
-    """The department does not take a payment: the bill is paid already, or the amount is not its own. Asking again changes nothing."""
+    """The department does not take a payment or a refund: paid already, not its amount, not known. Asking again changes nothing."""
 
     code = "bill.payment_refused"
     status = 409
@@ -118,6 +118,16 @@ class DepartmentSystems(Protocol):
         provider_trade_no: str,
     ) -> str:
         """Tell that a bill was paid; the same `payment_id` again is the same payment. Return the department's receipt number.
+
+        Raises:
+            PaymentRefused, BillNotFound.
+        """
+        ...
+
+    async def report_refund(
+        self, office: Office, bill_id: str, *, refund_id: str, payment_id: str, amount_fen: int, refunded_at: datetime
+    ) -> None:
+        """Tell that money of a payment told before has gone back; the same `refund_id` again is the same refund.
 
         Raises:
             PaymentRefused, BillNotFound.
@@ -271,9 +281,24 @@ class Departments:
         if status == 404:
             raise BillNotFound("部门系统里没有这张账单。", en="No such bill.")
         if status in (409, 422):
-            word = answer.get("code") if isinstance(answer, dict) else None
-            raise PaymentRefused("部门没有接受这笔缴款。", word=str(word)[:40])
+            raise PaymentRefused("部门没有接受这笔缴款。", word=_word(answer))
         return str(self._judged(office, status, answer, _PAYMENT)["receipt_no"])
+
+    async def report_refund(
+        self, office: Office, bill_id: str, *, refund_id: str, payment_id: str, amount_fen: int, refunded_at: datetime
+    ) -> None:
+        told = {
+            "refund_id": refund_id,
+            "payment_id": payment_id,
+            "amount_fen": amount_fen,
+            "refunded_at": format_utc(refunded_at),
+        }
+        status, answer = await self._call(office, "POST", f"/bills/{quote(bill_id, safe='')}/refunds", told)
+        if status == 404:
+            raise BillNotFound("部门系统里没有这张账单。", en="No such bill.")
+        if status in (409, 422):
+            raise PaymentRefused("部门没有接受这笔退款。", word=_word(answer))
+        self._judged(office, status, answer, _PAYMENT)
 
     async def check(
         self, office: Office, kind: str, inputs: Mapping[str, str], person: Mapping[str, str] | None
@@ -326,6 +351,11 @@ class Departments:
             office=office.id,
             cause=cause,
         )
+
+
+def _word(answer: Any) -> str:
+    """Return the word with which a department refuses."""
+    return str(answer.get("code") if isinstance(answer, dict) else None)[:40]
 
 
 def _wanted(answer: Any) -> tuple[str, ...]:

@@ -1,13 +1,18 @@
 """Bills as something to pay for: only those looked up, at the department's price, told to the department once."""
 
 import asyncio
+from datetime import timedelta
+from urllib.parse import urlsplit
 
 import pytest
 
 from app.checks import errors
-from app.checks.payables import payment_id_of
+from app.checks.reports import LEASE, report_id_of
 from app.exchange.departments import Office
+from app.kernel.clock import utc_now
 from app.kernel.errors import ProviderUnavailable
+from sandbox.base import Pace
+from sandbox.server import start
 from tests.app.checks.conftest import LI, WANG, ZHANG, Desk
 
 
@@ -73,10 +78,10 @@ async def test_a_payment_is_told_once_however_often_the_event_comes(desk: Desk):
     bill = await fine(desk, resident, "粤F10003")
     await desk.bills.quote(bill["id"], resident)
     event = desk.paid(resident, bill["id"], bill["total_fen"])
-    await asyncio.gather(*(desk.bills.report_paid(event) for _ in range(3)))
-    await desk.bills.report_paid(event)
+    await asyncio.gather(*(desk.reports.report_paid(event) for _ in range(3)))
+    await desk.reports.report_paid(event)
     assert await department_says(desk, bill["id"]) == "paid"
-    [told] = await desk.database["bill_payments"].find({"bill_id": bill["id"]}).to_list()
+    [told] = await desk.database["bill_reports"].find({"bill_id": bill["id"]}).to_list()
     assert (told["state"], told["amount_fen"], told["late_fee_fen"]) == ("accepted", 20000, 0)
     assert told["receipt_no"]
     with pytest.raises(errors.BillAlreadyPaid):
@@ -89,7 +94,7 @@ async def test_the_surcharge_that_was_paid_is_told_apart(desk: Desk):
     quote = await desk.bills.quote("bill-tf-2", resident)
     # The note of the price may be of another day than the order: the sum that was paid decides.
     await desk.database["bills"].update_many({}, {"$set": {"quoted.late_fee_fen": 1}})
-    await desk.bills.report_paid(desk.paid(resident, "bill-tf-2", sum(line.amount_fen for line in quote.lines)))
+    await desk.reports.report_paid(desk.paid(resident, "bill-tf-2", sum(line.amount_fen for line in quote.lines)))
     assert await department_says(desk, "bill-tf-2") == "paid"
 
 
@@ -99,7 +104,7 @@ async def test_two_bills_of_one_order_are_each_told(desk: Desk):
     for bill in bills:
         await desk.bills.quote(bill["id"], resident)
     rows = [{"kind": "case", "id": "case_1"}, *({"kind": "bill", "id": bill["id"]} for bill in bills)]
-    await desk.bills.report_paid(desk.paid(resident, "", 44000, payables=rows))
+    await desk.reports.report_paid(desk.paid(resident, "", 44000, payables=rows))
     assert [await department_says(desk, bill["id"]) for bill in bills] == ["paid", "paid"]
 
 
@@ -109,25 +114,55 @@ async def test_a_bill_paid_elsewhere_is_kept_as_refused_and_told_as_event(desk: 
     await fine(desk, second, "粤F10006")
     for resident in (first, second):
         await desk.bills.quote(bill["id"], resident)
-    await desk.bills.report_paid(desk.paid(first, bill["id"], bill["total_fen"]))
+    await desk.reports.report_paid(desk.paid(first, bill["id"], bill["total_fen"]))
     late = desk.paid(second, bill["id"], bill["total_fen"])
-    await desk.bills.report_paid(late)
-    await desk.bills.report_paid(late)
-    kept = await desk.database["bill_payments"].find_one({"_id": payment_id_of(late.subject_id, bill["id"])})
+    await desk.reports.report_paid(late)
+    await desk.reports.report_paid(late)
+    kept = await desk.database["bill_reports"].find_one({"_id": report_id_of(late.subject_id, bill["id"])})
     assert (kept["state"], kept["word"]) == ("refused", "already_paid")
     [event] = await desk.database["events"].find({"name": "bill.payment_refused"}).to_list()
     assert event["owner_id"] == second
     assert event["data"]["amount_fen"] == bill["total_fen"]
 
 
-async def test_a_department_that_is_away_is_told_later(desk: Desk):
+async def test_a_department_that_is_away_is_told_later_for_as_long_as_it_takes(desk: Desk, tmp_path):
     resident = await desk.resident()
     bill = await fine(desk, resident, "粤F10007")
     await desk.bills.quote(bill["id"], resident)
+    event = desk.paid(resident, bill["id"], bill["total_fen"])
+    port = urlsplit(desk.running.url).port
     await desk.running.stop()
-    with pytest.raises(ProviderUnavailable):
-        await desk.bills.report_paid(desk.paid(resident, bill["id"], bill["total_fen"]))
-    assert await desk.database["bill_payments"].count_documents({}) == 0
+    await desk.reports.report_paid(event)  # handled: from here on the row remembers, not the event
+    rows = desk.database["bill_reports"]
+    for days in range(1, 4):  # a long weekend
+        await rows.update_many({}, {"$set": {"next_at": utc_now()}})
+        assert await desk.reports.sweep() == 1, days
+    row = await rows.find_one({})
+    assert (row["state"], row["tries"]) == ("waiting", 4)
+    assert row["next_at"] - utc_now() > timedelta(seconds=50)  # with growing pauses
+    assert await desk.reports.sweep() == 0  # not before its time
+    desk.running = await start(port, tmp_path, pace=Pace())
+    await desk.reports.sweep(utc_now() + timedelta(minutes=20))
+    assert (await rows.find_one({}))["state"] == "accepted"
+    assert await department_says(desk, bill["id"]) == "paid"
+
+
+async def test_killed_between_the_answer_of_the_department_and_our_note_it_is_told_again_and_counts_once(desk, monkeypatch):
+    resident = await desk.resident()
+    bill = await fine(desk, resident, "粤F10017")
+    await desk.bills.quote(bill["id"], resident)
+
+    async def killed(*_args, **_more):
+        raise asyncio.CancelledError  # as a process that ends: nothing after this line happens
+
+    with monkeypatch.context() as patch, pytest.raises(asyncio.CancelledError):
+        patch.setattr(desk.reports, "_ended", killed)
+        await desk.reports.report_paid(desk.paid(resident, bill["id"], bill["total_fen"]))
+    assert await department_says(desk, bill["id"]) == "paid"
+    assert (await desk.database["bill_reports"].find_one({}))["state"] == "waiting"
+    assert await desk.reports.sweep() == 0  # still in the dead one's hand
+    assert await desk.reports.sweep(utc_now() + LEASE) == 1
+    assert (await desk.database["bill_reports"].find_one({}))["state"] == "accepted"
 
 
 async def test_notes_follow_when_two_accounts_are_joined(desk: Desk):
@@ -144,12 +179,12 @@ async def test_a_payment_is_told_though_its_payer_was_joined_into_another_accoun
     bill = await fine(desk, first, "粤F10009")
     await desk.bills.quote(bill["id"], first)
     await desk.checks.reassign(first, second)
-    await desk.bills.report_paid(desk.paid(first, bill["id"], bill["total_fen"]))
+    await desk.reports.report_paid(desk.paid(first, bill["id"], bill["total_fen"]))
     assert await department_says(desk, bill["id"]) == "paid"
 
 
 def test_payment_ids_are_stable_and_fit():
-    assert payment_id_of("ord_01", "bill-1") == "ord_01.bill-1"
-    long = payment_id_of("ord_" + "0" * 26, "b" * 64)
+    assert report_id_of("ord_01", "bill-1") == "ord_01.bill-1"
+    long = report_id_of("ord_" + "0" * 26, "b" * 64)
     assert len(long) <= 64
-    assert long == payment_id_of("ord_" + "0" * 26, "b" * 64)
+    assert long == report_id_of("ord_" + "0" * 26, "b" * 64)
