@@ -283,6 +283,7 @@ class HallHandler(RequestHandler):
         }
         for name in getattr(error, "public", ()):
             problem[name] = error.context.get(name)
+        problem |= getattr(error, "answer_only", {})  # what is never logged
         self.set_status(error.status)
         retry_after_s = getattr(error, "retry_after_s", None)
         if retry_after_s is not None:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 from marshmallow import Schema, fields, validate
 
 from app.cases import views
+from app.cases.drafts import Save
 from app.cases.model import State
 from app.cases.uploads import MAX_FILE_BYTES
 from app.kernel.errors import NotFound, TooLarge, ValidationFailed, error_row
@@ -22,6 +23,7 @@ class SaveCaseRequest(Schema):
     form = fields.Dict(keys=fields.String(), values=fields.Raw(allow_none=True), load_default=dict)
     answers = fields.Dict(keys=fields.String(), values=fields.Raw(), load_default=None, allow_none=True)
     version = fields.Integer(required=True, strict=True, validate=validate.Range(min=1))
+    merge = fields.Boolean(load_default=False, truthy={True}, falsy={False})
 
 
 class LicenceRequest(Schema):
@@ -80,6 +82,9 @@ class CaseResponse(Schema):
     deadline_estimated = fields.Boolean()
     allowed_actions = fields.List(fields.String())
     timeline = fields.List(fields.Nested(TimelineEntryResponse))
+    carried_over = fields.Dict(allow_none=True)
+    form_dropped = fields.Dict()
+    possible_duplicates = fields.List(fields.Dict())
 
 
 class CaseListResponse(Schema):
@@ -92,7 +97,7 @@ class Cases(HallHandler):
         "Open a draft, prefilled", body=CreateCaseRequest, answers={201: CaseResponse}, auth="resident", idempotent=True
     )
     async def post(self) -> None:
-        case = await self.hall.cases.create(
+        case = await self.hall.cases.drafts.open(
             self.resident.resident_id,
             self.body["item_code"],
             self.body["division_code"],
@@ -112,9 +117,10 @@ class OneCase(HallHandler):
     async def get(self, case_id: str) -> None:
         await self.answer(await self.hall.cases.view(await self.hall.cases.get(case_id, self.resident.resident_id)))
 
-    @operation("Keep answers of a draft", body=SaveCaseRequest, answers={200: CaseResponse}, auth="resident")
+    @operation("Keep answers of a draft; 409 with the conflicts when it was saved elsewhere meanwhile", body=SaveCaseRequest, answers={200: CaseResponse}, auth="resident")
     async def patch(self, case_id: str) -> None:
-        case = await self.hall.cases.save(case_id, self.resident.resident_id, **self.body)
+        save = Save(self.body["form"], self.body["answers"] or {}, self.body["version"], self.body["merge"])
+        case = await self.hall.cases.drafts.save(case_id, self.resident.resident_id, save)
         await self.answer(await self.hall.cases.view(case))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from app.cases import errors, forms, materials, views
+from app.cases.drafts import Save
 from app.cases.model import Case, State
 from app.cases.uploads import ACCEPTED, MAX_FILE_BYTES
 from app.catalogue.model import applies
@@ -51,7 +52,7 @@ class Apply(CasePage):
         item = self._item(code)
         answers = pages_forms.read_answers(item["situations"], self.form_fields)
         try:
-            case = await self.hall.cases.create(
+            case = await self.hall.cases.drafts.open(
                 self.owner, item["code"], self.text("division", limit=12), answers, case_id=self.once("case")
             )
         except ValidationFailed as error:
@@ -98,9 +99,8 @@ class Edit(CasePage):
         answers = pages_forms.read_answers(view["situations"], self.form_fields)
         version = self.text("version", limit=9)
         try:
-            case = await self.hall.cases.save(
-                case_id, self.owner, form=typed, answers=answers, version=int(version) if version.isascii() and version.isdigit() else 0
-            )
+            save = Save(typed, answers, int(version) if version.isascii() and version.isdigit() else 0, merge=True)
+            case = await self.hall.cases.drafts.save(case_id, self.owner, save)
         except (errors.CaseConflict, ValidationFailed) as error:
             if self._is_autosave:
                 raise

@@ -23,18 +23,21 @@ def complete_form(
         error_row(f"/answers/{situation['key']}", "required", f"请回答：{situation['question']}")
         for situation in items.unanswered_fee_situations(item, case.answers)
     ]
-    facts = forms.Facts(
-        today=today,
-        division_codes=division_codes,
-        fields_with_files=frozenset(key for key, held in case.materials.items() if materials.is_met(held)),
-    )
-    form, form_rows = forms.judge(item, case.answers, case.form, facts)
+    form, form_rows = forms.judge(item, case.answers, case.form, facts_of(case, today, division_codes))
     rows += form_rows + materials.gaps(item, case.answers, case.materials)
     told = {row["pointer"] for row in rows}
     rows += [row for row in _notice_rows(case, item) if row["pointer"] not in told]
+    promised = {f"/materials/{promise.key}" for promise in case.open_promises}
+    rows = [row for row in rows if row["pointer"] not in promised]
     if rows:
         raise errors.Incomplete(rows)
     return form
+
+
+def facts_of(case: Case, today: date, division_codes: Collection[str]) -> forms.Facts:
+    """Return what judging a case's form needs besides the form itself."""
+    files = frozenset(key for key, held in case.materials.items() if materials.is_met(held))
+    return forms.Facts(today=today, division_codes=division_codes, fields_with_files=files)
 
 
 def _notice_rows(case: Case, item: Mapping[str, Any]) -> list[ErrorRow]:

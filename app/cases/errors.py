@@ -19,6 +19,23 @@ class CaseConflict(Conflict):
     public = ("version",)
 
 
+class DraftConflict(CaseConflict):
+    """The draft was saved elsewhere meanwhile.
+
+    The answer holds `version`, `values` and `answers` as they are stored now; `conflicts`: [{key, pointer, label, yours, theirs}] where
+    both changed the same answer; `merged`: what of this save was kept (with `merge`), `mergeable`: what would be.
+    """
+
+    public = ()
+
+    def __init__(self, **told: object) -> None:
+        super().__init__(
+            "这份表在别处也改过，您刚填的内容还在本页。请看看两边不一样的地方。",
+            en="The draft was changed elsewhere: see `conflicts`, or save again with `merge`.",
+        )
+        self.answer_only = told  # answers of a person: for the caller, never for the log
+
+
 class ActionNotAllowed(Conflict):
     """The case is in a state in which this cannot be done. The answer holds `state` and `allowed_actions`."""
 

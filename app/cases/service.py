@@ -9,47 +9,22 @@ from __future__ import annotations  # the method `list` would shadow the type in
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
-from app.cases import errors, forms, machine, materials, steps, views
-from app.cases.completeness import complete_form, frozen_fees, has_delivery
-from app.cases.model import Case, State, TimelineEntry
+from app.cases import errors, forms, machine, materials, promises, steps, views
+from app.cases.completeness import complete_form, facts_of, frozen_fees, has_delivery
+from app.cases.drafts import Drafts
+from app.cases.model import Case, State
+from app.cases.ports import Catalogue, Licences, People
 from app.cases.store import CaseStore
 from app.cases.uploads import MAX_FILES, judge_upload
-from app.catalogue import model as items
-from app.identity.model import Resident
+from app.catalogue.model import applies
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import shanghai_day, utc_now
-from app.kernel.errors import ErrorRow, HallError, ValidationFailed, error_row
-from app.kernel.ids import random_code
+from app.kernel.errors import HallError, ValidationFailed, error_row
 from app.storage.files import Files
 from app.storage.mongo import Database
-
-QUERY_CODE_LENGTH = 8
-
-
-class Catalogue(Protocol):
-    """What is needed of app/catalogue: items by version, and places."""
-
-    def item(self, code: str) -> Mapping[str, Any]: ...
-    async def item_at(self, code: str, version: int) -> Mapping[str, Any]: ...
-    def agency(self, agency_id: str) -> Mapping[str, Any]: ...
-    @property
-    def division_codes(self) -> frozenset[str]: ...
-
-
-class People(Protocol):
-    """What is needed of app/identity."""
-
-    async def resident(self, resident_id: str) -> Resident: ...
-
-
-class Licences(Protocol):
-    """What is needed of app/licences: whether a licence can stand in for a material."""
-
-    async def usable(self, licence_id: str, resident_id: str, licence_type: str) -> Mapping[str, Any]: ...
-    async def prefill_sources(self, resident_id: str) -> Mapping[str, str]: ...
 
 
 class Cases:
@@ -75,12 +50,14 @@ class Cases:
         self._files = files
         self.calendar = calendar
         self._clock = clock
+        self.drafts = Drafts(store, catalogue, people, licences, clock)
 
     # --- reading ---
 
     async def get(self, case_id: str, resident_id: str) -> Case:
-        """Return a resident's own case. Raises CaseNotFound, also for somebody else's."""
-        return await self.store.load({"_id": case_id, "owner_id": resident_id})
+        """Return a resident's own case, a draft as its newest item version has it. Raises CaseNotFound, also for somebody else's."""
+        case, _item = await self.drafts.current(await self.store.load({"_id": case_id, "owner_id": resident_id}))
+        return case
 
     async def list(
         self, resident_id: str, *, state: str | None = None, limit: int = 20, cursor: str | None = None
@@ -97,7 +74,21 @@ class Cases:
     async def view(self, case: Case) -> dict[str, Any]:
         """Return a case as its owner sees it (api.md)."""
         item = await self.catalogue.item_at(case.item_code, case.item_version)
-        return views.for_resident(case, item)
+        view = views.for_resident(case, item)
+        view["form"] |= self.form_marks(case, item)
+        return view | {
+            "form_dropped": dict(case.form_dropped),
+            "carried_over": case.carried_over if case.state is State.DRAFT else None,
+            "possible_duplicates": await self.drafts.possible_duplicates(case),
+        }
+
+    def form_marks(self, case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what is said about the answers of a form: the `rules` that apply, and `advice` where something looks wrong."""
+        facts = facts_of(case, shanghai_day(self._clock()), self.catalogue.division_codes)
+        return {
+            "rules": [rule for rule in item.get("rules", ()) if applies(rule.get("when"), case.answers)],
+            "advice": forms.advice(item, case.answers, case.form, facts),
+        }
 
     async def progress(self, number: str, query_code: str) -> dict[str, Any]:
         """Return the progress of a case to whoever holds its number and query code; nothing personal."""
@@ -106,97 +97,7 @@ class Cases:
             raise errors.CaseNotFound
         return views.progress(case)
 
-    # --- the draft ---
-
-    async def create(
-        self, resident_id: str, item_code: str, division_code: str, answers: Mapping[str, Any], *, case_id: str
-    ) -> Case:
-        """Open a draft, prefilled from the profile. The same `case_id` again returns the case that was made.
-
-        Raises:
-            NotFound (unknown item), ValidationFailed (division, answers).
-        """
-        item = self.catalogue.item(item_code)
-        rows = self._answer_rows(item, answers)
-        if division_code not in self.catalogue.division_codes:
-            rows.append(error_row("/division_code", "unknown", "请选择办理地区"))
-        if item["service_kind"] != "handle":
-            rows.append(error_row("/item_code", "not_an_application", "这个事项是查询或缴费，请在“查”或“缴”里办理"))
-        if rows:
-            raise ValidationFailed(rows)
-        resident = await self._people.resident(resident_id)
-        now = self._clock()
-        agency = self.catalogue.agency(item["agency"])
-        case = Case(
-            id=case_id,
-            number=await self.store.next_number(item["code"]),
-            query_code=random_code(QUERY_CODE_LENGTH),
-            owner_id=resident.id,
-            item_code=item["code"],
-            item_version=item["version"],
-            item_name=item["name"],
-            agency_id=item["agency"],
-            agency_name=agency["name"],
-            division_code=division_code,
-            state=State.DRAFT,
-            version=1,
-            created_at=now,
-            updated_at=now,
-            answers=dict(answers),
-            form=forms.prefilled(item, await self._known_of(resident, division_code)),
-            timeline=(TimelineEntry(now, "case.created", steps.APPLICANT, "开始填写"),),
-        )
-        return await self.store.insert(case, [steps.told(case, "case.created", now)], forms.personal_keys(item))
-
-    async def _known_of(self, resident: Resident, division_code: str) -> dict[str, str]:
-        return {
-            "profile.name": resident.name,
-            "profile.id_number": resident.id_number,
-            "profile.mobile": resident.phone,
-            "profile.address": resident.address,
-            "case.division": division_code,
-            **await self._licences.prefill_sources(resident.id),
-        }
-
-    async def save(
-        self,
-        case_id: str,
-        resident_id: str,
-        *,
-        form: Mapping[str, Any],
-        version: int,
-        answers: Mapping[str, Any] | None = None,
-    ) -> Case:
-        """Keep answers as they are given, half-typed ones too. None takes an answer back.
-
-        Raises:
-            CaseConflict: `version` is not the stored one; the answer holds the stored version.
-            ValidationFailed: a key the form does not have, or a value of a wrong kind.
-        """
-
-        def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
-            if case.version != version:
-                raise errors.CaseConflict(
-                    "办件在别处被改过，请刷新后再保存；您刚填的内容还在本页。",
-                    en="The draft was changed elsewhere: reload, then save again.",
-                    version=case.version,
-                )
-            kept, rows = forms.draft_values(item, form)
-            rows += self._answer_rows(item, answers or {})
-            if rows:
-                raise ValidationFailed(rows)
-            changed = {key: value for key, value in {**case.form, **kept}.items() if value is not None}
-            return steps.advance(
-                case,
-                "save",
-                machine.RESIDENT,
-                self._clock(),
-                by=steps.APPLICANT,
-                form=changed,
-                answers={**case.answers, **(answers or {})},
-            )
-
-        return await self._change(case_id, resident_id, step)
+    # --- materials ---
 
     async def put_material(self, case_id: str, resident_id: str, key: str, filename: str, data: bytes) -> Case:
         """Add a file to a material. The same file again is the same file.
@@ -206,7 +107,8 @@ class Cases:
         """
         case = await self.get(case_id, resident_id)
         await self._material_of(case, key)
-        self._may_save(case)
+        if not promises.is_owed(case, key):
+            self._may_save(case)
         upload = await judge_upload(filename, data)
         held = case.materials.get(key, {}).get("files", [])
         if case.state is State.DRAFT and any(entry["sha256"] == upload.sha256 for entry in held):
@@ -228,14 +130,7 @@ class Cases:
             held = [kept for kept in holding.get("files", []) if kept["sha256"] != upload.sha256]
             if len(held) >= MAX_FILES:
                 raise errors.FileTooLarge(f"每项材料最多{MAX_FILES}个文件，请先删除不要的。", en="Too many files.")
-            return steps.advance(
-                case,
-                "save",
-                machine.RESIDENT,
-                now,
-                by=steps.APPLICANT,
-                materials={**case.materials, key: {"files": [*held, entry], "licence_id": None}},
-            )
+            return promises.held(case, key, {"files": [*held, entry], "licence_id": None}, now)
 
         try:
             return await self._change(case_id, resident_id, step)
@@ -253,15 +148,8 @@ class Cases:
         licence = await self._licences.usable(licence_id, resident_id, material["licence"])
 
         def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
-            holding = {"files": [], "licence_id": licence["id"], "at": self._clock()}
-            return steps.advance(
-                case,
-                "save",
-                machine.RESIDENT,
-                self._clock(),
-                by=steps.APPLICANT,
-                materials={**case.materials, key: holding},
-            )
+            now = self._clock()
+            return promises.held(case, key, {"files": [], "licence_id": licence["id"], "at": now}, now)
 
         return await self._change(case_id, resident_id, step)
 
@@ -282,8 +170,10 @@ class Cases:
 
         case = await self.get(case_id, resident_id)
         if any(entry["id"] == file_id for entry in case.materials.get(key, {}).get("files", [])):
+            entry = next(entry for entry in case.materials[key]["files"] if entry["id"] == file_id)
             case = await self._change(case_id, resident_id, step)
-            await self._files.delete(file_id)
+            if not entry.get("from_case"):  # else it is the earlier case's file, which stays there
+                await self._files.delete(file_id)
         return case
 
     async def read_material(self, case_id: str, resident_id: str, file_id: str) -> tuple[str, str, bytes]:
@@ -316,7 +206,7 @@ class Cases:
             require_level(resident.level, int(item["identity_level"][1:]))
             form = self._complete_form(case, item)
             case = replace(case, last_command=command)
-            return steps.submit(case, frozen_fees(item, case.answers), form, self.calendar, self._clock())
+            return steps.submit(case, item, frozen_fees(item, case.answers), form, self.calendar, self._clock())
 
         return await self._change(case_id, resident_id, step)
 
@@ -347,7 +237,7 @@ class Cases:
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
             if case.state is State.AWAITING_PAYMENT:
-                return steps.fee_paid(case, order_id, self.calendar, self._clock(), has_delivery(item))
+                return steps.fee_paid(case, order_id, item, self.calendar, self._clock(), has_delivery(item))
             if order_id in case.refused_orders or any(fee.order_id == order_id for fee in case.fees):
                 return steps.Moved(case)
             return steps.refuse_payment(case, order_id, self._clock())
@@ -390,8 +280,7 @@ class Cases:
         """Load the one case that fits, take a step, and write case, events and what `beside` writes in one transaction."""
 
         async def work(session: Any) -> Case:
-            case = await self.store.load(query, session)
-            item = await self.catalogue.item_at(case.item_code, case.item_version)
+            case, item = await self.drafts.current(await self.store.load(query, session))
             moved = step(case, item)
             if beside is not None:
                 await beside(case, session)
@@ -416,9 +305,6 @@ class Cases:
         if key in materials.photo_fields(item):
             return {"key": key, "licence": None}
         raise errors.MaterialNotFound("这个事项没有这项材料。", en="No such material.")
-
-    def _answer_rows(self, item: Mapping[str, Any], answers: Mapping[str, Any]) -> list[ErrorRow]:
-        return [error_row(f"/answers/{key}", "unknown", text) for key, text in items.wrong_answers(item, answers).items()]
 
     def _complete_form(self, case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         return complete_form(case, item, shanghai_day(self._clock()), self.catalogue.division_codes)

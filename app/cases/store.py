@@ -82,7 +82,7 @@ class CaseStore:
         return Case.from_document(document, self._keys)
 
     async def save(
-        self, case: Case, events: Sequence[Event], personal: frozenset[str], session: AsyncClientSession | None
+        self, case: Case, events: Sequence[Event], personal: frozenset[str], session: AsyncClientSession | None = None
     ) -> Case:
         """Write a changed case and its events, both in the transaction of `session`; without events none is needed.
 

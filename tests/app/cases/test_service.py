@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import orjson
 import pytest
 
+from app.cases.drafts import Save
 from app.cases.errors import CaseConflict
 from app.identity import store
 from app.identity.model import StaffSession
@@ -57,8 +58,8 @@ async def submitted(hall, alias):
     resident_id = await a_resident(hall)
     item = hall.catalogue.item(alias)
     answers = {situation["key"]: situation["options"][0]["value"] for situation in item["situations"]}
-    case = await hall.cases.create(resident_id, alias, "440203", answers, case_id=new_id("case"))
-    case = await hall.cases.save(case.id, resident_id, form=sample_form(item["form"]), version=case.version)
+    case = await hall.cases.drafts.open(resident_id, alias, "440203", answers, case_id=new_id("case"))
+    case = await hall.cases.drafts.save(case.id, resident_id, Save(sample_form(item["form"]), {}, case.version))
     for row in (await hall.cases.view(case))["materials"]:
         if row["status"] == "missing":
             case = await hall.cases.put_material(case.id, resident_id, row["key"], "a.png", picture())
@@ -67,9 +68,9 @@ async def submitted(hall, alias):
 
 async def test_of_many_who_save_the_same_version_one_gets_through_and_nothing_is_overwritten(hall):
     resident_id = await a_resident(hall)
-    case = await hall.cases.create(resident_id, "id_card_lost", "440203", {}, case_id=new_id("case"))
+    case = await hall.cases.drafts.open(resident_id, "id_card_lost", "440203", {}, case_id=new_id("case"))
     saves = [
-        hall.cases.save(case.id, resident_id, form={"lost_date": f"2026-11-{day:02d}"}, version=1) for day in range(1, 17)
+        hall.cases.drafts.save(case.id, resident_id, Save({"lost_date": f"2026-11-{day:02d}"}, {}, 1)) for day in range(1, 17)
     ]
     results = await asyncio.gather(*saves, return_exceptions=True)
     assert sum(isinstance(result, CaseConflict) for result in results) == 15
