@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import pymongo
 from bson import CodecOptions
 from pymongo import AsyncMongoClient, IndexModel, ReadPreference, WriteConcern
 from pymongo.asynchronous.client_session import AsyncClientSession
@@ -14,6 +15,8 @@ from pymongo.read_concern import ReadConcern
 
 _INDEX_OPTIONS_CONFLICT = 85
 _INDEX_KEY_SPECS_CONFLICT = 86
+# Building an index over a large collection takes as long as it takes; the client's time-out is for everything else.
+_INDEX_BUILD_S = 7 * 24 * 3600
 
 Document = dict[str, Any]
 T = TypeVar("T")
@@ -68,7 +71,10 @@ class Database:
 
 
 async def ensure_indexes(database: Database, indexes: Mapping[str, Sequence[IndexModel]]) -> None:
-    """Create the named indexes; one that exists under the same name with other options is dropped and made anew."""
+    """Create the named indexes; one that exists under the same name with other options is dropped and made anew.
+
+    Waits until every index is built, whatever the client's time-out is.
+    """
 
     async def ensure(collection: str, models: Sequence[IndexModel]) -> None:
         try:
@@ -85,7 +91,8 @@ async def ensure_indexes(database: Database, indexes: Mapping[str, Sequence[Inde
                     await database[collection].drop_index(model.document["name"])
                     await database[collection].create_indexes([model])
 
-    await asyncio.gather(*(ensure(collection, models) for collection, models in indexes.items() if models))
+    with pymongo.timeout(_INDEX_BUILD_S):  # None would mean the client's own
+        await asyncio.gather(*(ensure(collection, models) for collection, models in indexes.items() if models))
 
 
 async def wait_until_up(database: Database, timeout_s: float) -> None:
