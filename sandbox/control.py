@@ -12,7 +12,7 @@
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
 | `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
 | `/_sim/storm`, `/_sim/refunds`, `/_sim/certificates`, `/_sim/clock` | see control_money.py |
-| `POST /_sim/bills` {id, state?, late_fee_fen?, hard_deadline?} | the department changes its bill, see departments.py |
+| `POST /_sim/department_bills` {id, state?, late_fee_fen?, hard_deadline?} | the department changes its bill, see departments.py |
 | `POST /_sim/reset` {what: bills, sent, faults} | back to the beginning |
 | `GET /_sim/cashier`, `/_sim/login` | pages in the place of the platforms' own apps |
 """

@@ -164,7 +164,7 @@ class Refunds(DepartmentHandler):
 
 
 class ChangeBill(DepartmentHandler):
-    """POST /_sim/bills {id, state?, late_fee_fen?, hard_deadline?}: the department changes its bill.
+    """POST /_sim/department_bills {id, state?, late_fee_fen?, hard_deadline?}: the department changes its bill.
 
     {state: "unpaid"} of a bill that was paid: it is owed again, whatever came before.
     """
@@ -220,5 +220,5 @@ routes = [
     (r"/departments/bills/([\w-]+)/payments", Payments),
     (r"/departments/bills/([\w-]+)/refunds", Refunds),
     (r"/departments/checks/(\w+)", Checks),
-    (r"/_sim/bills", ChangeBill),
+    (r"/_sim/department_bills", ChangeBill),
 ]
