@@ -11,6 +11,7 @@ COMMANDS = {
     "demo": "Live the whole story against the running hall and print each step.",
     "test": "The floors, then all tests.",
     "bench": "The benchmarks, as ratios within one run.",
+    "simulate": "Orders, providers and crashes: every fen must be explained.",
     "web": "Serve HTTP.",
     "worker": "Relay events, deliver messages, follow payments.",
     "migrate": "Create indexes.",
