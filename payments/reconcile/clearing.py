@@ -47,28 +47,51 @@ class Clearing:
         self._asking = asking
         self._following = following
 
-    async def take(self, finding: Finding, now: datetime, *, may_ask: bool) -> FindingState:
-        """Settle a new difference by asking, or keep it; return what it is now. Doing it again changes nothing."""
+    async def take(self, finding: Finding, now: datetime, *, may_ask: bool, generation: int = 0) -> FindingState:
+        """Settle a new difference by asking, or keep it; return what it is now. Doing it again changes nothing.
+
+        Args:
+            generation: of the run; what a later generation does not find any more is withdrawn.
+        """
         known = await self._store.finding(finding.id)
-        if known is not None and known["state"] == FindingState.SETTLED:
-            return FindingState.SETTLED
+        if known is not None:
+            await self._store.saw(finding.id, generation)
+            if _says_otherwise(known, finding):
+                known = await self._revise(known, finding, now)
+            elif known["state"] == FindingState.SETTLED:
+                return FindingState.SETTLED
         how, said = await self._ask(finding, now) if may_ask else ("", "")
         if how:
             if known is None:
-                await self._store.add(finding, FindingState.SETTLED, now, how=how, said=said, settled_at=now)
+                await self._store.add(finding, FindingState.SETTLED, now, how=how, said=said, settled_at=now, seen_in=generation)
                 self._count(finding)
             else:
                 await self._settle(known, now, how, said)
             return FindingState.SETTLED
         waits = finding.kind is Kind.OURS_ONLY and is_near_midnight(finding.at)
         state = FindingState.WAITING if waits else FindingState.OPEN
-        if await self._store.add(finding, state, now, said=said):
+        if await self._store.add(finding, state, now, said=said, seen_in=generation):
             self._count(finding)
         elif known is not None:
             state = FindingState(known["state"])
+            if state is FindingState.WAITING and not waits:
+                await self._store.change(known, [FindingState.WAITING], FindingState.OPEN, said=said)
+                state = FindingState.OPEN
         if state is FindingState.OPEN:
-            await self._post_suspense(finding, now)
+            await self._post_suspense(finding, now, (known or {}).get("revision", 0))
         return state
+
+    async def withdraw(self, row: Mapping[str, Any], now: datetime) -> None:
+        """Settle a difference that the corrected bill of its day no longer shows."""
+        await self._settle(row, now, "withdrawn", "")
+
+    async def _revise(self, known: Mapping[str, Any], finding: Finding, now: datetime) -> Mapping[str, Any] | None:
+        """Take a finding as the corrected bill shows it; what was in suspense for it as it was goes back first."""
+        if known["state"] == FindingState.OPEN:
+            before = Finding.from_document(known)
+            await self._post(before, _fact("correction", before, known.get("revision", 0)), -before.suspense_fen, now)
+        log.warning("reconcile.revised", finding=finding.id)
+        return await self._store.revise(known, finding) or await self._store.finding(finding.id)
 
     async def look_again(self, row: Mapping[str, Any], entry: Entry | None, now: datetime) -> None:
         """Look again at an unsettled difference of an earlier day.
@@ -84,12 +107,12 @@ class Clearing:
         if how:
             await self._settle(row, now, how, said)
         elif row["state"] == FindingState.WAITING:
-            await self._store.change(finding.id, [FindingState.WAITING], FindingState.OPEN, said=said)
-            await self._post_suspense(finding, now)
+            await self._store.change(row, [FindingState.WAITING], FindingState.OPEN, said=said)
+            await self._post_suspense(finding, now, row.get("revision", 0))
 
-    async def settle_by_hand(self, row: Mapping[str, Any], account: str, note: str, now: datetime) -> None:
-        """Settle a difference by the word of a person; what was in suspense for it goes back."""
-        await self._settle(row, now, "staff", note, settled_by=account)
+    async def settle_by_hand(self, row: Mapping[str, Any], account: str, note: str, now: datetime) -> bool:
+        """Settle a difference by the word of a person; what was in suspense for it goes back. False: it has changed meanwhile."""
+        return await self._settle(row, now, "staff", note, settled_by=account)
 
     # --- asking ---
 
@@ -153,15 +176,17 @@ class Clearing:
 
     # --- the ledger ---
 
-    async def _post_suspense(self, finding: Finding, now: datetime) -> None:
-        await self._post(finding, f"suspense:{finding.id}", finding.suspense_fen, now)
+    async def _post_suspense(self, finding: Finding, now: datetime, revision: int) -> None:
+        await self._post(finding, _fact("suspense", finding, revision), finding.suspense_fen, now)
 
-    async def _settle(self, row: Mapping[str, Any], now: datetime, how: str, said: str, **more: Any) -> None:
+    async def _settle(self, row: Mapping[str, Any], now: datetime, how: str, said: str, **more: Any) -> bool:
         finding = Finding.from_document(row)
         if row["state"] == FindingState.OPEN:
-            await self._post(finding, f"correction:{finding.id}", -finding.suspense_fen, now)
-        await self._store.change(finding.id, _UNSETTLED, FindingState.SETTLED, how=how, said=said, settled_at=now, **more)
+            await self._post(finding, _fact("correction", finding, row.get("revision", 0)), -finding.suspense_fen, now)
+        if not await self._store.change(row, _UNSETTLED, FindingState.SETTLED, how=how, said=said, settled_at=now, **more):
+            return False
         log.info("reconcile.settled", finding=finding.id, how=how)
+        return True
 
     async def _post(self, finding: Finding, fact: str, fen: int, now: datetime) -> None:
         if fen == 0:
@@ -184,6 +209,18 @@ class Clearing:
     def _count(self, finding: Finding) -> None:
         metrics.findings.labels(finding.provider, str(finding.kind)).inc()
         log.warning("reconcile.finding", finding=finding.id, detail=finding.detail)
+
+
+def _says_otherwise(known: Mapping[str, Any], finding: Finding) -> bool:
+    """Say whether a difference that is known is another one now, or is back after it had been withdrawn."""
+    if known["state"] == FindingState.SETTLED and known.get("how") == "withdrawn":
+        return True
+    return (known.get("ours_fen"), known.get("theirs_fen")) != (finding.ours_fen, finding.theirs_fen)
+
+
+def _fact(kind: str, finding: Finding, revision: int) -> str:
+    """Return the fact of a finding in the ledger; each time it is revised it goes into suspense, and out of it, anew."""
+    return f"{kind}:{finding.id}" + (f"#{revision}" if revision else "")
 
 
 def _as_entry(finding: Finding) -> Entry:

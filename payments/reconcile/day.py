@@ -10,7 +10,7 @@ from app.kernel.clock import shanghai_day
 from payments.bill import BillKind
 from payments.providers.bill_downloads import BillSource
 from payments.reconcile import matching, metrics
-from payments.reconcile.matching import Ours
+from payments.reconcile.matching import FindingState, Ours
 from payments.reconcile.store import Progress
 from payments.reconcile.workbook import Entry, Workbook
 
@@ -55,12 +55,14 @@ class DayRun:
             progress = self.progress
             sums = book.sums.to_document()
             if progress.stage == "fetch" or progress.theirs != sums:  # new, or the bill has been made anew: from its beginning
-                self.progress = progress = Progress(stage="theirs", theirs=sums)
+                generation = progress.generation + (progress.stage != "fetch")
+                self.progress = progress = Progress(stage="theirs", theirs=sums, generation=generation)
                 await self._save(state="matching", problem="")
             if progress.stage == "theirs":
                 await self._compare_theirs(book)
             if progress.stage == "ours":
                 await self._compare_ours(book)
+            await self._withdraw()
             await self._look_again(book)
             await self._parent.book_fee(self._provider, self._day, book.sums.fee_millifen, self._parent.now())
             progress.stage = "done"
@@ -82,7 +84,7 @@ class DayRun:
             finding = replace(finding, agency_id=agency_id or self._parent.own_agency)
         may_ask = self.progress.asked < MAX_QUESTIONS
         self.progress.asked += may_ask
-        await self._parent.clearing.take(finding, self._parent.now(), may_ask=may_ask)
+        await self._parent.clearing.take(finding, self._parent.now(), may_ask=may_ask, generation=self.progress.generation)
 
     # --- theirs -> ours ---
 
@@ -184,7 +186,15 @@ class DayRun:
                 return True
         return False
 
-    # --- what was left of earlier days ---
+    # --- what was left of earlier runs and earlier days ---
+
+    async def _withdraw(self) -> None:
+        """Settle what an earlier run over this day has found and this one, over the whole bill as it is now, has not."""
+        if not self.progress.generation:
+            return
+        async for row in self._store.of_day(self._provider, self._day, FindingState.WAITING, FindingState.OPEN):
+            if row.get("seen_in", 0) != self.progress.generation:
+                await self._parent.clearing.withdraw(row, self._parent.now())
 
     async def _look_again(self, book: Workbook) -> None:
         rows = await self._store.unsettled(self._provider, self._day - LOOK_BACK, self._day, MAX_QUESTIONS)

@@ -54,7 +54,8 @@ class FindingsDesk:
             raise HeadNeeded("核清对账差异要由单位负责人操作。", en="The head of the agency settles findings.")
         if row["state"] == FindingState.SETTLED:
             raise FindingSettled("这条差异已经核清了，请刷新后查看。", en="Settled already.")
-        await self._clearing.settle_by_hand(row, staff.account, note, self._clock())
+        if not await self._clearing.settle_by_hand(row, staff.account, note, self._clock()):
+            raise FindingSettled("这条差异刚刚有变化，请刷新后再看。", en="It has changed just now; load it again.")
         settled = await self._store.finding_of_key(finding_id)
         assert settled is not None
         return view(settled)

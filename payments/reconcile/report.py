@@ -107,7 +107,7 @@ def _bridge(theirs: Mapping[str, int], ours: Mapping[str, int], rows: Sequence[M
         return ""
     explained = 0
     for row in rows:
-        if row["state"] == "settled" and row.get("how") in ("query", "other_day"):
+        if row["state"] == "settled" and row.get("how") in ("query", "other_day", "withdrawn"):
             continue
         sign = 1 if row["subject"] == "payment" else -1
         theirs_fen = row.get("theirs_fen", 0) if row.get("theirs_state") in ("paid", "succeeded") else 0

@@ -130,7 +130,7 @@ class Reconcile:
         """Reconcile one day, or go on with it.
 
         Args:
-            again: also when it is done: from the beginning, with the bill as it is now. Findings stay.
+            again: also when it is done: from the beginning, with the bill as it is now. What it no longer shows is withdrawn.
 
         Raises:
             Busy: another process is at it. LookupError: no such provider.
@@ -246,12 +246,18 @@ class Reconcile:
     # --- the books ---
 
     async def book_fee(self, provider: str, day: date, fee_millifen: int, now: datetime) -> None:
-        """Book what the provider keeps for a day, rounded half up to fen."""
-        fen = (fee_millifen + 500) // 1000
+        """Book what the provider keeps for a day, rounded half up to fen; of a corrected bill what it differs by.
+
+        One run at a time does this for a day, and each writes a fact of its own: done twice, the second finds nothing to book.
+        """
+        fact = f"fee:{provider}:{day}"
+        booked = await self._database["ledger_entries"].find({"fact": {"$regex": f"^{fact}(#|$)"}}).to_list()
+        before = sum(line["amount_fen"] for row in booked for line in row["lines"] if line["account"] == fee_account(provider))
+        fen = (fee_millifen + 500) // 1000 - before
         if fen == 0:
             return
         entry = LedgerEntry(
-            fact=f"fee:{provider}:{day}",
+            fact=f"{fact}#{len(booked)}" if booked else fact,
             at=now,
             lines=entry_lines((fee_account(provider), fen), (provider_account(provider), -fen)),
             provider=provider,

@@ -7,7 +7,7 @@ number, so that a step done twice finds nothing twice.
 
 import os
 import socket
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -57,6 +57,7 @@ class Progress:
     Attributes:
         stage: fetch, theirs, ours, done.
         position: of the last number of the bill that was compared. window: how many windows of the day were compared.
+        generation: how often the day was begun anew (`again`, or a bill that was made anew); findings keep in which they were last seen.
     """
 
     stage: str = "fetch"
@@ -66,6 +67,7 @@ class Progress:
     theirs: dict[str, int] = field(default_factory=dict)
     ours: dict[str, int] = field(default_factory=lambda: {"payments": 0, "payments_fen": 0, "refunds": 0, "refunds_fen": 0})
     asked: int = 0
+    generation: int = 0
 
     def to_document(self) -> dict[str, Any]:
         return dict(self.__dict__)
@@ -95,13 +97,14 @@ class ReconcileStore:
         run_id = f"{provider}:{day}"
         free: list[dict[str, Any]] = [{"lease_until": None}, {"lease_until": {"$lte": now}}, {"holder": holder}]
         known = await self.load(provider, day)
+        anew = Progress(generation=((known or {}).get("progress") or {}).get("generation", 0) + 1 if known else 0)
         if known is not None and _is_dead(known.get("holder", "")):
             free.append({"holder": known["holder"]})
         try:
             return await self._runs.find_one_and_update(
                 {"_id": run_id, "$or": free},
                 {
-                    "$set": {"holder": holder, "lease_until": now + LEASE, **({"progress": Progress().to_document()} if again else {})},
+                    "$set": {"holder": holder, "lease_until": now + LEASE, **({"progress": anew.to_document()} if again else {})},
                     "$setOnInsert": {"provider": provider, "day": day.isoformat(), "state": "waiting", "started_at": now, "tries": 0}
                     | ({} if again else {"progress": Progress().to_document()}),
                 },
@@ -177,12 +180,34 @@ class ReconcileStore:
     async def finding(self, finding_id: str) -> dict[str, Any] | None:
         return await self._findings.find_one({"_id": finding_id})
 
-    async def change(self, finding_id: str, sources: Iterable[FindingState], state: FindingState, **more: Any) -> bool:
-        """Move a finding from one of these states; say whether it moved."""
+    async def change(
+        self, row: Mapping[str, Any], sources: Iterable[FindingState], state: FindingState, **more: Any
+    ) -> bool:
+        """Move a finding, as it was read, from one of these states; say whether it moved. One that was revised since does not."""
         result = await self._findings.update_one(
-            {"_id": finding_id, "state": {"$in": [str(source) for source in sources]}}, {"$set": {"state": str(state), **more}}
+            {"_id": row["_id"], "revision": row.get("revision"), "state": {"$in": [str(source) for source in sources]}},
+            {"$set": {"state": str(state), **more}},
         )
         return result.matched_count == 1
+
+    async def saw(self, finding_id: str, generation: int) -> None:
+        """Note that the present run of its day has found it as well."""
+        await self._findings.update_one({"_id": finding_id}, {"$set": {"seen_in": generation}})
+
+    async def revise(self, row: Mapping[str, Any], finding: Finding) -> dict[str, Any] | None:
+        """Let a finding be what the corrected bill makes of it, waiting to be looked at; None when somebody else was faster.
+
+        What was in suspense for it must be taken out before.
+        """
+        gone = ("how", "said", "settled_at", "settled_by")
+        return await self._findings.find_one_and_update(
+            {"_id": row["_id"], "revision": row.get("revision"), "state": row["state"]},
+            {
+                "$set": finding.to_document() | {"state": str(FindingState.WAITING), "revision": row.get("revision", 0) + 1},
+                "$unset": dict.fromkeys(gone, ""),
+            },
+            return_document=ReturnDocument.AFTER,
+        )
 
     async def of_day(self, provider: str, day: date, *states: FindingState) -> AsyncIterator[dict[str, Any]]:
         """Yield the findings of a day, by their ids."""
