@@ -19,12 +19,15 @@ from handlers import (
     pages_base,
     pages_cases,
     pages_checks,
+    pages_drafts,
     pages_home,
     pages_inbox,
+    pages_money,
     pages_pay,
     pages_staff,
     receipts,
     refunds,
+    requests,
     stream,
 )
 from handlers import (
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 ROUTE_MODULES = (
     catalogue_routes,
     case_routes,
+    requests,
     auth,
     orders,
     callbacks,
@@ -70,10 +74,12 @@ ROUTE_MODULES = (
     openapi,
     pages_home,
     pages_account,
+    pages_drafts,
     pages_cases,
     pages_pay,
     pages_checks,
     pages_inbox,
+    pages_money,
     pages_staff,
     pages_base,
 )

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from app.cases import corrections, handling, machine, materials, promises, steps, views
-from app.cases.completeness import complete_form, has_delivery
+from app.cases.completeness import has_delivery
 from app.cases.errors import ActionNotAllowed
 from app.cases.model import Case, State
 from app.cases.remedies import remedy
@@ -154,12 +154,11 @@ class Review:
         )
 
     def _correct(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
-        asked, judged = case.open_correction, dict(case.form)
+        asked, form = case.open_correction, dict(case.form)
         if asked is not None and body["approve"]:
             # Judged again: between asking and answering days pass, and an answer that was right may be too old now.
-            changed = replace(case, form={**case.form, **asked.fields})
-            judged = complete_form(changed, item, shanghai_day(now), self._cases.catalogue.division_codes)
-        return corrections.answer(case, body["approve"], body["reason"], judged, now)
+            form = corrections.judged(case, item, asked.fields, shanghai_day(now), self._cases.catalogue.division_codes)
+        return corrections.answer(case, body["approve"], body["reason"], form, now)
 
     def _suspend(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         name = handling.SPECIAL_PROCEDURES.get(body["kind"], body["kind"])
