@@ -17,6 +17,7 @@ class CreateCaseRequest(Schema):
     item_code = fields.String(required=True, validate=validate.Length(1, 50))
     division_code = fields.String(required=True, validate=validate.Length(1, 12))
     answers = fields.Dict(keys=fields.String(), values=fields.Raw(), load_default=dict)
+    from_case = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 60))
 
 
 class SaveCaseRequest(Schema):
@@ -64,7 +65,7 @@ class MaterialResponse(Schema):
     key = fields.String()
     name = fields.String()
     required = fields.Boolean()
-    status = fields.String(validate=validate.OneOf(["missing", "optional", "uploaded", "licence", "generated", "at_window"]))
+    status = fields.String(validate=validate.OneOf(["missing", "optional", "uploaded", "licence", "promised", "generated", "at_window"]))
     files = fields.List(fields.Dict())
     licence_id = fields.String(allow_none=True)
 
@@ -97,13 +98,12 @@ class Cases(HallHandler):
         "Open a draft, prefilled", body=CreateCaseRequest, answers={201: CaseResponse}, auth="resident", idempotent=True
     )
     async def post(self) -> None:
-        case = await self.hall.cases.drafts.open(
-            self.resident.resident_id,
-            self.body["item_code"],
-            self.body["division_code"],
-            self.body["answers"],
-            case_id=self.idempotent_id("case"),
-        )
+        wanted = (self.resident.resident_id, self.body["item_code"], self.body["division_code"], self.body["answers"])
+        case_id = self.idempotent_id("case")
+        if self.body["from_case"] is None:
+            case = await self.hall.cases.drafts.open(*wanted, case_id=case_id)
+        else:
+            case = await self.hall.requests.apply_again(self.body["from_case"], *wanted, case_id=case_id)
         await self.answer(await self.hall.cases.view(case), 201)
 
     @operation("The resident's cases, newest first", query=CaseListQuery, answers={200: CaseListResponse}, auth="resident")

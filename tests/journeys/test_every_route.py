@@ -69,6 +69,8 @@ async def send(person, method, path, body, content_type="application/json"):
 BODIES = {
     "/v1/cases/{case_id}": {"form": {}, "version": 1},
     "/v1/cases/{case_id}/evaluation": {"level": 1},
+    "/v1/cases/{case_id}/promise": {"keys": []},
+    "/v1/cases/{case_id}/correction": {"fields": {"mobile": "13800000002"}, "reason": "打错了"},
     "/v1/cases/{case_id}/materials/{key}": {"licence_id": "lic_1"},
     "/v1/orders/{order_id}/pay": {"provider": "wechatpay", "scene": "mini_program"},
 }

@@ -1,0 +1,88 @@
+"""The model check: every path through the table up to twelve steps, taken with the real steps. And that it can fail."""
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from app.cases import guards, machine, steps
+from app.cases.model import Fee, State
+from tests.app.cases.walking import MOVES, STEPS, draft, item, walk
+
+
+def fee(when_paid):
+    return Fee("f", "工本费", 100, when_paid, "依据")
+
+
+VARIANTS = [
+    draft(item()),
+    draft(item(delivers=False), (fee("on_application"),)),
+    draft(item(tolerate_missing=False, commitment=False), (fee("on_acceptance"),)),
+    draft(item(supplement_expiry="keep", notice_limit={"days": 0, "unit": "working"}), (fee("before_issue"),)),
+    draft(item(deferral_until="delivery", item_type={"code": "20"}), tuple(map(fee, ("on_application", "on_acceptance", "before_issue")))),
+]
+
+
+def short(found):
+    return sorted(set(found.problems))[:10]
+
+
+def test_every_path_of_twelve_steps_ends_somewhere_and_no_clock_runs_while_it_is_stopped():
+    found = walk(VARIANTS)
+    assert short(found) == []
+    assert found.depth == STEPS
+    never = [row for row in machine.TABLE if row not in found.taken and row.name != "recompute"]
+    assert [(row.name, row.actor, row.target) for row in never] == [], "every row was walked"
+    assert found.worlds > 10_000
+
+
+def planted(monkeypatch, rows, removed=()):
+    table = tuple(row for row in machine.TABLE if not any(row.name == name and state in row.sources for name, state in removed))
+    monkeypatch.setattr(machine, "TABLE", (*table, *rows))
+
+
+def test_it_finds_a_way_out_of_a_suspension_that_forgets_to_end_it(monkeypatch):
+    bad = replace(next(row for row in machine.TABLE if row.name == "resume"), name="skip", target=State.ACCEPTED)
+    planted(monkeypatch, [bad])
+    skip = ("skip", machine.CLERK, None, lambda w: steps.advance(w.case, "skip", machine.CLERK, w.now, by="x"))
+    assert any("the clock runs while it is stopped" in problem for problem in walk(VARIANTS[:1], (*MOVES, skip), 8).problems)
+
+
+def test_it_finds_a_second_suspension(monkeypatch):
+    suspend = next(row for row in machine.TABLE if row.name == "suspend")
+    planted(monkeypatch, [replace(suspend, sources=frozenset({State.SUSPENDED}))])
+    assert any("two stops at once" in problem for problem in walk(VARIANTS[:1], most=6).problems)
+
+
+def test_it_finds_a_dead_end(monkeypatch):
+    rows = [(name, State.SUSPENDED) for name in ("resume", "withdraw")]
+    rest = [replace(row, sources=row.sources - {State.SUSPENDED}) for row in machine.TABLE if (row.name, State.SUSPENDED) in rows and len(row.sources) > 1]
+    planted(monkeypatch, rest, rows)
+    assert "dead end: suspended" in walk(VARIANTS[:1], most=9).problems
+
+
+def test_it_finds_a_step_that_the_table_does_not_know(monkeypatch):
+    planted(monkeypatch, [], [("hand_in", State.ACCEPTED)])
+    smuggled = ("hand_in", machine.RESIDENT, None, lambda w: steps.Moved(replace(w.case, pre_review={"at": w.now, "note": ""})))
+    assert any("not in the table" in problem for problem in walk(VARIANTS[:1], (*MOVES, smuggled), 3).problems)
+
+
+def test_it_finds_silence(monkeypatch):
+    monkeypatch.setattr(machine, "TABLE", tuple(row for row in machine.TABLE if row.name != "deem_accepted"))
+    assert any("passed in silence" in problem for problem in walk(VARIANTS[:1], most=4).problems)
+
+
+@pytest.mark.parametrize("row", machine.TABLE, ids=lambda row: f"{row.name}-{row.actor}")
+def test_a_guard_is_a_pure_function(row):
+    start = VARIANTS[0]
+    for state in row.sources:
+        if state is State.SUSPENDED and row.guard is guards.suspension_too_long:
+            continue
+        case = replace(start.case, state=state)
+        assert len({row.guard(case, start.today) for _ in range(3)}) == 1
+
+
+def test_the_walk_is_the_same_every_time():
+    one, other = (walk(VARIANTS[:1], most=5) for _ in range(2))
+    assert (one.worlds, one.problems) == (other.worlds, other.problems)
+    assert not list(itertools.filterfalse(lambda row: row in machine.TABLE, one.taken))
