@@ -6,6 +6,7 @@ from urllib.parse import urlencode
 import segno
 
 from app.kernel.errors import HallError, NotFound
+from handlers.pages_account import CLIENTS
 from handlers.pages_base import PageHandler
 from payments.model import Attempt, AttemptState, Order, OrderState
 
@@ -13,6 +14,7 @@ ID = r"(ord_[0-9A-Z]{26})"
 # The mini-programs' own page: it asks the API for the client parameters and opens the platform's cashier.
 MINI_PROGRAM_PAY = "/pages/pay/pay"
 MAX_BILLS = 20
+MINI_PROGRAM, BROWSER = "mini_program", "h5"
 
 
 class PayPage(PageHandler):
@@ -23,13 +25,26 @@ class PayPage(PageHandler):
     def owner(self) -> str:
         return self.resident.resident_id
 
-    async def offered(self) -> list[str]:
-        """Return the providers at whose platform the resident has signed in: nobody else's cashier knows who pays."""
-        return [
-            name
-            for name, provider in self.hall.payments.providers.items()
-            if await self.hall.identity.channel_identity(self.owner, provider.identity)
-        ]
+    async def ways(self) -> dict[str, str]:
+        """Return the ways of paying that work where this page is open: provider -> scene.
+
+        Inside WeChat or Alipay only their own cashier opens, by the mini-program around the page, which knows who pays. Any other browser
+        goes to the provider's cashier for phones and needs no sign-in there. In dev and test whoever has signed in at a stand-in pays as
+        if its app were on the phone.
+        """
+        agent = self.request.headers.get("User-Agent", "")
+        inside = [identity for identity, mark in CLIENTS.items() if mark in agent]
+        ways: dict[str, str] = {}
+        for name, provider in self.hall.payments.providers.items():
+            if not inside and not self.hall.settings.sandbox_url:
+                ways[name] = BROWSER
+            elif inside and provider.identity not in inside:
+                continue
+            elif await self.hall.identity.channel_identity(self.owner, provider.identity):
+                ways[name] = MINI_PROGRAM
+            elif not inside:
+                ways[name] = BROWSER
+        return ways
 
 
 class Orders(PayPage):
@@ -76,7 +91,7 @@ class OneOrder(PayPage):
             attempt=attempt,
             is_unpaid=is_unpaid,
             is_held=order.is_held,
-            providers=await self.offered() if not order.is_final else [],
+            ways=await self.ways() if not order.is_final else {},
             error=error,
             back="/orders",
         )
@@ -93,31 +108,44 @@ class Pay(OneOrder):
     async def get(self, order_id: str) -> None:
         order = await self.hall.payments.get_order(order_id, self.owner, refresh=True)
         attempt = newest(order)
-        if order.state is not OrderState.PAYING or attempt is None or attempt.state is not AttemptState.WAITING:
+        is_waiting = order.state is OrderState.PAYING and attempt is not None and attempt.state is AttemptState.WAITING
+        # The address of a provider's cashier for browsers is not kept; it is asked for by a form.
+        if not is_waiting or attempt is None or attempt.scene != MINI_PROGRAM:
             return self.redirect(f"/orders/{order_id}", status=303)
-        await self.show(
-            "pay.html",
-            order=order,
-            provider=attempt.provider,
-            mini_program_page=f"{MINI_PROGRAM_PAY}?" + urlencode({"order": order.id, "attempt": attempt.id}),
-            cashier=self._cashier(order, attempt),
-            back=f"/orders/{order_id}",
-        )
+        await self._show_way(order, attempt.provider, self._cashier(order, attempt), attempt)
 
     async def post(self, order_id: str) -> None:
+        provider = self.text("provider", limit=20)
+        scene = (await self.ways()).get(provider, MINI_PROGRAM)
         try:
-            await self.hall.payments.pay(
+            attempt, client_params = await self.hall.payments.pay(
                 order_id,
                 self.owner,
-                provider=self.text("provider", limit=20),
-                scene="mini_program",
+                provider=provider,
+                scene=scene,
                 attempt_id=self._attempt_id(order_id),
+                client_ip=self.client_address,
             )
         except HallError as error:
             if error.status not in (409, 422, 503):
                 raise
             return await self.show_order(await self.hall.payments.get_order(order_id, self.owner), error)
-        self.redirect(f"/orders/{order_id}/pay", status=303)
+        if scene == MINI_PROGRAM:
+            return self.redirect(f"/orders/{order_id}/pay", status=303)
+        # No redirect: a policy of the page forbids its form to lead to another site, and the cashier wants to know whose link it was.
+        order = await self.hall.payments.get_order(order_id, self.owner)
+        await self._show_way(order, provider, client_params["redirect_url"], attempt)
+
+    async def _show_way(self, order: Order, provider: str, cashier: str, attempt: Attempt) -> None:
+        await self.show(
+            "pay.html",
+            order=order,
+            provider=provider,
+            by_browser=attempt.scene == BROWSER,
+            mini_program_page=f"{MINI_PROGRAM_PAY}?" + urlencode({"order": order.id, "attempt": attempt.id}),
+            cashier=cashier,
+            back=f"/orders/{order.id}",
+        )
 
     def _attempt_id(self, order_id: str) -> str:
         """Return the attempt's number for this form and order: two taps make one attempt, and nobody chooses a number.
@@ -158,14 +186,15 @@ class Close(OneOrder):
 class Receipt(PayPage):
     async def get(self, order_id: str) -> None:
         receipt = await self.hall.payments.receipt(order_id, self.owner)
-        code = segno.make(receipt["check_url"], error="m", micro=False)
-        await self.show(
-            "receipt.html",
-            receipt=receipt,
-            qr=code.svg_inline(scale=4, border=2, svgclass=None, lineclass=None, title="核验收据的二维码", omitsize=True),
-            checked=False,
-            back=f"/orders/{order_id}",
-        )
+        shown = [(one, _qr(one["check_url"])) for one in receipt["receipts"]]
+        await self.show("receipt.html", shown=shown, checked=False, order_id=order_id, back=f"/orders/{order_id}")
+
+
+def _qr(address: str) -> str:
+    """Return a QR code as SVG."""
+    code = segno.make(address, error="m", micro=False)
+    drawn: str = code.svg_inline(scale=4, border=2, svgclass=None, lineclass=None, title="核验收据的二维码", omitsize=True)
+    return drawn
 
 
 class ReceiptPdf(PayPage):
@@ -188,7 +217,7 @@ class ReceiptCheck(PageHandler):
         except NotFound:
             error = NotFound("没有找到这张收据，请对照收据核对收据号和核验码。")
             return await self.show("receipt_check.html", 404, number=number, code=code, error=error)
-        await self.show("receipt.html", receipt=receipt, qr="", checked=True)
+        await self.show("receipt.html", shown=[(receipt, "")], checked=True)
 
 
 routes = [
