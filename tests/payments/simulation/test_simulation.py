@@ -1,0 +1,103 @@
+"""Short runs of the simulation, and the proof that it can fail: planted bugs are found, made small and played again."""
+
+import random
+
+import pytest
+
+from app.storage import outbox
+from payments.ledger import store as ledger_store
+from payments.store import OrderStore
+from tests.payments.simulation.plan import make_plan
+from tests.payments.simulation.run import run_plan
+from tests.payments.simulation.shrink import minimized, shape_of, shrink
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+async def test_every_fen_is_explained_whatever_happens(servers, sandbox_keys, seed):
+    seed = random.randrange(10**6) if seed is None else seed
+    print("seed", seed)
+    result = await run_plan(make_plan(seed, 36), servers, sandbox_keys.parent)
+    assert result.is_sound, (result.plan.command, *result.problems)
+    assert result.counts["orders"] > 20 and result.counts["order paid"] > 5
+
+
+def test_a_seed_is_a_plan():
+    assert make_plan(7, 80) == make_plan(7, 80) != make_plan(8, 80)
+    kept = make_plan(7, 80).keep([3, 17])
+    assert [action.id for action in kept.actions] == [3, 17]
+    assert kept.command == "./hall simulate --seed 7 --orders 80 --keep 3,17"
+
+
+def test_plans_have_everything_in_them():
+    kinds = {(action.kind, action.args.get("mode") or action.args.get("outcome")) for seed in range(8) for action in make_plan(seed, 300).actions}
+    assert {kind for kind, _ in kinds} >= {
+        "forged", "foreign", "other_amount", "repeated", "storm", "step_down", "flush_redis", "rotate", "foreign_money", "counter",
+        "kill", "bank", "approve", "reject", "close", "refresh", "reconcile", "watch",
+    }  # fmt: skip
+    assert {("fault", "lost"), ("fault", "garbage"), ("cashier", "success_wrong_amount"), ("refund_mode", "not_enough")} <= kinds
+    assert any(action.dies_after for action in make_plan(1, 300).actions)
+
+
+async def test_an_entry_that_is_not_booked_is_found_and_the_plan_made_small(servers, sandbox_keys, monkeypatch):
+    append = ledger_store.append
+
+    async def forgetful(database, session, entries):  # planted: a payment that settles at Alipay is not booked
+        await append(database, session, [e for e in entries if (e.fact.split(":")[0], e.provider) != ("settled", "alipay")])
+
+    monkeypatch.setattr(ledger_store, "append", forgetful)
+    plan = make_plan(11, 8)
+    result = await run_plan(plan, servers, sandbox_keys.parent)
+    wanted = shape_of(result.problems[0])
+    assert wanted == "ledger", result.problems
+    tries = 0
+
+    async def fails(smaller):
+        nonlocal tries
+        tries += 1
+        if tries > 9:
+            return False
+        return any(shape_of(problem) == wanted for problem in (await run_plan(smaller, servers, sandbox_keys.parent)).problems)
+
+    small = await shrink(plan, fails)
+    assert len(small.actions) <= 8 and {action.order for action in small.actions if action.kind == "open"}
+    again = make_plan(small.seed, small.orders).keep([action.id for action in small.actions])
+    assert again == small and "ledger" in {shape_of(p) for p in (await run_plan(again, servers, sandbox_keys.parent)).problems}
+
+
+async def test_an_event_outside_its_transaction_is_found(servers, sandbox_keys, monkeypatch):
+    append = outbox.append
+
+    async def early(database, session, events, **more):  # planted: told even when the change is not committed, or is made again
+        await append(database, None, events, **more)
+
+    monkeypatch.setattr(outbox, "append", early)
+    problems = await _problems(range(4), servers, sandbox_keys)
+    assert any("times order." in problem for problem in problems), problems
+
+
+async def test_a_bill_that_two_can_pay_is_found(servers, sandbox_keys, monkeypatch):
+    async def nothing(_store, _order, _session):  # planted: no lock is taken
+        pass
+
+    monkeypatch.setattr(OrderStore, "_take_locks", nothing)
+    assert any("was paid by" in problem for problem in await _problems(range(4), servers, sandbox_keys))
+
+
+async def _problems(seeds, servers, sandbox_keys):
+    """Return the problems of the first of these seeds that has any."""
+    for seed in seeds:
+        result = await run_plan(make_plan(seed, 24), servers, sandbox_keys.parent)
+        if result.problems:
+            return result.problems
+    return ()
+
+
+async def test_what_is_not_needed_is_left_out():
+    tried = []
+
+    async def fails(parts):
+        tried.append(parts)
+        return {3, 17, 40} <= set(parts)
+
+    assert await minimized(list(range(64)), fails) == [3, 17, 40]
+    assert len(tried) < 80

@@ -1,0 +1,439 @@
+"""The world of a run: the real servers, the stand-ins over HTTP, the hall's processes, and one clock for all of them."""
+
+import asyncio
+import functools
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, timedelta
+from datetime import time as wall_time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import aiohttp
+from pymongo.errors import PyMongoError
+from redis.asyncio import Redis
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from app.checks import reports as checks_reports
+from app.checks import store as checks_store
+from app.checks.payables import BillPayables
+from app.checks.reports import BillReports
+from app.exchange.departments import Departments, Office
+from app.kernel.clock import SHANGHAI
+from app.kernel.errors import Conflict, NotFound
+from app.kernel.events import Event
+from app.kernel.ids import new_id, ulid
+from app.platforms import rsa
+from app.platforms.alipay import AlipayGateway
+from app.storage import outbox
+from app.storage.mongo import Database, ensure_indexes
+from app.storage.redis import connect, publish
+from app.storage.relay import Relay
+from handlers import callbacks
+from payments import store as payments_store
+from payments.providers.alipay import Alipay
+from payments.providers.bill_downloads import AlipayBills, WeChatPayBills
+from payments.providers.wechatpay import WeChatPay
+from payments.reconcile import store as reconcile_store
+from payments.reconcile.service import Reconcile
+from payments.service import Payments
+from sandbox.base import Pace
+from sandbox.credentials import FILE_NAME, load_or_make
+from sandbox.server import Running, start
+from tests.payments.simulation.mortal import Died, Life, MortalHttp
+from tests.payments.simulation.plan import RESIDENTS, SECOND_WORKER, WEB, WORKER, Plan
+
+POLICE = Office("sg-gaj", "韶关市公安局", "12345")
+# Real time in which a dead process's transactions keep their locks; MongoDB lets go of them by itself after its own limit.
+HOLDS_LOCKS_S = 0.08
+# What is said to last is over quickly; ladders of notices stay those of the providers, for they run by the common clock.
+PACE = Pace(slow_s=0.03, late_notice_s=900, department_slow_s=0.03)
+INDEXES: Mapping[str, Any] = {
+    **outbox.INDEXES,
+    **checks_store.INDEXES,
+    **checks_reports.INDEXES,
+    **payments_store.INDEXES,
+    **reconcile_store.INDEXES,
+    "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],
+}
+
+
+# Reading a private key takes a fifth of a second, and here processes start by the dozen.
+rsa.load_private_key = functools.cache(rsa.load_private_key)
+
+
+@dataclass(frozen=True)
+class Line:
+    title: str
+    amount_fen: int
+    payee: str
+    paid_for: str = ""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a case's fee costs. Fulfils payments.sources.Quote."""
+
+    title: str
+    agency_id: str
+    lines: tuple[Line, ...]
+    subject_version: int = 1
+    pay_by: datetime | None = None
+    after: tuple[str, ...] = ()
+
+
+class Clock:
+    """Moves when it is moved, and by a millisecond whenever the hall looks at it, so that no two moments are the same."""
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start
+
+    def now(self) -> datetime:
+        self._now += timedelta(milliseconds=1)
+        return self._now
+
+    def peek(self) -> datetime:
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        self._now += timedelta(seconds=seconds)
+
+
+@dataclass
+class Fees:
+    """Who owes what beside bills, and which orders have paid it: outside the hall's processes, so it outlives them."""
+
+    owed: dict[str, Quote] = field(default_factory=dict)
+    paid: dict[str, set[str]] = field(default_factory=dict)
+    refunded: set[str] = field(default_factory=set)  # orders; apart, for events may change places
+
+    def payers(self, payable_id: str) -> set[str]:
+        return self.paid.get(payable_id, set()) - self.refunded
+
+    async def quote(self, payable_id: str, resident_id: str) -> Quote:
+        if payable_id not in self.owed:
+            raise NotFound("没有这个办件。")
+        if self.payers(payable_id):
+            raise Conflict("已经缴过了。")
+        return self.owed[payable_id]
+
+    async def order_paid(self, event: Event) -> None:
+        for row in event.data["payables"]:
+            if row["kind"] == "case":
+                self.paid.setdefault(row["id"], set()).add(event.subject_id)
+
+    async def order_refunded(self, event: Event) -> None:
+        self.refunded.add(event.subject_id)
+
+
+@dataclass
+class Process:
+    """One process of the hall, as commands/assembly.py puts it together, as far as money goes."""
+
+    name: str
+    life: Life
+    database: Database
+    http: MortalHttp
+    redis: Redis
+    payments: Payments
+    reports: BillReports
+    departments: Departments
+    relay: Relay
+    reconcile: Reconcile
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+
+@dataclass
+class OrderOfPlan:
+    """What residents know of an order of the plan: their own, and what they were given to pay with, by attempt."""
+
+    resident: str
+    order_id: str
+    payables: list[dict[str, str]]
+    handed: dict[int, tuple[str, str, dict[str, Any]]] = field(default_factory=dict)
+
+
+class World:
+    """Make it with `begin`, end it with `close`."""
+
+    def __init__(self, plan: Plan, servers: Mapping[str, str], folder: Path) -> None:
+        self.plan = plan
+        self.folder = folder
+        # The next day at eight in the morning in Shanghai: ahead of the servers' clocks, so that nothing waits for them.
+        self.clock = Clock(datetime.combine(date.today() + timedelta(days=1), wall_time(), UTC))
+        self.first_day = self.clock.peek().astimezone(SHANGHAI).date()
+        self.counts: Counter[str] = Counter()
+        self.fees = Fees()
+        self.orders: dict[int, OrderOfPlan] = {}
+        self.foreign_days: set[tuple[str, str]] = set()
+        self.processes: dict[str, Process] = {}
+        self.broken: list[str] = []
+        self._servers = servers
+        self._name = f"sim_{ulid().lower()}"
+        self._payers: dict[tuple[str, str], Mapping[str, Any]] = {}
+        self._residents: list[str] = []
+        self._burials: set[asyncio.Task[None]] = set()
+        self._ids: dict[tuple[Any, ...], str] = {}
+
+    async def begin(self, keys_folder: Path) -> None:
+        load_or_make(keys_folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(keys_folder / FILE_NAME, self.folder / FILE_NAME)
+        self.sandbox: Running = await start(0, self.folder, pace=PACE)
+        self.sandbox.sandbox.clock = lambda: self.clock.peek().timestamp()
+        self.session = aiohttp.ClientSession()
+        self.database = Database(self._servers["mongodb"], self._name)  # of the one who looks on, who never dies
+        self.redis = connect(self._servers["redis"])
+        await ensure_indexes(self.database, INDEXES)
+        self._serve_callbacks()
+        for name in (WEB, WORKER, SECOND_WORKER):
+            await self._start(name)
+        for number in range(RESIDENTS):
+            person = await self.sim("people", name=f"居民{number}")
+            resident_id = new_id("res")
+            self._residents.append(resident_id)
+            self._payers[(resident_id, "wechat")], self._payers[(resident_id, "alipay")] = person["wechat"], person["alipay"]
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._burials, return_exceptions=True)
+        for process in self.processes.values():
+            await _end(process)
+        self._server.stop()
+        await self._server.close_all_connections()
+        await self.sandbox.stop()
+        await self.session.close()
+        await self.redis.aclose()
+        await self.database.client.drop_database(self._name)
+        await self.database.close()
+
+    # --- processes ---
+
+    async def _start(self, name: str) -> None:
+        process = self._build(name)
+        self.processes[name] = process
+        if name == WEB:
+            self._application.hall = SimpleNamespace(payments=process.payments, database=process.database)
+        await process.payments.prepare()
+
+    def _build(self, name: str) -> Process:
+        life = Life(lambda: self._died(name))
+        database = Database(self._servers["mongodb"], self._name, listeners=[life])
+        http = MortalHttp(life)
+        redis = connect(self._servers["redis"])
+        own, clock = self.sandbox.sandbox.credentials, self.clock.now
+        gateway = AlipayGateway(
+            http,
+            gateway_url=f"{self.sandbox.url}/gateway.do",
+            app_id=own.alipay_app_id,
+            app_private_key=own.alipay_app_private_key,
+            public_key=own.alipay_public_key,
+            aes_key=own.alipay_aes_key,
+            clock=clock,
+        )
+        wechatpay = WeChatPay(
+            http,
+            base_url=self.sandbox.url,
+            app_id=own.wechat_app_id,
+            open_app_id=own.wechat_open_app_id,
+            mch_id=own.wechatpay_mch_id,
+            api_v3_key=own.wechatpay_api_v3_key,
+            merchant_serial=own.merchant_serial,
+            merchant_key=own.merchant_private_key,
+            # Half of all runs are of a merchant with platform certificates alone: those can be rotated.
+            public_key_id=own.wechatpay_public_key_id if self.plan.seed % 2 else "",
+            public_key=own.wechatpay_public_key if self.plan.seed % 2 else "",
+            clock=clock,
+        )
+        departments = Departments(http, f"{self.sandbox.url}/departments")
+        bills = BillPayables(database, departments, clock=clock)
+        reports = BillReports(database, departments, clock=clock)
+        payments = Payments(
+            database,
+            providers=[wechatpay, Alipay(gateway, seller_id=own.alipay_seller_id)],
+            sources={"case": self.fees, "bill": bills},
+            payer_of=self._payer_of,
+            public_url=self.url,
+            clock=clock,
+        )
+
+        subscribers = {
+            "order.paid": [("cases", self.fees.order_paid), ("departments", reports.report_paid)],
+            "refund.succeeded": [("departments", reports.report_refunded)],
+            "order.refunded": [("cases", self.fees.order_refunded)],
+            "bill.payment_refused": [("refunds", payments.refunds.refund_refused_bill)],
+        }
+        relay = Relay(database, subscribers, clock)
+        reconcile = Reconcile(
+            database,
+            providers=payments.providers,
+            sources={"case": self.fees, "bill": bills},
+            bills=[WeChatPayBills(http, wechatpay), AlipayBills(http, gateway)],
+            folder=self.folder / "reconcile",
+            public_url=self.url,
+            own_agency="sg-zsj",
+            clock=clock,
+        )
+        process = Process(name, life, database, http, redis, payments, reports, departments, relay, reconcile)
+        database.on_commit = lambda: self._beside(process, publish(redis, "events", ""))
+        return process
+
+    def _beside(self, process: Process, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        process.tasks.add(task)
+        task.add_done_callback(process.tasks.discard)
+
+    async def run(self, name: str, work: Callable[[Process], Awaitable[Any]]) -> bool:
+        """Let a process of the hall do something; say whether it lived to its end. Refusals and outages are answers like others."""
+        process = self.processes[name]
+        if process.life.is_dead:  # it is being started again, which takes a moment
+            self.counts["nobody there"] += 1
+            return False
+        task = asyncio.ensure_future(work(process))
+        process.tasks.add(task)
+        try:
+            await task
+        except Died:
+            return False
+        except asyncio.CancelledError:
+            if process.life.is_dead:
+                return False
+            raise
+        except PyMongoError as error:
+            self.counts[f"database: {type(error).__name__}"] += 1
+        finally:
+            process.tasks.discard(task)
+        return True
+
+    def _died(self, name: str) -> None:
+        """Called within the dying process: somebody starts another one, and the server lets go of the dead one's locks after a while."""
+        self.counts["deaths"] += 1
+        dead = self.processes[name]
+        task = asyncio.ensure_future(self._succeed(dead))
+        self._burials.add(task)
+        task.add_done_callback(self._burials.discard)
+
+    async def _succeed(self, dead: Process) -> None:
+        await self._start_again(dead.name)
+        await asyncio.sleep(HOLDS_LOCKS_S)
+        for task in [*dead.tasks]:
+            task.cancel()
+        await asyncio.gather(*dead.tasks, return_exceptions=True)
+        left_open = dead.life.open_transactions
+        self.counts["transactions left open"] += len(left_open)
+        if left_open:
+            await self.until_primary()
+            await self.database.client.admin.command("killSessions", [{"id": session["id"]} for session in left_open])
+        await _end(dead)
+
+    async def _start_again(self, name: str) -> None:
+        while True:
+            try:
+                return await self._start(name)
+            except PyMongoError:  # the servers are away at this moment: a supervisor tries again
+                await asyncio.sleep(0.1)
+
+    async def settled(self) -> None:
+        """Wait until every dead process has its successor and is buried, and no notice that is due is on its way."""
+        while self._burials:
+            await asyncio.gather(*self._burials, return_exceptions=True)
+        async with asyncio.timeout(60):
+            assert self.sandbox.sandbox.courier is not None
+            await self.sandbox.sandbox.courier.settle()
+        while self._burials:
+            await asyncio.gather(*self._burials, return_exceptions=True)
+
+    async def until_primary(self) -> None:
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    if (await self.database.client.admin.command("hello")).get("isWritablePrimary"):
+                        return
+                except PyMongoError:
+                    pass
+                await asyncio.sleep(0.05)
+
+    # --- the hall's address ---
+
+    def _serve_callbacks(self) -> None:
+        self._application = _Application(
+            [(path, _mortal(handler)) for path, handler in callbacks.routes], log_function=lambda _handler: None
+        )
+        self._server = HTTPServer(self._application)
+        sockets = bind_sockets(0, "127.0.0.1")
+        self._server.add_sockets(sockets)
+        self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+
+    # --- outside ---
+
+    async def sim(self, what: str, **body: Any) -> dict[str, Any]:
+        async with self.session.post(f"{self.sandbox.url}/_sim/{what}", json=body) as answer:
+            return {"status": answer.status, **await answer.json()}
+
+    def advance(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        if self.sandbox.sandbox.courier:
+            self.sandbox.sandbox.courier.wake()
+
+    def id_of(self, prefix: str, *parts: Any) -> str:
+        """Return the id for something of the plan: made when it is first asked for, the same when a request is repeated."""
+        return self._ids.setdefault((prefix, *parts), new_id(prefix))
+
+    def resident(self, number: int) -> str:
+        return self._residents[number]
+
+    async def _payer_of(self, resident_id: str, identity: str) -> Mapping[str, Any] | None:
+        return self._payers.get((resident_id, identity))
+
+    def owe(self, row: list[Any]) -> dict[str, str]:
+        """Return the payable of a row of the plan; a case's fee is owed from now on."""
+        if row[0] == "bill":
+            return {"kind": "bill", "id": bill_id_of(row[1])}
+        _, number, fen, agency = row
+        payable_id = f"case_{number}"
+        self.fees.owed.setdefault(payable_id, Quote(f"办件{number}", agency, (Line("工本费", fen, agency),)))
+        return {"kind": "case", "id": payable_id}
+
+
+async def _end(process: Process) -> None:
+    await process.http.close()
+    await process.redis.aclose()
+    await process.database.close()
+
+
+def plate_of(number: int) -> str:
+    """Return the plate of the car whose fine is this bill; the stand-in has one for every plate that is not in its samples."""
+    return f"粤FS{number:04d}"
+
+
+def bill_id_of(number: int) -> str:
+    return f"bill-tf-{hashlib.sha256(plate_of(number).encode()).hexdigest()[:12]}"
+
+
+class _Application(Application):
+    """What handlers ask of their application, without the whole hall behind it."""
+
+    hall: SimpleNamespace
+
+    def begin(self) -> None: ...
+
+    def end(self) -> None: ...
+
+
+def _mortal(handler: type[Any]) -> type[Any]:
+    """Return the handler as it runs in a process that may die: then the connection breaks without an answer."""
+
+    class Mortal(handler):  # type: ignore[misc]
+        async def post(self, *arguments: Any) -> None:
+            try:
+                await super().post(*arguments)
+            except Died:
+                self.detach().close()
+
+    return Mortal
+
