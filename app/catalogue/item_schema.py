@@ -56,6 +56,7 @@ class Material(Schema):
     source = text(validate=OneOf(("applicant", "government", "platform", "system")))
     licence = text(allow_none=True)
     can_defer = flag()
+    by_promise = fields.Boolean(truthy={True}, falsy={False})
     notes = text(empty=True)
 
 
@@ -143,6 +144,12 @@ class Item(Schema):
     case_kind = one(CodeAndName)
     legal_limit = one(LegalLimit)
     promised_limit = one(Limit)
+    # What the item's own law says of the steps of its cases; what is left out follows the general rule (app/cases/procedure.py).
+    notice_limit = fields.Nested(Limit)  # to accept, refuse or name everything that is missing; 0 days: on the spot
+    supplement_limit = fields.Nested(Limit)  # for the applicant to complete
+    supplement_expiry = fields.String(validate=OneOf(("close", "keep")))
+    extension_limit = fields.Nested(Limit)
+    deferral_until = fields.String(validate=OneOf(("decision", "delivery")))
     visits = number(high=9)
     online_depth = number(1, 4)
     cross_region = text(validate=OneOf(("nation", "province", "city", "county")))

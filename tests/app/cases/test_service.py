@@ -44,8 +44,8 @@ async def test_of_many_who_save_the_same_version_one_gets_through_and_nothing_is
 
 
 async def test_an_estimated_deadline_is_computed_again_when_the_notice_is_there_and_told_once(hall, tmp_path):
+    hall.cases._clock = hall.review._clock = lambda: datetime(2026, 12, 20, 2, tzinfo=UTC)
     case = await submitted(hall, "injury_identify")
-    hall.review._clock = lambda: datetime(2026, 12, 20, 2, tzinfo=UTC)
     accepted = await hall.review.act(case.id, "accept", CLERK, {})
     assert accepted.deadline_estimated
     assert await hall.cases.recompute_deadlines() == 0, "without news nothing moves"
