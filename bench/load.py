@@ -5,7 +5,7 @@ The client is Python too and would hide the difference if it were timed; CPU mic
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -42,3 +42,18 @@ async def microseconds_per_request(
     before = cpu_seconds(pid)
     await load(port, path, headers, requests, connections)
     return (cpu_seconds(pid) - before) / requests * 1e6
+
+
+async def post_all(port: int, requests: Sequence[bytes], connections: int) -> None:
+    """Send whole requests, each once, over `connections` connections. Raises AssertionError for any answer but 204."""
+    waiting = iter(requests)
+
+    async def one() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for request in waiting:
+            writer.write(request)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 204"), head[:200]
+        writer.close()
+
+    await asyncio.gather(*(one() for _ in range(connections)))

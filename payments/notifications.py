@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+import bson
 import structlog
+from bson.raw_bson import RawBSONDocument
 from pymongo import WriteConcern
 from pymongo.errors import CollectionInvalid, OperationFailure
 
 from app.kernel.ids import new_id
+from app.storage.gather import Gather
 from app.storage.mongo import Database
 from payments import metrics
 from payments.model import AttemptState
@@ -54,6 +57,7 @@ class Notifications:
         self._providers = providers
         self._settling = settling
         self._apply_refund = apply_refund
+        self._inserts: Gather[RawBSONDocument, None] = Gather(self._insert)
 
     async def prepare(self) -> None:
         """Make the capped collection; an existing one stays."""
@@ -86,7 +90,8 @@ class Notifications:
             record |= {"out_trade_no": notice.report.out_trade_no, "report": notice.report.to_document()}
         if notice.refund is not None:
             record |= {"out_trade_no": notice.refund.out_trade_no, "refund": notice.refund.to_document()}
-        await self._stored.insert_one(record)
+        # As bytes already, so that one that cannot be written fails here, alone.
+        await self._inserts.add(RawBSONDocument(bson.encode(record)))
         if notice.report is None and notice.refund is None:
             metrics.notices.labels(provider_name, notice.kind).inc()
             return Outcome(taken=True)
@@ -109,9 +114,16 @@ class Notifications:
                 log.error("payment.notice_not_applied", notification_id=row["_id"], exc_info=error)
         return len(rows)
 
+    async def _insert(self, records: list[RawBSONDocument]) -> list[None]:
+        await self._stored.insert_many(records, ordered=False)
+        return [None] * len(records)
+
     async def _apply(
         self, record_id: str, provider: str, report: PaymentReport | None, refund: RefundReport | None, now: datetime
     ) -> Outcome:
+        if report is not None and refund is None and await self._settling.apply_stored(record_id, report, now):
+            metrics.notices.labels(provider, "applied").inc()
+            return Outcome(taken=True)
         try:
             if report is not None:  # first the payment, then what went back of it
                 order = await self._settling.apply_report(report, "notice", now)

@@ -5,15 +5,18 @@ in any case. The order itself becomes paid only when everything it was for is st
 no other order holds it; otherwise it stays closed, the money is flagged by `order.overpaid`, and goes back by itself.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import Context, copy_context
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import structlog
+from pymongo.errors import ConnectionFailure
 
 from app.kernel.errors import HallError
 from app.kernel.events import Event, new_event
+from app.storage.gather import Gather
 from payments import holding, metrics, refunding
 from payments.ledger import booking
 from payments.model import Attempt, AttemptState, Order, Verdict, event_data, judge, mismatches
@@ -29,10 +32,27 @@ class UnknownNumber(Exception):
     """A report about an attempt we do not have; after a restore from backup this is the first sign."""
 
 
+@dataclass(frozen=True)
+class _Stored:
+    """A notice that is stored, on its way into a batch; `context` is its request's, whose id its events and log lines carry."""
+
+    record_id: str
+    report: PaymentReport
+    now: datetime
+    context: Context
+
+
+_Done = tuple[Verdict, Order, Attempt]
+
+# What may be written for many orders at once: one order each, nothing asked of a source, no lock, nobody to be refused.
+_TOGETHER = frozenset({Verdict.SETTLE, Verdict.CLOSE_ATTEMPT, Verdict.SEEN})
+
+
 class Settling:
     def __init__(self, store: OrderStore, sources: Mapping[str, PayableSource]) -> None:
         self._store = store
         self._sources = sources
+        self._together: Gather[_Stored, _Done | None] = Gather(self._apply_together)
 
     async def apply_report(
         self, report: PaymentReport, source: str, now: datetime, *, winding_up: bool = False
@@ -71,6 +91,67 @@ class Settling:
         except PayableTaken:
             return await self._apply(order.id, report, source, now, winding_up, may_settle_late=False)
 
+    async def apply_stored(self, record_id: str, report: PaymentReport, now: datetime) -> bool:
+        """Apply the report of a stored notice together with whatever else comes at the same time, and mark the notice as applied.
+
+        Guarantee: everything of one batch, the marks included, is one transaction. Of the members each is judged by itself, on its order
+        as it is in that transaction; one that is no plain case, or cannot be applied, leaves the batch without a trace. When the batch
+        cannot be written, nothing of it is, and every member goes on alone; so none depends on what the others are.
+
+        Returns:
+            False: nothing was changed; it is for `apply_report`.
+
+        Raises:
+            PyMongoError: no word from the database, so perhaps not applied.
+        """
+        done = await self._together.add(_Stored(record_id, report, now, copy_context()))
+        if done is None:
+            return False
+        verdict, order, attempt = done
+        if verdict is not Verdict.NOTHING:
+            _count(verdict, order, attempt, report, "notice")
+        return True
+
+    async def _apply_together(self, batch: list[_Stored]) -> Sequence[_Done | None]:
+        answers: list[_Done | None] = []
+
+        def decide(found: Mapping[str, Order]) -> tuple[Sequence[Change], Sequence[str]]:
+            answers[:] = [None] * len(batch)  # a transaction may run more than once
+            orders = dict(found)
+            changes: dict[str, Change] = {}
+            applied: list[str] = []
+            for place, stored in enumerate(batch):
+                number = stored.report.out_trade_no
+                order = orders.get(number)
+                attempt = order.attempt(number) if order else None
+                if order is None or attempt is None:
+                    continue
+                try:
+                    verdict = judge(order, attempt, stored.report, stored.now)
+                    if verdict in _TOGETHER and order.id not in changes:
+                        change = stored.context.run(_change_of, verdict, order, attempt, stored.report, stored.now)
+                        changes[order.id] = change
+                        # The next notice of this order finds it as it is now; a second change of it is for the next transaction.
+                        orders |= {each.id: change.order for each in change.order.attempts}
+                        order = change.order
+                    elif verdict is not Verdict.NOTHING or attempt.state is AttemptState.HELD:
+                        continue
+                except Exception as error:  # alone it raises again, for its caller
+                    log.warning("payment.left_batch", order_id=order.id, error=type(error).__name__)
+                    continue
+                answers[place] = (verdict, order, attempt)
+                applied.append(stored.record_id)
+            return list(changes.values()), applied
+
+        try:
+            await self._store.change_together([stored.report.out_trade_no for stored in batch], decide)
+        except ConnectionFailure:
+            raise
+        except Exception as error:  # one of them, and which one shows when each goes alone
+            log.warning("payment.batch_fell_apart", count=len(batch), error=type(error).__name__)
+            return [None] * len(batch)
+        return answers
+
     async def _apply(
         self, order_id: str, report: PaymentReport, source: str, now: datetime, winding_up: bool, may_settle_late: bool
     ) -> Order:
@@ -87,8 +168,7 @@ class Settling:
             if verdict is Verdict.SETTLE_LATE and not may_settle_late:
                 verdict = Verdict.OVERPAID
             done.append((verdict, attempt))
-            change = _CHANGES[verdict](order, attempt, report, now)
-            return holding.let_go(change, attempt, now) if attempt.state is AttemptState.HELD else change
+            return _change_of(verdict, order, attempt, report, now)
 
         order = await self._store.change(order_id, decide)
         for verdict, attempt in done:
@@ -110,6 +190,12 @@ class Settling:
 # --- verdict -> change: pure ---
 
 
+def _change_of(verdict: Verdict, order: Order, attempt: Attempt, report: PaymentReport, now: datetime) -> Change:
+    """Return what a verdict leads to; the only way to it, for one order by itself and for many at once."""
+    change = _CHANGES[verdict](order, attempt, report, now)
+    return holding.let_go(change, attempt, now) if attempt.state is AttemptState.HELD else change
+
+
 def _paid(attempt: Attempt, report: PaymentReport, now: datetime, **more: Any) -> Attempt:
     return attempt.move(
         "pay", provider_trade_no=report.provider_trade_no, paid_at=report.paid_at or now, held_for=(), **more
@@ -118,15 +204,21 @@ def _paid(attempt: Attempt, report: PaymentReport, now: datetime, **more: Any) -
 
 def _settle(order: Order, attempt: Attempt, report: PaymentReport, now: datetime, name: str = "settle") -> Change:
     receipts = new_receipts(order, now)
-    settled = order.with_attempt(_paid(attempt, report, now)).move(
-        name, paid_at=report.paid_at or now, receipts=tuple(known_receipt(row) for row in receipts)
-    )
+    paid = _paid(attempt, report, now)
     # Other attempts that are still payable must be closed at their providers, now rather than at the deadline.
-    attempts = tuple(replace(a, superseded=True) if a.is_open else a for a in settled.attempts)
-    settled = replace(settled, attempts=attempts, next_ask_at=now if settled.open_attempts else None)
+    attempts = tuple(
+        paid if each.id == paid.id else replace(each, superseded=True) if each.is_open else each for each in order.attempts
+    )
+    settled = order.move(
+        name,
+        attempts=attempts,
+        paid_at=report.paid_at or now,
+        receipts=tuple(known_receipt(row) for row in receipts),
+        next_ask_at=now if any(each.is_open for each in attempts) else None,
+    )
     return Change(
         settled,
-        events=(order_event("order.paid", settled, now, settled.attempt(attempt.id)),),
+        events=(order_event("order.paid", settled, now, paid),),
         take_locks=name == "settle_late",
         receipts=receipts,
         entries=(booking.settled(settled, attempt, now),),

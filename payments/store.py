@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+import structlog
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
@@ -17,6 +18,8 @@ from payments import receipt_numbers
 from payments.ledger import store as ledger
 from payments.ledger.entries import Entry
 from payments.model import Order
+
+log = structlog.get_logger(__name__)
 
 INDEXES: dict[str, list[IndexModel]] = {
     "orders": [
@@ -177,32 +180,73 @@ class OrderStore:
             if order is None:
                 raise LookupError(order_id)
             change = decide(order)
-            return order if change is None else await self._write(order.version, change, session)
+            return order if change is None else (await self._write([change], session))[0]
 
         return await self._database.transaction(work)
 
-    async def _write(self, version: int, change: Change, session: AsyncClientSession) -> Order:
-        newer = replace(change.order, version=version + 1)
-        document = newer.to_document()
+    async def change_together(
+        self, out_trade_nos: Sequence[str], decide: Callable[[Mapping[str, Order]], tuple[Sequence[Change], Sequence[str]]]
+    ) -> None:
+        """Load the orders of many attempts, let `decide` judge them, and write what it decides in one transaction: all of it or nothing.
+
+        Args:
+            decide: pure, may run twice. Gets attempt number -> order, without those that are not there or cannot be read. Returns changes,
+                of different orders and without locks, and the ids of the stored notices that these changes (or none) have applied.
+
+        Raises:
+            OrderChanged: others are changing one of these orders, twice in a row; nothing was written. Each alone is the way on, since
+                what holds one of them up (until a dead process's transaction is given up) must not hold up all.
+        """
+        runs = 0
+
+        async def work(session: AsyncClientSession) -> None:
+            nonlocal runs
+            runs += 1
+            if runs > 2:
+                raise OrderChanged("订单刚刚有变化，请刷新后重试。")
+            orders: dict[str, Order] = {}
+            for row in await self._orders.find({"attempts.id": {"$in": list(out_trade_nos)}}, session=session).to_list():
+                try:
+                    order = Order.from_document(row)
+                except Exception as error:  # whoever loads it alone meets it
+                    log.error("order.unreadable", order_id=row["_id"], error=type(error).__name__)
+                    continue
+                for attempt in order.attempts:
+                    orders.setdefault(attempt.id, order)
+            changes, notices = decide(orders)
+            if changes:
+                await self._write(changes, session)
+            if notices:
+                await self._database["payment_notifications"].update_many(
+                    {"_id": {"$in": list(notices)}}, {"$set": {"state": "applied"}}, session=session
+                )
+
+        await self._database.transaction(work)
+
+    async def _write(self, changes: Sequence[Change], session: AsyncClientSession) -> list[Order]:
+        newer = [replace(change.order, version=change.order.version + 1) for change in changes]
         # $set instead of replacing: asked_at and whatever else is bookkeeping stays. The version sits in the filter, so of two
         # writers one loses, and with_transaction lets it decide again on what the other one wrote.
-        result = await self._orders.update_one(
-            {"_id": newer.id, "version": version},
-            {"$set": {name: value for name, value in document.items() if name != "_id"}},
+        result = await self._orders.bulk_write(
+            [UpdateOne({"_id": order.id, "version": order.version - 1}, {"$set": _without_id(order)}) for order in newer],
             session=session,
         )
-        if result.matched_count == 0:
-            raise OrderChanged("订单刚刚有变化，请刷新后重试。", order_id=newer.id)
-        if change.take_locks:
-            await self._take_locks(newer, session)
-        if change.free_locks:
-            await self._locks.delete_many({"order_id": newer.id}, session=session)
-        if change.free_keys:
-            await self._locks.delete_many({"_id": {"$in": list(change.free_keys)}, "order_id": newer.id}, session=session)
-        if change.receipts:
-            await self._database["receipts"].insert_many([dict(row) for row in change.receipts], session=session)
-        await ledger.append(self._database, session, change.entries)
-        await outbox.append(self._database, session, change.events)
+        if result.matched_count != len(newer):
+            raise OrderChanged("订单刚刚有变化，请刷新后重试。", order_id=newer[0].id)
+        for change in changes:
+            if change.take_locks:
+                await self._take_locks(change.order, session)
+            if change.free_locks:
+                await self._locks.delete_many({"order_id": change.order.id}, session=session)
+            if change.free_keys:
+                await self._locks.delete_many(
+                    {"_id": {"$in": list(change.free_keys)}, "order_id": change.order.id}, session=session
+                )
+        receipts = [dict(row) for change in changes for row in change.receipts]
+        if receipts:
+            await self._database["receipts"].insert_many(receipts, session=session)
+        await ledger.append(self._database, session, [entry for change in changes for entry in change.entries])
+        await outbox.append(self._database, session, [event for change in changes for event in change.events])
         return newer
 
     async def _take_locks(self, order: Order, session: AsyncClientSession) -> None:
@@ -263,6 +307,12 @@ class OrderStore:
 
 def _order(document: Mapping[str, Any] | None) -> Order | None:
     return None if document is None else Order.from_document(document)
+
+
+def _without_id(order: Order) -> dict[str, Any]:
+    document = order.to_document()
+    del document["_id"]
+    return document
 
 
 def _is_duplicate(error: Exception) -> bool:
