@@ -326,6 +326,11 @@ def _subscribers(
             if payable["kind"] == "case":
                 await cases.fee_paid(payable["id"], event.subject_id)
 
+    async def tell_cases_of_refund(event: Event) -> None:
+        for part in event.data.get("refund_parts", ()):
+            if part["kind"] == "case":
+                await cases.fee_refunded(part["id"], event.subject_id, event.data["refund_id"], part["amount_fen"])
+
     async def close_orders(event: Event) -> None:
         await payments.close_payable("case", event.subject_id)
 
@@ -343,6 +348,7 @@ def _subscribers(
         ("order.paid", ("cases", move_cases)),
         ("order.paid", ("departments", bill_reports.report_paid)),
         ("refund.succeeded", ("departments", bill_reports.report_refunded)),
+        ("refund.succeeded", ("cases", tell_cases_of_refund)),
         ("bill.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
         ("case.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
         ("case.withdrawn", ("payments", close_orders)),

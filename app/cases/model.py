@@ -72,7 +72,7 @@ class TimelineEntry:
 
 @dataclass(frozen=True)
 class Fee:
-    """One fee of the case, frozen when the case was submitted. `state`: pending (not yet its step), due, paid."""
+    """One fee of the case, frozen when the case was submitted. `state`: pending (not yet its step), due, paid, refunded (all of it)."""
 
     key: str
     name: str
@@ -81,6 +81,7 @@ class Fee:
     basis: str
     state: str = "pending"
     order_id: str | None = None  # the order that paid it
+    refunded_fen: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class Case:
     evaluation_level: int | None = None
     last_command: str | None = None  # the idempotency seed of the last submit or supplement: its retry finds it here
     refused_orders: tuple[str, ...] = ()  # orders whose money this case did not need
+    noted_refunds: tuple[str, ...] = ()  # refunds that stand in the timeline
     submitted_at: datetime | None = None
     received_at: datetime | None = None  # when the acceptance clock last began: submission, payment, or the return of a supplement
     accepted_at: datetime | None = None
@@ -257,6 +259,7 @@ class Case:
         if document.get("form_dropped_sealed"):
             values["form_dropped"] = orjson.loads(keys.open_sealed(document["form_dropped_sealed"], context=f"{document['_id']}.dropped"))
         values["refused_orders"] = tuple(document.get("refused_orders", ()))
+        values["noted_refunds"] = tuple(document.get("noted_refunds", ()))
         values["fees"] = tuple(Fee(**fee) for fee in document["fees"])
         values["timeline"] = tuple(TimelineEntry(**entry) for entry in document["timeline"])
         values["suspensions"] = tuple(Suspension(**_with_days(item, "from_on", "until_on", "expected_on")) for item in document["suspensions"])

@@ -244,6 +244,14 @@ class Cases:
 
         await self._change(case_id, None, step)
 
+    async def fee_refunded(self, case_id: str, order_id: str, refund_id: str, amount_fen: int) -> None:
+        """Note on a case that money paid for it has gone back. Harmless when repeated."""
+
+        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
+            return steps.fee_refunded(case, order_id, refund_id, amount_fen, self._clock())
+
+        await self._change(case_id, None, step)
+
     async def recompute_deadlines(self) -> int:
         """Compute again the deadlines that were estimated, after the notice of a year was loaded; tell those that moved."""
         changed = 0

@@ -207,6 +207,27 @@ def refuse_payment(case: Case, order_id: str, now: datetime) -> Moved:
     return Moved(noted, (told(noted, "case.payment_refused", now, {"order_id": order_id}),))
 
 
+def fee_refunded(case: Case, order_id: str, refund_id: str, amount_fen: int, now: datetime) -> Moved:
+    """Note that money of an order has gone back; the case stays where it is. Once per refund."""
+    if refund_id in case.noted_refunds:
+        return Moved(case)
+    fees, rest = [], amount_fen
+    for fee in case.fees:
+        back = min(rest, fee.amount_fen - fee.refunded_fen) if fee.order_id == order_id else 0
+        rest -= back
+        refunded_fen = fee.refunded_fen + back
+        state = "refunded" if back and refunded_fen == fee.amount_fen else fee.state
+        fees.append(replace(fee, refunded_fen=refunded_fen, state=state))
+    detail = f"已退回 {yuan_text(amount_fen)} 元，按原路退到付款时用的账户。"
+    noted = replace(
+        case,
+        fees=tuple(fees),
+        noted_refunds=(*case.noted_refunds, refund_id),
+        timeline=(*case.timeline, TimelineEntry(now, "case.fee_refunded", HALL, "费用已退回", detail)),
+    )
+    return Moved(noted)
+
+
 def fee_paid(
     case: Case, order_id: str, item: Mapping[str, Any], calendar: WorkingCalendar, now: datetime, has_delivery: bool
 ) -> Moved:

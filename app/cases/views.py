@@ -184,7 +184,7 @@ def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fee(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
-    """`state`: none, pending (falls due at a later step), due, paid. Before submission the amounts are those of today's answers."""
+    """`state`: none, pending (falls due at a later step), due, paid, refunded. Before submission the amounts are those of today's answers."""
     fees: Sequence[Fee] = case.fees
     if case.state is State.DRAFT:
         fees = [
@@ -193,10 +193,11 @@ def _fee(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
             if fee["amount_fen"] and fee["when_paid"] != "offline"
         ]
     states = {fee.state for fee in fees}
-    state = next((name for name in ("due", "pending", "paid") if name in states), "none")
+    state = next((name for name in ("due", "pending", "paid", "refunded") if name in states), "none")
     return {
         "amount_fen": sum(fee.amount_fen for fee in fees),
         "due_fen": sum(fee.amount_fen for fee in fees if fee.state == "due"),
+        "refunded_fen": sum(fee.refunded_fen for fee in fees),
         "state": state,
         "lines": [
             {
@@ -206,6 +207,7 @@ def _fee(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
                 "when_paid": fee.when_paid,
                 "basis": fee.basis,
                 "state": fee.state,
+                "refunded_fen": fee.refunded_fen,
             }
             for fee in fees
         ],

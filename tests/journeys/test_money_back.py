@@ -1,7 +1,10 @@
-"""Money that has to go back does so by itself, and the resident is told: paid elsewhere meanwhile, and paid twice."""
+"""Money that goes back, by itself or by staff: the resident, the department and the case are told."""
+
+import asyncio
 
 from app.kernel.clock import format_utc, utc_now
-from tests.journeys.stories import cashier, someone
+from app.kernel.ids import ulid
+from tests.journeys.stories import LOST, cashier, paid_attempt, someone, submitted
 
 
 async def test_a_fine_paid_elsewhere_meanwhile_comes_back(hall, anyone):
@@ -28,3 +31,41 @@ async def test_a_fine_paid_elsewhere_meanwhile_comes_back(hall, anyone):
     )
     told = next(message for message in inbox["items"] if message["event"] == "refund.succeeded")
     assert told["link"] == f"/orders/{order['id']}" and "退" in told["body"]
+
+
+async def test_a_fine_given_back_by_staff_is_told_to_the_department(hall, anyone, clerk):
+    resident, _name = await someone(anyone)
+    inputs = {"plate": "粤F7R460", "driver_file_no": "440200000020"}
+    [bill] = (await resident.post("/v1/bills/lookup", {"kind": "traffic_fine", "inputs": inputs}))["bills"]
+    order, _attempt = await paid_attempt(resident, hall.sandbox_url, "bill", bill["id"])
+    await resident.until(f"/v1/orders/{order['id']}", lambda found: found["state"] == "paid")
+    officer = await clerk("sg-jj")
+    body = {"amount_fen": order["amount_fen"], "reason": "行政复议决定撤销处罚"}
+    await officer.post(f"/staff/v1/orders/{order['id']}/refunds", body, key=ulid())
+    await resident.until(f"/v1/orders/{order['id']}", lambda found: found["state"] == "refunded", 90)
+    async with resident.http.get(f"{hall.sandbox_url}/departments/bills/{bill['id']}") as response:
+        shown = await response.json()
+    for _ in range(40):
+        if shown["state"] == "refunded":
+            break
+        await asyncio.sleep(0.25)
+        async with resident.http.get(f"{hall.sandbox_url}/departments/bills/{bill['id']}") as response:
+            shown = await response.json()
+    assert shown["state"] == "refunded"
+    receipt = await resident.get(f"/v1/orders/{order['id']}/receipt")
+    public = await anyone.get(f"/v1/receipts/{receipt['number']}?code={receipt['code']}")
+    assert (public["state"], public["refunded_fen"]) == ("refunded", order["amount_fen"])
+
+
+async def test_a_fee_given_back_by_staff_stands_in_the_case(hall, anyone, clerk):
+    resident, _name = await someone(anyone)
+    case = await submitted(resident, "id_card_lost", {"age": "adult"}, LOST)
+    order, _attempt = await paid_attempt(resident, hall.sandbox_url, "case", case["id"])
+    await resident.until(f"/v1/orders/{order['id']}", lambda found: found["state"] == "paid")
+    officer = await clerk("sg-gaj")
+    body = {"amount_fen": order["amount_fen"], "reason": "重复收取"}
+    await officer.post(f"/staff/v1/orders/{order['id']}/refunds", body, key=ulid())
+    shown = await resident.until(
+        f"/v1/cases/{case['id']}", lambda found: any(row["event"] == "case.fee_refunded" for row in found["timeline"]), 90
+    )
+    assert (shown["fee"]["state"], shown["fee"]["refunded_fen"]) == ("refunded", order["amount_fen"])
