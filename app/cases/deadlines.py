@@ -47,18 +47,19 @@ def _end_of(
 def _limit_end(
     calendar: WorkingCalendar, start: date, days: int, unit: str, suspensions: Sequence[Suspension]
 ) -> DueDay:
+    ended = [(stop.from_on, stop.until_on) for stop in suspensions if stop.until_on is not None]
     estimated = False
-    for stop in suspensions:
-        if stop.until_on is None:
-            continue
-        used, guess = _days_used(calendar, start, stop.from_on, unit)
-        if used >= days:  # the limit had already ended when the clock was stopped
-            end = calendar.add(start, days, unit)
-            if stop.from_on < end.on <= stop.until_on:  # only its rest-day grace was left, and the stop covers it
-                end = calendar.add_working_days(stop.until_on, 1)
-            return DueDay(end.on, end.estimated or estimated)
-        days, start, estimated = days - used, stop.until_on, estimated or guess
+    while ended:
+        from_on, until_on = ended[0]
+        used, guess = _days_used(calendar, start, from_on, unit)
+        if used >= days:  # the limit had already run out when the clock was stopped
+            break
+        days, start, estimated = days - used, until_on, estimated or guess
+        del ended[0]
     end = calendar.add(start, days, unit)
+    for from_on, until_on in ended:
+        if from_on < end.on <= until_on:  # only its grace, a rest day, was left, and this stop covers the day after it
+            end = calendar.add_working_days(until_on, 1)
     return DueDay(end.on, end.estimated or estimated)
 
 
