@@ -56,6 +56,12 @@ class HeldDesk:
             raise errors.not_found()
         return order, _there(order, attempt_id)
 
+    async def read(self, attempt_id: str, staff: Staff) -> tuple[Order, dict[str, Any]]:
+        """Return a payment for somebody who looks at it, with its order; the reading is recorded. Raises OrderNotFound."""
+        order, attempt = await self.one(attempt_id, staff)
+        await self._store.record_reading(staff.account, "payment.read", attempt.id, order.owner_id)
+        return order, view(order, attempt)
+
     async def ask(self, attempt_id: str, staff: Staff) -> dict[str, Any]:
         """Ask the provider now; return the payment as it is afterwards.
 

@@ -17,7 +17,7 @@ from app.kernel.events import Event, new_event
 from payments import refunding
 from payments.ledger import booking
 from payments.ledger.entries import Entry
-from payments.model import ATTEMPT_MOVES, Attempt, AttemptState, Order, event_data
+from payments.model import ATTEMPT_MOVES, Attempt, AttemptState, Order, OrderState, event_data
 from payments.provider import PaymentReport
 from payments.refund import Refund, RefundKind, RefundState
 from payments.store import Change
@@ -44,32 +44,29 @@ def asked_back(order: Order, refund: Refund, now: datetime) -> Change:
 
 def given_back(order: Order, attempt: Attempt, refund: Refund, now: datetime) -> Change:
     """Book what came as too much and grant its refund, or agree to the one that was asked for."""
-    booked = order.with_attempt(
-        attempt.move(
-            "give_back",
-            is_overpaid=True,
-            received_fen=attempt.reported_fen,
-            paid_at=attempt.paid_at or now,
-            decided_by=refund.approved_by or refund.requested_by,
-            decision_note=refund.reason,
-        )
+    given = attempt.move(
+        "give_back",
+        is_overpaid=True,
+        received_fen=attempt.reported_fen,
+        paid_at=attempt.paid_at or now,
+        decided_by=refund.approved_by or refund.requested_by,
+        decision_note=refund.reason,
     )
+    booked = _reopened(order.with_attempt(given), now)
     is_asked = order.refund(refund.id) is not None
     change = refunding.approved(booked, refund, refund.approved_by, now) if is_asked else refunding.granted(booked, refund, now)
-    paid = booked.attempt(attempt.id)
-    assert paid is not None
     return replace(
         change,
-        events=(_returned_event(booked, paid, now), *change.events),
-        entries=(*_released(booked, attempt, now), booking.overpaid(booked, paid, now), *change.entries),
+        events=(_returned_event(booked, given, now), *change.events),
+        entries=(*_released(booked, attempt, now), booking.overpaid(booked, given, now), *change.entries),
     )
 
 
 def given_back_outside(order: Order, attempt: Attempt, account: str, note: str, now: datetime) -> Change:
     """Take a person's word that the money went back at the provider's own pages."""
     ended = attempt.move("give_back_outside", decided_by=account, decision_note=note)
-    change = Change(order.with_attempt(ended), events=(_returned_event(order, ended, now),))
-    return let_go(change, attempt, now)
+    after = _reopened(order.with_attempt(ended), now)
+    return let_go(Change(after, events=(_returned_event(after, ended, now),)), attempt, now)
 
 
 def open_request(order: Order, attempt: Attempt) -> Refund | None:
@@ -81,6 +78,12 @@ def open_request(order: Order, attempt: Attempt) -> Refund | None:
 def may_give_back(attempt: Attempt) -> bool:
     """Say whether the hall can give it back itself: it knows how many fen came."""
     return attempt.state is AttemptState.HELD and bool(attempt.reported_fen) and "currency" not in attempt.held_for
+
+
+def _reopened(order: Order, now: datetime) -> Order:
+    if order.state is not OrderState.PAYING or order.askable_attempts:
+        return order
+    return order.move("reopen", next_ask_at=max(order.expires_at, now))
 
 
 def _released(order: Order, attempt: Attempt, now: datetime) -> tuple[Entry, ...]:

@@ -45,6 +45,8 @@ ORDER_MOVES: Mapping[str, Move] = {
     "start_paying": Move(frozenset({OrderState.OPEN}), OrderState.PAYING, "order.paying"),
     "settle": Move(frozenset({OrderState.OPEN, OrderState.PAYING}), OrderState.PAID, "order.paid"),
     "close": Move(frozenset({OrderState.OPEN, OrderState.PAYING}), OrderState.CLOSED, "order.closed"),
+    # What came did not fit and goes back, and nothing else is under way: it can be paid as on the first day.
+    "reopen": Move(frozenset({OrderState.PAYING}), OrderState.OPEN, "order.payment_returned"),
     # Paid after it was closed, while what it was for is still owed, at the same price, and nobody else is paying it.
     "settle_late": Move(frozenset({OrderState.CLOSED}), OrderState.PAID, "order.paid"),
     # The refund moves follow the refunds of the settling attempt. From paid directly when a refund that had failed has worked after all.

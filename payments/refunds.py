@@ -152,6 +152,15 @@ class Refunds:
         """Return a refund as staff see it."""
         return view(order, refund, self._clock())
 
+    async def read(self, refund_id: str, staff: Staff) -> tuple[Order, Refund]:
+        """Return a refund of the own agency for somebody who looks at it; the reading is recorded. Raises RefundNotFound."""
+        order = await self._store.load_of_refund(refund_id)
+        refund = order.refund(refund_id) if order else None
+        if order is None or refund is None or refund.agency_id != staff.agency_id:
+            raise errors.refund_not_found()
+        await self._store.record_reading(staff.account, "refund.read", refund.id, order.owner_id)
+        return order, refund
+
     async def page(
         self, agency_id: str, *, state: str | None = None, limit: int = 20, cursor: str | None = None
     ) -> tuple[list[dict[str, Any]], str | None]:

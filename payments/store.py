@@ -10,6 +10,7 @@ from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
+from app.kernel.audit import record
 from app.kernel.errors import Conflict
 from app.kernel.events import Event
 from app.storage import outbox
@@ -104,6 +105,10 @@ class OrderStore:
 
     async def load_of_refund(self, refund_id: str) -> Order | None:
         return _order(await self._orders.find_one({"refunds.id": refund_id}))
+
+    async def record_reading(self, account: str, action: str, subject: str, owner_id: str) -> None:
+        """Note in the audit that a member of staff has looked at something of a resident."""
+        await record(self._database["audit"], actor=account, action=action, subject=subject, owner_id=owner_id)
 
     async def page_of_refunds(self, agency_id: str, *, state: str | None, before: str, limit: int) -> list[Order]:
         """Return the newest orders with refunds of an agency that are older than the order `before` (empty: from the newest)."""

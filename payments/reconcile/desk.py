@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
+from app.kernel.audit import record
 from app.kernel.clock import format_utc
 from payments.reconcile import words
 from payments.reconcile.clearing import Clearing
@@ -41,15 +42,20 @@ class FindingsDesk:
         rows = await self._store.page(staff.agency_id, state, before=cursor or "", limit=limit + 1)
         return [view(row) for row in rows[:limit]], rows[limit - 1]["key"] if len(rows) > limit else None
 
+    async def read(self, finding_id: str, staff: Staff) -> dict[str, Any]:
+        """Return a finding of the own agency for somebody who looks at it; the reading is recorded. Raises FindingNotFound."""
+        row = await self._of_agency(finding_id, staff)
+        owner_id = await self._store.owner_of(row["order_id"]) if row["order_id"] else ""
+        await record(self._store.database["audit"], actor=staff.account, action="finding.read", subject=row["key"], owner_id=owner_id)
+        return view(row)
+
     async def settle(self, finding_id: str, staff: Staff, note: str) -> dict[str, Any]:
         """Close a finding by the word of the agency's head, who says why; what was in suspense for it goes back.
 
         Raises:
             FindingNotFound, HeadNeeded, FindingSettled.
         """
-        row = await self._store.finding_of_key(finding_id)
-        if row is None or row["agency_id"] != staff.agency_id:
-            raise FindingNotFound("没有找到这条对账差异。", en="No such finding.")
+        row = await self._of_agency(finding_id, staff)
         if staff.role != SETTLES:
             raise HeadNeeded("核清对账差异要由单位负责人操作。", en="The head of the agency settles findings.")
         if row["state"] == FindingState.SETTLED:
@@ -59,6 +65,12 @@ class FindingsDesk:
         settled = await self._store.finding_of_key(finding_id)
         assert settled is not None
         return view(settled)
+
+    async def _of_agency(self, finding_id: str, staff: Staff) -> dict[str, Any]:
+        row = await self._store.finding_of_key(finding_id)
+        if row is None or row["agency_id"] != staff.agency_id:
+            raise FindingNotFound("没有找到这条对账差异。", en="No such finding.")
+        return row
 
 
 def view(row: Mapping[str, Any]) -> dict[str, Any]:

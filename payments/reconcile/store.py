@@ -168,6 +168,11 @@ class ReconcileStore:
         row = await self._orders.find_one({"_id": order_id}, {"payables.agency_id": 1})
         return str(row["payables"][0]["agency_id"]) if row and row.get("payables") else ""
 
+    async def owner_of(self, order_id: str) -> str:
+        """Return whose order it is, "" when there is no such order."""
+        row = await self._orders.find_one({"_id": order_id}, {"owner_id": 1})
+        return str(row["owner_id"]) if row else ""
+
     # --- findings ---
 
     async def add(self, finding: Finding, state: FindingState, now: datetime, **more: Any) -> bool:

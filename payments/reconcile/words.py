@@ -95,6 +95,8 @@ def advice(row: Mapping[str, Any]) -> str:
     if row["state"] == "waiting":
         return "这笔款项发生在零点前后，可能在次日的账单里。明天对账时会自动再找，今天不用处理。"
     kind, is_refund = row["kind"], row["subject"] == "refund"
+    if row.get("ours_state") == "held":
+        return "这笔付款已冻结。请先在“对不上的付款”里处理：再问一次支付平台，或原路全额退回；处理好以后再核清这条差异。"
     if kind == "theirs_only" and is_refund:
         return "核实是否有人在支付平台的商户后台直接退款。确认后补登记；不是我方操作的，请联系支付平台。"
     if kind == "theirs_only":
