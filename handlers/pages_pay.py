@@ -5,9 +5,10 @@ from urllib.parse import urlencode
 
 import segno
 
-from app.kernel.errors import HallError, NotFound
+from app.kernel.errors import HallError, NotFound, RateLimited
 from handlers.pages_account import CLIENTS
 from handlers.pages_base import PageHandler
+from handlers.receipts import checked
 from payments.model import Attempt, AttemptState, Order, OrderState
 
 ID = r"(ord_[0-9A-Z]{26})"
@@ -213,10 +214,13 @@ class ReceiptCheck(PageHandler):
         if not code:
             return await self.show("receipt_check.html", number=number, code="")
         try:
-            receipt = await self.hall.payments.check_receipt(number, code)
+            receipt = await checked(self, number, code)
         except NotFound:
             error = NotFound("没有找到这张收据，请对照收据核对收据号和核验码。")
             return await self.show("receipt_check.html", 404, number=number, code=code, error=error)
+        except RateLimited as error:
+            self.set_header("Retry-After", str(error.retry_after_s))
+            return await self.show("receipt_check.html", 429, number=number, code="", error=error)
         await self.show("receipt.html", shown=[(receipt, "")], checked=True)
 
 

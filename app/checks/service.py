@@ -22,11 +22,14 @@ from app.kernel.clock import format_utc, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import ProviderUnavailable, ValidationFailed, error_row
 from app.kernel.numbers import mask_name
+from app.storage.limits import Limit
 from app.storage.mongo import Database
 
 CASE_PROGRESS = "case_progress"
 _OWN_IDENTITY = ("id_number", "name")
 _REAL_NAME = 3
+# Codes and account numbers can be guessed one after the other; nobody has so many bills of his own.
+LOOKUPS_AT_MOST, LOOKUPS_IN_S = 60, 600
 
 Progress = Callable[[str, str], Awaitable[Mapping[str, Any]]]
 
@@ -72,6 +75,7 @@ class Checks:
         self._people = people
         self._departments = departments
         self._cache = AnswerCache(redis, keys)
+        self._lookups = Limit(redis, "bill-lookups", most=LOOKUPS_AT_MOST, per_s=LOOKUPS_IN_S)
         self._progress = progress
         self._clock = clock
 
@@ -160,7 +164,7 @@ class Checks:
         """Return the bills that fit the keys given; a resident's own name and number are filled in where they are known.
 
         Raises:
-            ValidationFailed (pointers /kind, /inputs/<key>); LevelRequired; ProviderUnavailable.
+            ValidationFailed (pointers /kind, /inputs/<key>); LevelRequired; ProviderUnavailable; RateLimited.
         """
         kind = self.bill_kind(name)
         if kind is None:
@@ -180,6 +184,8 @@ class Checks:
         if is_anothers and bill_rules.rule_of(name).identity is Identity.FAMILY and not relation:
             text = f"这不是您本人的号码。给家人缴费，请填写{RELATION_FIELD['label']}哪一位：{'、'.join(RELATIONS)}"
             raise ValidationFailed([error_row("/inputs/relation", "required", text)])
+        await self._lookups.require(resident_id, "查得太频繁了，请十分钟后再查。")
+        await self._lookups.count(resident_id)
         office = self._office(kind["source"])
         await store.audit(
             self._database,

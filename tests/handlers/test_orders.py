@@ -71,7 +71,7 @@ async def desk(hall: Hall, redis, keys) -> AsyncIterator[Desk]:  # noqa: F811
         public_url=hall.url,
     )
     async with serving(
-        [*orders.routes, *receipts.routes], payments=payments, identity=identity, database=hall.database, keys=keys
+        [*orders.routes, *receipts.routes], payments=payments, identity=identity, database=hall.database, keys=keys, redis=redis
     ) as site:
         yield Desk(site, hall, identity)
 
@@ -193,3 +193,26 @@ async def test_other_peoples_orders_do_not_exist(desk):
     assert (await stranger.post(f"{base}/pay", {"provider": "wechatpay", "scene": "mini_program"})).status == 404
     assert (await stranger.post("/v1/orders", {"payables": order["payables"]})).status == 404
     assert (await stranger.get("/v1/orders")).json["items"] == []
+
+
+async def test_whoever_guesses_codes_is_stopped_for_a_while(desk, redis):
+    key = "limit:receipt-codes:{127.0.0.1}"
+    await redis.delete(key)
+    person = await desk.sign_in("赵六")
+    order = await person.order()
+    paying = await person.post(f"/v1/orders/{order['id']}/pay", {"provider": "wechatpay", "scene": "mini_program"})
+    await desk.hall.sim("pay", provider="wechatpay", out_trade_no=paying.json["out_trade_no"])
+    await person.get(f"/v1/orders/{order['id']}?refresh=1")
+    receipt = (await person.get(f"/v1/orders/{order['id']}/receipt")).json
+    try:
+        guesses = [await desk.site.get(f"/v1/receipts/{receipt['number']}?code=GUESS{n}") for n in range(receipts.WRONG_AT_MOST)]
+        assert {guess.status for guess in guesses} == {404}
+        right = f"/v1/receipts/{receipt['number']}?code={receipt['code']}"
+        stopped = await desk.site.get(right)
+        assert (stopped.status, stopped.json["code"]) == (429, "rate.limited")
+        assert 1 <= int(stopped.headers["Retry-After"]) <= receipts.IN_S
+        await redis.delete(key)
+        assert [(await desk.site.get(right)).status for _ in range(3)] == [200, 200, 200]
+        assert await redis.exists(key) == 0  # right ones do not count
+    finally:
+        await redis.delete(key)

@@ -5,9 +5,9 @@ from types import SimpleNamespace
 import pytest
 
 from app.checks.errors import CheckKindNotFound
-from app.checks.service import Checks
+from app.checks.service import LOOKUPS_AT_MOST, LOOKUPS_IN_S, Checks
 from app.identity.errors import LevelRequired
-from app.kernel.errors import ProviderUnavailable, ValidationFailed
+from app.kernel.errors import ProviderUnavailable, RateLimited, ValidationFailed
 from tests.app.checks.conftest import LI, WANG, ZHANG, Desk
 
 PLATE = {"plate": "粤F00001", "vin_last6": "000001"}
@@ -197,3 +197,13 @@ async def test_the_halls_own_check_answers_with_number_and_code(desk: Desk, snap
     assert answer["records"][0]["state"] == "审查中"
     with pytest.raises(CheckKindNotFound):
         await desk.checks.run("case_progress", {}, resident)
+
+
+async def test_codes_are_not_tried_one_after_the_other(desk: Desk):
+    resident = await desk.resident()
+    for serial in range(LOOKUPS_AT_MOST):
+        await desk.checks.lookup_bills("nontax", {"pay_code": f"4402002600000{serial:07d}"}, resident)
+    with pytest.raises(RateLimited) as caught:
+        await desk.checks.lookup_bills("nontax", {"pay_code": "44020026000000002010"}, resident)
+    assert 1 <= caught.value.retry_after_s <= LOOKUPS_IN_S
+    assert await desk.checks.lookup_bills("nontax", {"pay_code": "44020026000000002010"}, await desk.resident(LI))

@@ -1,0 +1,50 @@
+"""How often something may be done by one person or one address, counted in Redis. Without Redis nothing is limited: it is only a brake."""
+
+import structlog
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from app.kernel.errors import RateLimited
+
+log = structlog.get_logger(__name__)
+
+
+class Limit:
+    """At most `most` times in `per_s` seconds, counted from the first."""
+
+    def __init__(self, redis: Redis | None, name: str, *, most: int, per_s: int) -> None:
+        self._redis = redis
+        self._name = name
+        self._most = most
+        self._per_s = per_s
+
+    async def require(self, who: str, detail: str) -> None:
+        """Raise RateLimited with `detail` when `who` has done it often enough."""
+        if self._redis is None:
+            return
+        try:
+            async with self._redis.pipeline(transaction=False) as pipe:
+                pipe.get(self._key(who))
+                pipe.ttl(self._key(who))
+                count, left_s = await pipe.execute()
+        except (RedisError, OSError) as error:
+            log.info("limit.away", name=self._name, error=type(error).__name__)
+            return
+        if int(count or 0) >= self._most:
+            raise RateLimited(detail, retry_after_s=max(1, int(left_s)))
+
+    async def count(self, who: str) -> None:
+        """Note that `who` has done it once more."""
+        if self._redis is None:
+            return
+        try:
+            async with self._redis.pipeline(transaction=True) as pipe:
+                # The clock is set once, by the first: going on trying does not keep anybody out for longer.
+                pipe.set(self._key(who), 0, ex=self._per_s, nx=True)
+                pipe.incr(self._key(who))
+                await pipe.execute()
+        except (RedisError, OSError) as error:
+            log.info("limit.away", name=self._name, error=type(error).__name__)
+
+    def _key(self, who: str) -> str:
+        return f"limit:{self._name}:{{{who}}}"  # the braces keep one who on one node of a cluster
