@@ -118,3 +118,62 @@ async def test_the_order_shows_its_refunds(desk):
     await desk.hall.payments.refunds.request(order.id, amount_fen=59_000, refund_id=new_id("rfd"), **ask)
     shown = view(await desk.hall.payments.get_order(order.id, order.owner_id))["refunds"]
     assert [(row["state"], row["amount_fen"]) for row in shown] == [("approved", 100)]  # the other waits for the head
+
+
+async def held(desk, amount_fen: int = 4000) -> str:
+    """Let a resident pay another amount than was asked for; return the payment's number."""
+    resident = await desk.hall.resident()
+    order = await desk.hall.order(resident, desk.hall.cases.owe(resident, amount_fen=amount_fen))
+    attempt, _ = await desk.hall.pay(order)
+    await desk.hall.sim("pay", provider="wechatpay", out_trade_no=attempt.id, outcome="success_wrong_amount")
+    assert (await desk.hall.payments.get_order(order.id, resident, refresh=True)).is_held
+    return attempt.id
+
+
+async def test_a_held_payment_is_asked_about_and_given_back_once(desk):
+    number = await held(desk)
+    path, key = f"/staff/v1/payments/{number}", new_id("key")
+    asked = await desk.post("clerk.sg-gaj", f"{path}/ask")
+    assert (asked.status, asked.json["kind"], asked.json["may_return"]) == (200, "held", True)
+    assert (await desk.post("clerk.sg-gaj", f"{path}/return", {"reason": ""})).status == 422
+    first, again = [await desk.post("clerk.sg-gaj", f"{path}/return", {"reason": "金额不符"}, key) for _ in range(2)]
+    assert first.status == 201 and first.json == again.json
+    assert (first.json["kind"], first.json["state"], first.json["amount_fen"]) == ("held", "approved", 3999)
+    other = await desk.post("clerk.sg-gaj", f"{path}/return", {"reason": "金额不符"})
+    assert (other.status, other.json["code"]) == (409, "payment.not_held")
+    (row,) = (await desk.get("clerk.sg-gaj", "/staff/v1/payments/held")).json["items"]
+    assert (row["kind"], row["decided_by"], row["refunds"][0]["id"]) == ("overpaid", "clerk.sg-gaj", first.json["id"])
+
+
+async def test_a_large_held_payment_needs_two(desk):
+    number = await held(desk, 60_000)
+    asked = await desk.post("head.sg-gaj", f"/staff/v1/payments/{number}/return", {"reason": "金额不符"})
+    assert asked.json["state"] == "requested"
+    path = f"/staff/v1/refunds/{asked.json['id']}/approve"
+    for who in ("head.sg-gaj", "clerk.sg-gaj"):  # the asker, though head; somebody else, but no head
+        refused = await desk.post(who, path)
+        assert (refused.status, refused.json["code"]) == (403, "refund.second_person_needed")
+    twice = await desk.post("clerk.sg-gaj", f"/staff/v1/payments/{number}/return", {"reason": "金额不符"})
+    assert (twice.status, twice.json["code"]) == (409, "payment.return_asked")
+
+
+async def test_returned_outside_is_for_the_head_to_say(desk):
+    number = await held(desk)
+    path, note = f"/staff/v1/payments/{number}/returned", {"note": "已在商户后台退款，流水 5030"}
+    refused = await desk.post("clerk.sg-gaj", path, note)
+    assert (refused.status, refused.json["code"]) == (403, "refund.second_person_needed")
+    assert (await desk.post("head.sg-gaj", path, {"note": ""})).status == 422
+    for _ in range(2):
+        done = await desk.post("head.sg-gaj", path, note)
+        assert (done.status, done.json["kind"], done.json["decision_note"]) == (200, "returned", note["note"])
+
+
+async def test_held_payments_of_others_do_not_exist(desk):
+    number = await held(desk)
+    for known in (number, "pay_" + "0" * 26, "x"):
+        for action, body in [("ask", {}), ("return", {"reason": "金额不符"}), ("returned", {"note": "已退款"})]:
+            answer = await desk.post("head.sg-rsj", f"/staff/v1/payments/{known}/{action}", body)
+            assert (answer.status, answer.json["code"]) == (404, "order.not_found"), (known, action)
+    headers = {"Idempotency-Key": "k"}
+    assert (await desk.site.call("POST", f"/staff/v1/payments/{number}/return", json={"reason": "x"}, headers=headers)).status == 401
+    assert (await desk.hall.payments._store.load_of_attempt(number)).is_held
