@@ -153,6 +153,8 @@ class SignOut(PageHandler):
     async def post(self) -> None:
         await self.hall.identity.logout(self.resident)
         self.clear_cookie(RESIDENT_COOKIE, path="/")
+        # What a form kept in this browser until it was saved (form.js): the next person on a shared phone must not find it.
+        self.set_header("Clear-Site-Data", '"storage"')
         self.redirect("/", status=303)
 
 

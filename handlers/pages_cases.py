@@ -1,16 +1,14 @@
-"""办: applying (questions, form, materials, check, submit), a resident's cases, one case with its progress, progress by query code."""
+"""办: materials, check, submit; a resident's cases, one case with its progress, progress by query code. The form: pages_drafts.py."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from app.cases import errors, forms, materials, views
-from app.cases.drafts import Save
+from app.cases import errors, views
 from app.cases.model import Case, State
 from app.cases.uploads import ACCEPTED, MAX_FILE_BYTES
 from app.catalogue.model import applies
-from app.kernel.clock import today
 from app.kernel.errors import HallError, NotFound, TooLarge, ValidationFailed
-from handlers import pages_forms, pages_text
+from handlers import pages_text
 from handlers.cases import send_file
 from handlers.pages_base import PageHandler, errors_by_field
 
@@ -38,125 +36,6 @@ class CasePage(PageHandler):
         if "save" not in view["allowed_actions"]:
             self.leave_for(f"/cases/{case_id}")
         return view
-
-
-class Apply(CasePage):
-    """GET: the questions before a draft is made; POST: make it. Two taps on the button make one draft."""
-
-    async def get(self, code: str) -> None:
-        if self._item(code)["service_kind"] != "handle":
-            return self.redirect(f"/items/{code}", status=303)
-        await self._ask(code, pages_forms.read_answers(self._item(code)["situations"], self._query_lists()))
-
-    async def post(self, code: str) -> None:
-        item = self._item(code)
-        answers = pages_forms.read_answers(item["situations"], self.form_fields)
-        try:
-            case = await self.hall.cases.drafts.open(
-                self.owner, item["code"], self.text("division", limit=12), answers, case_id=self.once("case")
-            )
-        except ValidationFailed as error:
-            return await self._ask(code, answers, error)
-        self.redirect(f"/cases/{case.id}/edit", status=303)
-
-    async def _ask(self, code: str, answers: Mapping[str, Any], error: ValidationFailed | None = None) -> None:
-        item = self._item(code)
-        drafts, _more = await self.hall.cases.list(self.owner, state=State.DRAFT, limit=20)
-        await self.show(
-            "apply.html",
-            error.status if error else 200,
-            item=item,
-            answers=answers,
-            level=int(item["identity_level"][1:]),
-            reached=self.resident.level,
-            divisions=self.divisions,
-            division_groups=self.division_groups,
-            division=self.text("division", self.division, 12),
-            drafts=[case for case in drafts if case.item_code == item["code"]],
-            error=error,
-            errors=errors_by_field(error) if error else {},
-            back=f"/items/{code}",
-        )
-
-    def _item(self, code: str) -> Mapping[str, Any]:
-        item: Mapping[str, Any] = self.hall.catalogue.item(code)
-        return item
-
-    def _query_lists(self) -> dict[str, list[str]]:
-        return {name: self.get_query_arguments(name) for name in self.request.query_arguments}
-
-
-class Edit(CasePage):
-    """Step 1: the form. Whatever was typed is kept, also half-typed or wrong; `next` also says at once what is wrong."""
-
-    async def get(self, case_id: str) -> None:
-        view = await self.load_editable(case_id)
-        await self._show(view, view["form"]["values"])
-
-    async def post(self, case_id: str) -> None:
-        view = await self.load_editable(case_id)
-        typed = pages_forms.read_values(view["form"]["fields"], self.form_fields)
-        answers = pages_forms.read_answers(view["situations"], self.form_fields)
-        version = self.text("version", limit=9)
-        try:
-            save = Save(typed, answers, int(version) if version.isascii() and version.isdigit() else 0, merge=True)
-            case = await self.hall.cases.drafts.save(case_id, self.owner, save)
-        except (errors.CaseConflict, ValidationFailed) as error:
-            if self._is_autosave:
-                raise
-            return await self._show(view, typed, error=error, errors=errors_by_field(error))
-        if self._is_autosave:
-            return await self.answer({"version": case.version, "saved_at": pages_text.moment(case.updated_at)})
-        view = await self.hall.cases.view(case)
-        if self.text("do") == "next":
-            wrong = await self._wrong(case)
-            if wrong:
-                return await self._show(view, typed, error=ValidationFailed(wrong), errors=errors_by_field(ValidationFailed(wrong)))
-            return self.redirect(f"/cases/{case_id}/materials", status=303)
-        self.redirect(f"/cases/{case_id}/edit#saved", status=303)
-
-    @property
-    def _is_autosave(self) -> bool:
-        return self.request.headers.get("X-Hall-Autosave") == "1"
-
-    async def _wrong(self, case: Any) -> list[Any]:
-        """Return what submitting would say of the form: the domain's own judgement, only earlier."""
-        item = await self.hall.catalogue.item_at(case.item_code, case.item_version)
-        held = frozenset(key for key, holding in case.materials.items() if materials.is_met(holding))
-        # A photo may still come in the next step.
-        facts = forms.Facts(today(), self.hall.catalogue.division_codes, held | set(materials.photo_fields(item)))
-        return forms.judge(item, case.answers, case.form, facts)[1]
-
-    def write_error(self, status_code: int, **kwargs: Any) -> None:
-        error = kwargs.get("exc_info", (None, None))[1]
-        if self._is_autosave and isinstance(error, HallError):
-            return self.answer_problem(error)
-        super().write_error(status_code, **kwargs)
-
-    async def _show(
-        self,
-        view: Mapping[str, Any],
-        values: Mapping[str, Any],
-        error: HallError | None = None,
-        errors: Mapping[str, str] | None = None,
-    ) -> None:
-        await self.show(
-            "case_edit.html",
-            error.status if error else 200,
-            case=view,
-            item=view,
-            fields=view["form"]["fields"],
-            values=values,
-            answers=view["answers"],
-            # After a conflict the newest version goes along: what is on this page is what the person wants to keep.
-            version=view["version"],
-            divisions=self.divisions,
-            division_groups=self.division_groups,
-            f=pages_forms,
-            error=error,
-            errors=errors or {},
-            back=f"/cases/{view['id']}" if view["state"] != "draft" else "/cases",
-        )
 
 
 class Materials(CasePage):
@@ -235,6 +114,8 @@ class Check(CasePage):
             await getattr(self.hall.cases, action)(case_id, self.owner)
         except errors.Incomplete as error:
             return await self._show(view, error)
+        except errors.ActionNotAllowed:
+            pass  # the other tap was faster: its case is the answer
         self.redirect(f"/cases/{case_id}", status=303)
 
     async def _show(self, view: Mapping[str, Any], error: ValidationFailed | None = None) -> None:
@@ -380,10 +261,8 @@ class Progress(PageHandler):
 
 
 routes = [
-    (r"/apply/(\w+)", Apply),
     (r"/cases", MyCases),
     (rf"/cases/{ID}", OneCase),
-    (rf"/cases/{ID}/edit", Edit),
     (rf"/cases/{ID}/materials", Materials),
     (rf"/cases/{ID}/materials/(\w+)/(\w+)/remove", RemoveFile),
     (rf"/cases/{ID}/files/(\w+)", File),

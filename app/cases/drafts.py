@@ -150,17 +150,16 @@ class Drafts:
             return case, item
         return carried_over(case, item, newest, self._catalogue.agency(newest["agency"])["name"]), newest
 
+    async def open_cases(self, owner_id: str, item_code: str) -> list[Case]:
+        """Return a resident's open cases of an item, drafts too, newest first."""
+        query = {"owner_id": owner_id, "item_code": item_code, "state": {"$nin": [state.value for state in FINAL]}}
+        cases, _more = await self._store.page(query, [("_id", -1)], _MANY)
+        return cases
+
     async def possible_duplicates(self, case: Case) -> list[dict[str, Any]]:
-        """Return the owner's other open cases of the same item, newest first, while this one can still be left aside."""
+        """Return the owner's other open cases of the same item, while this one is a draft and can still be left aside."""
         if case.state is not State.DRAFT:
             return []
-        query = {
-            "owner_id": case.owner_id,
-            "item_code": case.item_code,
-            "_id": {"$ne": case.id},
-            "state": {"$nin": [state.value for state in FINAL]},
-        }
-        others, _more = await self._store.page(query, [("_id", -1)], _MANY)
         return [
             {
                 "id": other.id,
@@ -170,7 +169,8 @@ class Drafts:
                 "created_at": format_utc(other.created_at),
                 "submitted_at": format_utc(other.submitted_at),
             }
-            for other in others
+            for other in await self.open_cases(case.owner_id, case.item_code)
+            if other.id != case.id
         ]
 
 

@@ -95,8 +95,53 @@ async def test_what_was_typed_stays_when_something_is_wrong(world: World) -> Non
     await browser.submit(again, "/edit", button=("do", "save"), f__name="第二个窗口")
     older = await browser.submit(again, "/edit", button=("do", "save"), f__name="第一个窗口")
     assert older.status == 409 and 'value="第一个窗口"' in older.html
+    assert "第二个窗口" in older.text and "另一台设备上填的是" in older.text
     saved = await browser.submit(older, "/edit", button=("do", "save"))
     assert dict(saved.form("/edit").values)["f.name"] == "第一个窗口"
+    given_up = await browser.submit(older, "/edit", button=("do", "save"), f__name="第三次", use__f__name="theirs")
+    assert dict(given_up.form("/edit").values)["f.name"] == "第一个窗口"
+
+
+async def test_an_older_page_takes_nothing_back_that_another_device_has_saved(world: World) -> None:
+    browser = await sign_in(world)
+    page = await draft(browser)
+    older = await browser.get(page.path)
+    await browser.submit(page, "/edit", button=("do", "save"), f__name="甲", f__lost_date="2026-11-01")
+    # The older page shows neither; it adds one answer, and what it never touched stays as the other has saved it.
+    merged = await browser.submit(older, "/edit", button=("do", "save"), f__photo_code="SG1")
+    values = dict(merged.form("/edit").values)
+    assert (values["f.name"], values["f.lost_date"], values["f.photo_code"]) == ("甲", "2026-11-01", "SG1")
+    # The page's script is told the same, so that its inputs follow.
+    sent = [(name, "SG2" if name == "f.photo_code" else value) for name, value in older.form("/edit").values]
+    async with browser.http.post(f"{world.url}{page.path}", data=sent, headers={"X-Hall-Autosave": "1"}) as answer:
+        told = await answer.json()
+    assert answer.status == 409 and [row["name"] for row in told["conflicts"]] == ["f.photo_code"]
+    assert told["elsewhere"]["f.name"] == ["甲"] and "SG1" in told["conflicts"][0]["html"]
+    sent = [("use.f.photo_code", "theirs"), *sent]
+    async with browser.http.post(f"{world.url}{page.path}", data=sent, headers={"X-Hall-Autosave": "1"}) as answer:
+        assert (answer.status, (await answer.json())["version"]) == (200, told["version"])
+
+
+async def test_a_case_that_is_open_elsewhere_is_shown_before_another_is_begun_and_before_it_is_handed_in(world: World) -> None:
+    browser = await sign_in(world)
+    first_tab, second_tab = await browser.get("/apply/id_card_lost"), await browser.get("/apply/id_card_lost")
+    begun = await browser.submit(first_tab, first_tab.forms[-1].action, q__age="adult", division="440203")
+    asked = await browser.submit(second_tab, second_tab.forms[-1].action, q__age="adult", division="440203")
+    assert asked.status == 409 and "没交的草稿" in asked.text and begun.path in asked.links
+    another = await browser.submit(asked, asked.forms[-1].action, q__age="adult", division="440203")
+    assert another.path != begun.path and another.path.endswith("/edit")
+    check = await browser.get(another.path.replace("/edit", "/check"))
+    assert "还有一件没办完" in check.text
+    assert begun.path.removesuffix("/edit") in check.links
+
+
+async def test_what_follows_from_an_id_number_is_shown_not_asked(world: World) -> None:
+    browser = await sign_in(world)
+    page = await browser.get("/apply/elder_allowance")
+    page = await browser.submit(page, page.forms[-1].action, division="440203")
+    assert "f.age" not in page.form("/edit").names
+    saved = await browser.submit(page, "/edit", button=("do", "save"), f__id_number=id_number(5))
+    assert "还没有满80周岁" in saved.text and 'data-computed="age">' in saved.html
 
 
 async def test_two_taps_make_one_draft_and_one_order(world: World) -> None:
@@ -263,7 +308,8 @@ async def test_the_form_of_every_item_can_be_filled_in(world: World) -> None:
         kinds |= {field["type"] for field in fields}
         sent: dict[str, Any] = {}
         for field in fields:
-            sent |= as_sent(field, sample_value(field, 7))
+            if "computed" not in field:
+                sent |= as_sent(field, sample_value(field, 7))
         done = await browser.submit(page, "/edit", button=("do", "next"), **sent)
         assert done.path.endswith("/materials"), (item["alias"], done.text[:600])
         kept = dict((await browser.get(page.path)).form("/edit").values)
