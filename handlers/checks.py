@@ -26,6 +26,7 @@ class InputShown(Schema):
     type = fields.String(required=True, metadata={"description": "text, plate or id_number"})
     hint = fields.String(required=True)
     pattern = fields.String()
+    options = fields.List(fields.String(), metadata={"description": "the values to choose from, when it is a choice"})
     required = fields.Boolean(required=True)
 
 

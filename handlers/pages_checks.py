@@ -101,8 +101,10 @@ class Bills(AskPage):
 
     def _kind(self, name: str) -> dict[str, Any]:
         kind = found(self.hall.checks.kinds()["bill_kinds"], name)
-        if kind["identity"] != "own" or self.resident.level < _REAL_NAME:
+        if self.resident.level < _REAL_NAME:
             return kind
+        if kind["identity"] != "own":  # somebody else's may be typed, his own are known
+            return {**kind, "own_known": any(field["key"] in _OWN_IDENTITY for field in kind["inputs"])}
         # His own name and number are known and nobody else's count: they need not be typed again.
         inputs = [field for field in kind["inputs"] if field["key"] not in _OWN_IDENTITY]
         key_sets = [row for row in kind["key_sets"] if not set(row["keys"]) & set(_OWN_IDENTITY)]

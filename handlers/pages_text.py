@@ -1,7 +1,7 @@
 """What the pages say: states, steps, money and days in the words of a resident. Pure functions, no rules."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
@@ -138,6 +138,11 @@ def moment(value: datetime | str | None) -> str:
     if (now - day).days == 1:
         return f"昨天 {clock}"
     return f"{short_day(day)} {clock}"
+
+
+def last_minute(value: datetime | str) -> str:
+    """Return the last minute before a deadline, for what ends at midnight ends on the day before: `11月28日 23:59`."""
+    return moment(_moment(value) - timedelta(seconds=1))
 
 
 def exact_moment(value: datetime | str | None) -> str:

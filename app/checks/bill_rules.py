@@ -82,10 +82,11 @@ RELATIONS = ("配偶", "父母", "子女", "其他近亲属")
 # Who pays by a relative's number says which relative it is; kept with the question, never sent to the department.
 RELATION_FIELD: Mapping[str, object] = {
     "key": "relation",
-    "label": "您是患者的",
+    "label": "患者是您的",
     "type": "text",
-    "hint": "给家人缴时填：" + "、".join(RELATIONS),
+    "hint": "给家人缴时选",
     "pattern": f"^({'|'.join(RELATIONS)})$",
+    "options": list(RELATIONS),
 }
 
 # Nobody pays in less; a payment begun later could only come too late and go back.

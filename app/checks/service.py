@@ -182,7 +182,7 @@ class Checks:
             )
         is_anothers = "id_number" in keys and keys["id_number"] != resident.id_number
         if is_anothers and bill_rules.rule_of(name).identity is Identity.FAMILY and not relation:
-            text = f"这不是您本人的号码。给家人缴费，请填写{RELATION_FIELD['label']}哪一位：{'、'.join(RELATIONS)}"
+            text = f"这不是您本人的号码。给家人缴费，请说明患者是您的哪一位家人：{'、'.join(RELATIONS)}"
             raise ValidationFailed([error_row("/inputs/relation", "required", text)])
         await self._lookups.require(resident_id, "查得太频繁了，请十分钟后再查。")
         await self._lookups.count(resident_id)
