@@ -241,12 +241,14 @@ def _payments(
     wechatpay = WeChatPay(
         http,
         base_url=settings.wechatpay_url,
+        standby_url=settings.wechatpay_standby_url,
         app_id=settings.wechat_app_id,
         open_app_id=settings.wechat_open_app_id,
         mch_id=settings.wechatpay_mch_id,
         api_v3_key=settings.wechatpay_api_v3_key,
         merchant_serial=settings.wechatpay_merchant_serial,
         merchant_key=settings.wechatpay_merchant_key,
+        merchant_cert=settings.wechatpay_merchant_cert,
         public_key_id=settings.wechatpay_public_key_id,
         public_key=settings.wechatpay_public_key,
     )

@@ -41,6 +41,7 @@ class Settings:
     wechat_app_id: str
     wechat_open_app_id: str  # of the native app at the open platform; the mini-program's when empty
     wechatpay_url: str
+    wechatpay_standby_url: str  # another host of the same API; empty: none
     wechatpay_mch_id: str
     wechatpay_merchant_serial: str
     wechatpay_public_key_id: str
@@ -67,6 +68,7 @@ class Settings:
     wechat_message_aes_key: str = _secret()
     wechatpay_api_v3_key: str = _secret()
     wechatpay_merchant_key: str = _secret()
+    wechatpay_merchant_cert: str = _secret()
     wechatpay_public_key: str = _secret()
     alipay_app_private_key: str = _secret()
     alipay_public_key: str = _secret()
@@ -181,8 +183,8 @@ def _check(settings: Settings) -> None:
         wrong.append("HALL_FILES_URL: this version keeps materials in gridfs: only")
     if settings.wechatpay_api_v3_key and len(settings.wechatpay_api_v3_key) != 32:
         wrong.append("HALL_WECHATPAY_API_V3_KEY must be exactly 32 characters")
-    for name in ("public_url", "wechat_api_url", "wechatpay_url", "alipay_gateway_url", "sms_url", "jpush_url",
-                 "realname_url", "departments_url"):  # fmt: skip
+    for name in ("public_url", "wechat_api_url", "wechatpay_url", "wechatpay_standby_url", "alipay_gateway_url", "sms_url",
+                 "jpush_url", "realname_url", "departments_url"):  # fmt: skip
         value = getattr(settings, name)
         if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
             wrong.append(f"HALL_{name.upper()} is not an http(s) URL")

@@ -11,7 +11,7 @@ NotificationRejected      a message that is not the provider's, or cannot be und
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Protocol
@@ -200,6 +200,19 @@ class RefundTerms:
     notify_url: str
 
 
+@dataclass(frozen=True)
+class BankCard:
+    """A payer's own bank card, for a refund that cannot go the way it came; never stored, never logged.
+
+    Attributes:
+        bank: the provider's word for the bank, e.g. `ICBC_DEBIT`.
+    """
+
+    bank: str
+    account: str = field(repr=False)
+    holder: str = field(repr=False)
+
+
 class AttemptRequest(Protocol):
     """What a provider needs of an attempt to act on it."""
 
@@ -286,6 +299,19 @@ class PaymentProvider(Protocol):
 
     async def query_refund(self, refund: RefundRequest) -> RefundReport:
         """Ask what became of a refund. Raises ProviderError."""
+        ...
+
+    async def apply_abnormal(
+        self, refund: RefundRequest, provider_refund_no: str, card: BankCard | None = None
+    ) -> RefundReport:
+        """Have an ABNORMAL refund paid out another way: to the payer's own card, or with None to the merchant's bank account.
+
+        A person decides on it. It may be asked twice: of a refund that is on its way again the second is refused.
+
+        Raises:
+            ProviderRefused: not abnormal, a card the provider does not take, or a provider that has no such call.
+            ProviderUnknown, ProviderNotSent: as for refund; a query tells.
+        """
         ...
 
     def read_notification(self, headers: Mapping[str, str], body: bytes, now: datetime) -> Notice:

@@ -41,6 +41,22 @@ class Signer:
     ends: float
 
 
+# --- WeChat Pay: the merchant's API certificates ---
+
+
+def set_merchant_key(sandbox: Sandbox, serial: str, public_key: str) -> None:
+    """Register one more certificate of the merchant by its public key; an empty key revokes a serial."""
+    sandbox.store.put("merchant_key", serial, public_key)
+
+
+def merchant_key(sandbox: Sandbox, serial: str) -> str:
+    """Return the public key the merchant is known by under a serial; empty for none."""
+    kept = sandbox.store.get("merchant_key", serial)
+    if kept is not None:
+        return str(kept)
+    return sandbox.credentials.merchant_public_key if serial == sandbox.credentials.merchant_serial else ""
+
+
 # --- WeChat Pay: platform certificates ---
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, padding, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP, PKCS1v15
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
@@ -44,6 +44,12 @@ def rsa_verify(public_pem: str, message: bytes, signature: str) -> bool:
     except (binascii.Error, ValueError, InvalidSignature):
         return False
     return True
+
+
+def rsa_unseal(private_pem: str, sealed: str) -> str:
+    """Open a sensitive field of a request: RSA-OAEP with SHA-1, base64. Raises ValueError."""
+    oaep = OAEP(mgf=MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)
+    return _private_key(private_pem).decrypt(b64decode(sealed, validate=True), oaep).decode()
 
 
 def gcm_seal(key: str, nonce: str, associated_data: str, plaintext: bytes) -> str:

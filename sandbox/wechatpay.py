@@ -61,12 +61,13 @@ class WechatPayHandler(StandIn):
             return self._sign_error("Http头Authorization中的timestamp格式错误", "timestamp")
         if abs(self.now() - int(parts["timestamp"])) >= _WINDOW_S:
             return self._sign_error("Http头Authorization中的timestamp与发起请求的时间不得超过5分钟", "timestamp")
-        if parts["serial_no"] != self.credentials.merchant_serial:
+        merchant_key = certificates.merchant_key(self.sandbox, parts["serial_no"])
+        if not merchant_key:
             return self._sign_error("商户证书序列号有误。请使用签名私钥匹配的证书序列号", "serial_no")
         # request.uri is the target exactly as it came over the wire, percent signs and all.
         head = f"{self.request.method}\n{self.request.uri}\n{parts['timestamp']}\n{parts['nonce_str']}\n"
         message = head.encode() + self.request.body + b"\n"
-        if not rsa_verify(self.credentials.merchant_public_key, message, parts["signature"]):
+        if not rsa_verify(merchant_key, message, parts["signature"]):
             return self._sign_error("错误的签名，验签失败", "signature", signed=message)
         return None
 

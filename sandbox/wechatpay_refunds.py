@@ -6,9 +6,10 @@ import re
 import uuid
 from typing import Any
 
-from sandbox import refunds
+from sandbox import certificates, refunds
 from sandbox.base import Sandbox, rfc3339_china
 from sandbox.refunds import Refund
+from sandbox.signing import rsa_unseal
 from sandbox.store import Trade
 from sandbox.wechatpay import WechatPayHandler
 from sandbox.wechatpay_prepay import is_notify_url
@@ -77,6 +78,43 @@ class OneRefund(WechatPayHandler):
         if refund is None or trade is None:
             return self.refuse(404, "RESOURCE_NOT_EXISTS", "退款单不存在")
         return self.answer_json(answer(refund, trade))
+
+
+class Abnormal(WechatPayHandler):
+    """POST /v3/refund/domestic/refunds/{refund_id}/apply-abnormal-refund: pay an abnormal refund out another way."""
+
+    def post(self, refund_id: str) -> None:
+        sent = self.json_object()
+        if sent is None:
+            return self.param_error("/", None, "请求体不是合法的JSON对象")
+        refund = refunds.find(self.sandbox, "wechatpay", str(sent.get("out_refund_no", "")))
+        trade = self.store.trade("wechatpay", refund.out_trade_no) if refund else None
+        if refund is None or trade is None or refund.refund_id != refund_id:
+            return self.refuse(404, "RESOURCE_NOT_EXISTS", "退款单不存在")
+        if sent.get("type") not in ("USER_BANK_CARD", "MERCHANT_BANK_CARD"):
+            return self.param_error("/type", sent.get("type"), "USER_BANK_CARD 或 MERCHANT_BANK_CARD")
+        if sent["type"] == "USER_BANK_CARD":
+            for name in ("bank_type", "bank_account", "real_name"):
+                if not isinstance(sent.get(name), str) or not sent[name]:
+                    return self.param_error(f"/{name}", None, "退款至用户银行卡时必填")
+            try:
+                for name in ("bank_account", "real_name"):
+                    self.unsealed(sent[name])
+            except ValueError:
+                return self.param_error("/bank_account", None, "敏感信息须用Wechatpay-Serial对应的公钥加密")
+        if refund.status != "ABNORMAL":
+            return self.refuse(400, "INVALID_REQUEST", "该退款单不是退款异常状态")
+        refund.status, refund.ends_as = "PROCESSING", "SUCCESS"
+        refund.ends_at = self.now() + self.sandbox.pace.wechatpay_refund_s
+        refunds.save(self.sandbox, refund)
+        tell(self.sandbox, trade, refund)
+        return self.answer_json(answer(refund, trade))
+
+    def unsealed(self, text: str) -> str:
+        """Open a sensitive field with the key that Wechatpay-Serial names. Raises ValueError."""
+        own = self.credentials
+        signer = certificates.platform_signer(self.sandbox, self.key_id)
+        return rsa_unseal(signer.private_key if signer else own.wechatpay_private_key, text)
 
 
 def _find_problem(sent: dict[str, Any]) -> tuple[str, Any, str] | None:
@@ -167,5 +205,6 @@ def tell(sandbox: Sandbox, trade: Trade, refund: Refund) -> None:
 
 routes = [
     (r"/v3/refund/domestic/refunds", Refunds),
+    (r"/v3/refund/domestic/refunds/([^/]+)/apply-abnormal-refund", Abnormal),
     (r"/v3/refund/domestic/refunds/([^/]+)", OneRefund),
 ]

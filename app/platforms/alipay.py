@@ -100,6 +100,7 @@ class AlipayGateway:
         app_cert: str = "",
         root_cert: str = "",
         public_cert: str = "",
+        timeout_s: float = TIMEOUT_S,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.app_id = app_id
@@ -107,6 +108,7 @@ class AlipayGateway:
         self._url = gateway_url
         self._key = rsa.load_private_key(app_private_key)
         self._aes_key = aes_key
+        self._timeout_s = timeout_s
         self._clock = clock
         self.clock_offset_s: float | None = None
         self._certificates: AlipayCertificates | OneKey
@@ -135,14 +137,14 @@ class AlipayGateway:
         )
 
     async def call(
-        self, method: str, biz_content: Mapping[str, Any] | None = None, *, timeout_s: float = TIMEOUT_S, **top_level: str
+        self, method: str, biz_content: Mapping[str, Any] | None = None, *, timeout_s: float = 0, **top_level: str
     ) -> protocol.Answer:
         """Call the gateway and return an answer that Alipay has signed.
 
         Raises:
             AlipayRefused, VendorUnreachable, VendorUnknown.
         """
-        raw = await self._send(method, biz_content, timeout_s, top_level)
+        raw = await self._send(method, biz_content, timeout_s or self._timeout_s, top_level)
         answer = await self._trusted(raw, method)
         code, sub_code = answer.text("code"), answer.text("sub_code")
         if not answer.is_error and code in ("10000", "") and not sub_code:  # oauth.token succeeds without a code
@@ -193,7 +195,7 @@ class AlipayGateway:
         raise AssertionError("unreachable")
 
     async def _download(self, serial: str) -> bytes:
-        return await self._send(DOWNLOAD, {"alipay_cert_sn": serial}, TIMEOUT_S, {})
+        return await self._send(DOWNLOAD, {"alipay_cert_sn": serial}, self._timeout_s, {})
 
     async def _send(
         self, method: str, biz_content: Mapping[str, Any] | None, timeout_s: float, top_level: Mapping[str, str]

@@ -60,6 +60,15 @@ class VendorUnknown(ProviderUnavailable):
     """The call may have had its effect: time-out, broken connection, 5xx, or an answer nobody can read."""
 
 
+def is_host_away(error: ProviderUnavailable) -> bool:
+    """Say whether another host of the same vendor may do better: no connection, one that broke, or a 5xx.
+
+    Not after a time-out: whoever waits has waited long enough.
+    """
+    cut_off = isinstance(error.__cause__, aiohttp.ClientConnectionError)
+    return cut_off or (isinstance(error, VendorUnknown) and error.context.get("cause") == "status")
+
+
 @dataclass(frozen=True)
 class Response:
     """An answer: status, headers by lower-case name, the bytes as they came."""

@@ -10,8 +10,12 @@ import binascii
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.padding import MGF1, OAEP, PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+
+
+# What WeChat Pay defines for its sensitive fields; SHA-1 here is no signature.
+_OAEP = OAEP(mgf=MGF1(hashes.SHA1()), algorithm=hashes.SHA1(), label=None)  # noqa: S303
 
 
 class KeyUnreadable(ValueError):
@@ -60,6 +64,19 @@ def is_signed(key: RSAPublicKey, message: bytes, signature: str) -> bool:
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+def seal(key: RSAPublicKey, text: str) -> str:
+    """Encrypt a short text (a card number, a name) for the holder of `key`: OAEP with SHA-1, base64; another text each time.
+
+    Raises ValueError for a text that is too long for the key (214 bytes with 2048 bits).
+    """
+    return base64.b64encode(key.encrypt(text.encode(), _OAEP)).decode()
+
+
+def unseal(key: RSAPrivateKey, sealed: str) -> str:
+    """Decrypt what was sealed for us. Raises ValueError."""
+    return key.decrypt(base64.b64decode(sealed, validate=True), _OAEP).decode()
 
 
 def _pem(text: str) -> bytes:

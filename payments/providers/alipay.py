@@ -16,6 +16,7 @@ from app.platforms.http import VendorUnknown, VendorUnreachable
 from payments import metrics
 from payments.provider import (
     AttemptRequest,
+    BankCard,
     NotEnoughFunds,
     Notice,
     NotificationRejected,
@@ -213,6 +214,11 @@ class Alipay:
             provider_refund_no=answer.text("trade_no"),
             refunded_at=_moment(answer.text("gmt_refund_pay")),
         )
+
+    async def apply_abnormal(
+        self, refund: RefundRequest, provider_refund_no: str, card: BankCard | None = None
+    ) -> RefundReport:
+        raise ProviderRefused("NO_ABNORMAL_REFUNDS")  # Alipay pays back into the payer's account, which it holds itself
 
     def _same_trade(self, answer: protocol.Answer, refund: RefundRequest) -> None:
         if answer.text("out_trade_no") not in ("", refund.out_trade_no):

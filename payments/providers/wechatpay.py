@@ -17,6 +17,7 @@ from app.platforms.http import HttpClient
 from payments import metrics
 from payments.provider import (
     AttemptRequest,
+    BankCard,
     NotEnoughFunds,
     Notice,
     NotificationRejected,
@@ -31,8 +32,9 @@ from payments.provider import (
     Terms,
 )
 from payments.providers import wechatpay_v3 as v3
-from payments.providers.wechatpay_client import NAME, WeChatPayClient, plain
+from payments.providers.wechatpay_client import NAME, TIMEOUT_S, WeChatPayClient, plain
 from payments.providers.wechatpay_keys import VerificationKeys, read_public_keys
+from payments.providers.wechatpay_merchant import MerchantKeys, read_signers
 
 log = structlog.get_logger(__name__)
 
@@ -72,6 +74,9 @@ class WeChatPay:
         open_app_id: of the native app at the open platform; the mini-program's when empty.
         public_key_id, public_key: public-key mode; during a change several, see read_public_keys. Platform certificates are
             fetched beside them, or alone when these are empty.
+        merchant_serial, merchant_key, merchant_cert: what we sign with; during a change several, see read_signers.
+        standby_url: another host of the same API, asked when the first is away; empty: none.
+        timeout_s: of one call.
 
     Raises (on construction):
         rsa.KeyUnreadable, ValueError: a key of the settings cannot be read.
@@ -96,6 +101,9 @@ class WeChatPay:
         public_key_id: str = "",
         public_key: str = "",
         open_app_id: str = "",
+        merchant_cert: str = "",
+        standby_url: str = "",
+        timeout_s: float = TIMEOUT_S,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self.app_id = app_id
@@ -107,10 +115,11 @@ class WeChatPay:
         self.client = WeChatPayClient(
             http,
             self.keys,
+            merchant=MerchantKeys(read_signers(merchant_serial, merchant_key, merchant_cert), clock),
             base_url=base_url,
+            standby_url=standby_url,
             mch_id=mch_id,
-            merchant_serial=merchant_serial,
-            merchant_key=merchant_key,
+            timeout_s=timeout_s,
             clock=clock,
         )
 
@@ -161,7 +170,7 @@ class WeChatPay:
             app_id=self.app_id_of(attempt.scene),
             mch_id=self.merchant_id,
             prepay_id=handle,
-            key=self.client.key,
+            key=self.client.signer.key,
             timestamp=int(self._clock().timestamp()),
             nonce=secrets.token_hex(16),
         )
@@ -217,6 +226,19 @@ class WeChatPay:
                 return RefundReport(self.name, refund.out_trade_no, refund.out_refund_no, RefundProviderState.NOT_FOUND)
             raise
         return self._answered_refund(answer, refund)
+
+    async def apply_abnormal(
+        self, refund: RefundRequest, provider_refund_no: str, card: BankCard | None = None
+    ) -> RefundReport:
+        path = f"/v3/refund/domestic/refunds/{quote(provider_refund_no, safe='')}/apply-abnormal-refund"
+        if card is None:
+            serial, body = "", v3.abnormal_refund(refund.out_refund_no)
+        else:
+            serial, key = self.keys.for_sealing(self._clock())
+            body = v3.abnormal_refund(
+                refund.out_refund_no, key=key, bank=card.bank, account=card.account, holder=card.holder
+            )
+        return self._answered_refund(await self.client.call("POST", path, body, serial=serial), refund)
 
     def _answered_refund(self, answer: Mapping[str, Any], refund: RefundRequest) -> RefundReport:
         try:

@@ -4,19 +4,20 @@ The order of work on an answer: status, signature, content. An error may come un
 """
 
 import secrets
+import time
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
 import structlog
 
-from app.platforms import rsa
-from app.platforms.http import HttpClient, Response, VendorUnknown, VendorUnreachable, date_offset_s
+from app.platforms.http import HttpClient, Response, VendorUnknown, VendorUnreachable, date_offset_s, is_host_away
 from payments import metrics
 from payments.provider import NotEnoughFunds, ProviderNotSent, ProviderRefused, ProviderUnknown
 from payments.providers import wechatpay_v3 as v3
 from payments.providers.wechatpay_keys import VerificationKeys
+from payments.providers.wechatpay_merchant import MerchantKeys, Signer
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +25,8 @@ NAME = "wechatpay"
 TIMEOUT_S = 6
 # A call whose answer bears an unknown serial waits for this one.
 CERTIFICATES_TIMEOUT_S = 3
+# So long the standby host is asked first after the other has failed, so that not every call pays for the failure.
+STANDBY_FOR = timedelta(minutes=1)
 
 # Codes are compared without underscores: old pages spell them so.
 _UNKNOWN_CODES = {"SYSTEMERROR", "SERVICEUNAVAILABLE", "BANKERROR"}
@@ -32,10 +35,12 @@ _NO_FUNDS_CODES = {"NOTENOUGH"}
 
 
 class WeChatPayClient:
-    """One merchant number, signed for with one API certificate.
+    """One merchant number.
 
     Args:
-        base_url: the host, or a standby or proxy of it; a path in it is signed with the rest.
+        base_url: the host, or a proxy of it; a path in it is signed with the rest.
+        standby_url: another host of the same API (the signed text holds no host); empty: none. What failed to reach the first, or
+            came back as a 5xx, goes there with the same content: everything here is told apart by the number in it.
     """
 
     def __init__(
@@ -43,29 +48,39 @@ class WeChatPayClient:
         http: HttpClient,
         keys: VerificationKeys,
         *,
+        merchant: MerchantKeys,
         base_url: str,
+        standby_url: str,
         mch_id: str,
-        merchant_serial: str,
-        merchant_key: str,
+        timeout_s: float,
         clock: Callable[[], datetime],
     ) -> None:
         self.keys = keys
-        self.key = rsa.load_private_key(merchant_key)
         self.clock_offset_s: float | None = None
         self._http = http
-        self._base_url = base_url.rstrip("/")
+        self._merchant = merchant
+        self._hosts = [url.rstrip("/") for url in (base_url, standby_url) if url]
+        self._first_failed_at: datetime | None = None
         self._mch_id = mch_id
-        self._serial = merchant_serial
+        self._timeout_s = timeout_s
         self._clock = clock
 
-    async def call(self, method: str, path: str, body: bytes = b"") -> dict[str, Any]:
+    @property
+    def signer(self) -> Signer:
+        """What signs now: requests, and what the client SDK takes."""
+        return self._merchant.current()
+
+    async def call(self, method: str, path: str, body: bytes = b"", *, serial: str = "") -> dict[str, Any]:
         """Make a call and return its verified answer (`{}` for 204).
+
+        Args:
+            serial: of the key that fields in the body are sealed with.
 
         Raises:
             ProviderRefused, ProviderNotSent, ProviderUnknown.
         """
         await self.keys.keep_fresh(self.fetch_certificates)
-        response = await self.send(method, path, body)
+        response = await self.send(method, path, body, serial=serial)
         if response.status in (200, 204):
             await self._verify(response)
             return _json_object(response.body) if response.status == 200 else {}
@@ -90,39 +105,72 @@ class WeChatPayClient:
     async def learn_keys(self) -> bool:
         return await self.keys.refresh(self.fetch_certificates)
 
-    async def send(self, method: str, path: str, body: bytes, *, timeout_s: float = TIMEOUT_S) -> Response:
-        """Send one signed request and return the answer as it came, unverified. Raises ProviderNotSent, ProviderUnknown."""
-        url = self._base_url + path
+    async def send(self, method: str, path: str, body: bytes, *, timeout_s: float = 0, serial: str = "") -> Response:
+        """Send one signed request, to the standby host when the first is away; return the answer as it came, unverified.
+
+        Args:
+            timeout_s: for both hosts together; 0: the client's own.
+
+        Raises:
+            ProviderNotSent, ProviderUnknown.
+        """
+        ends_at = time.monotonic() + (timeout_s or self._timeout_s)
+        unknown = False  # once a host may have done it, "not sent" to the next one does not undo that
+        for host, is_last in self._hosts_in_turn():
+            try:
+                left_s = max(0.05, ends_at - time.monotonic())
+                response = await self._send_to(host, method, path, body, left_s, serial or self.keys.wanted_serial)
+            except (VendorUnreachable, VendorUnknown) as error:
+                unknown = unknown or isinstance(error, VendorUnknown)
+                if is_host_away(error):
+                    self._note_away(host)
+                    if not is_last:
+                        log.warning("wechatpay.host_away", host=host, cause=error.context.get("cause"))
+                        continue
+                cause = str(error.context.get("cause", "unknown" if unknown else "unreachable"))
+                raise (ProviderUnknown(cause) if unknown else ProviderNotSent(cause)) from error
+            self._note_clock(response)
+            return response
+        raise AssertionError("unreachable")
+
+    def _hosts_in_turn(self) -> list[tuple[str, bool]]:
+        failed = self._first_failed_at
+        is_resting = failed is not None and self._clock() - failed < STANDBY_FOR
+        hosts = self._hosts[::-1] if is_resting else self._hosts
+        return [(host, host is hosts[-1]) for host in hosts]
+
+    def _note_away(self, host: str) -> None:
+        if len(self._hosts) > 1:
+            self._first_failed_at = self._clock() if host == self._hosts[0] else None
+
+    async def _send_to(
+        self, host: str, method: str, path: str, body: bytes, timeout_s: float, serial: str
+    ) -> Response:
+        url = host + path
         headers = {
             "Authorization": self.authorization(method, url, body),
             "Accept": "application/json",
             "Content-Type": "application/json",
         }
-        if self.keys.wanted_serial:
-            headers["Wechatpay-Serial"] = self.keys.wanted_serial  # selects the key the answer is signed with
-        try:
-            response = await self._http.request(
-                NAME,
-                method,
-                url,
-                headers=headers,
-                body=body or None,
-                timeout_s=timeout_s,
-                repeatable=True,  # everything here is told apart by the number in it, not by how often it comes
-            )
-        except VendorUnreachable as error:
-            raise ProviderNotSent(str(error.context.get("cause", "unreachable"))) from error
-        except VendorUnknown as error:
-            raise ProviderUnknown(str(error.context.get("cause", "unknown"))) from error
-        self._note_clock(response)
-        return response
+        if serial:
+            headers["Wechatpay-Serial"] = serial  # selects the key the answer is signed with
+        return await self._http.request(
+            NAME,
+            method,
+            url,
+            headers=headers,
+            body=body or None,
+            timeout_s=timeout_s,
+            repeatable=True,  # everything here is told apart by the number in it, not by how often it comes
+        )
 
     def authorization(self, method: str, url: str, body: bytes = b"") -> str:
         """Return the Authorization header for a request to this URL, exactly as it will be sent."""
+        signer = self.signer
         return v3.authorization(
-            self.key,
+            signer.key,
             mch_id=self._mch_id,
-            serial=self._serial,
+            serial=signer.serial,
             method=method,
             url=url,
             body=body,

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from app.platforms import certificates, rsa
 from app.platforms.http import Response
-from payments.provider import ProviderError, ProviderUnknown
+from payments.provider import ProviderError, ProviderNotSent, ProviderUnknown
 from payments.providers import wechatpay_v3 as v3
 
 log = structlog.get_logger(__name__)
@@ -62,6 +62,19 @@ class VerificationKeys:
         """Return the keys that count at `now`, by serial; a certificate past its end verifies nothing."""
         valid = {serial: each.key for serial, each in self._certificates.items() if now < each.until}
         return {**valid, **self._public}
+
+    def for_sealing(self, now: datetime) -> tuple[str, RSAPublicKey]:
+        """Return (serial, key) to seal fields for WeChat Pay with: the public key, else the certificate that lives longest.
+
+        Raises ProviderNotSent when none is held.
+        """
+        if self._public:
+            return next(iter(self._public.items()))
+        valid = [(each.until, serial, each.key) for serial, each in self._certificates.items() if now < each.until]
+        if not valid:
+            raise ProviderNotSent("no key to seal with")
+        _, serial, key = max(valid, key=lambda each: each[0])
+        return serial, key
 
     async def keep_fresh(self, fetch: Fetch) -> None:
         """Fetch the certificates when they are old: waited for only when there is no key at all to go on with."""

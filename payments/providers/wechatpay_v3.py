@@ -158,6 +158,30 @@ def open_notification(body: bytes, api_v3_key: str) -> tuple[dict[str, Any], dic
     return envelope, content
 
 
+# --- abnormal refunds ---
+
+
+def abnormal_refund(
+    out_refund_no: str, *, key: RSAPublicKey | None = None, bank: str = "", account: str = "", holder: str = ""
+) -> bytes:
+    """Return the body of `POST /v3/refund/domestic/refunds/{refund_id}/apply-abnormal-refund`.
+
+    Args:
+        key: WeChat Pay's, named by `Wechatpay-Serial` of the same request; needed for a payer's card only.
+        bank, account, holder: the payer's own card: WeChat Pay's word for the bank (`ICBC_DEBIT`), number and name, both sealed.
+            Without an account the money goes to the merchant's card, and from there to the payer by other means.
+
+    Raises:
+        ValueError: an account without its bank, holder or key.
+    """
+    if not account:
+        return orjson.dumps({"out_refund_no": out_refund_no, "type": "MERCHANT_BANK_CARD"})
+    if key is None or not bank or not holder:
+        raise ValueError("a payer's card needs its bank, its holder and a key to seal them with")
+    sealed = {"bank_account": rsa.seal(key, account), "real_name": rsa.seal(key, holder)}
+    return orjson.dumps({"out_refund_no": out_refund_no, "type": "USER_BANK_CARD", "bank_type": bank, **sealed})
+
+
 # --- what the client SDK takes ---
 
 
