@@ -44,7 +44,7 @@ _SUMMED = ("商家实收（元）", "订单金额（元）", "服务费（元）
 
 
 # What zipfile raises for damaged files, found by damaging them.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, LookupError,
+DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError, RuntimeError, LookupError,
            ValueError)  # fmt: skip
 
 
@@ -57,14 +57,14 @@ def read_file(path: Path, *, reading: Reading | None = None, max_bytes: int = MA
     reading = reading if reading is not None else Reading()
     try:
         with zipfile.ZipFile(path) as archive:
-            rows_file, sums_file = _members(archive, max_bytes)
+            rows_file, sums_file = members_of(archive, "业务明细", max_bytes)
             totals: dict[str, int] = {}
             with archive.open(rows_file) as member:
                 yield from read_rows(member, reading=reading, totals=totals, max_bytes=max_bytes)
             if sums_file is not None:
                 with archive.open(sums_file) as member:
                     _compare_summary(member, reading, totals)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise BillRefused(f"not a whole zip: {error}") from error
     except OSError as error:
         if error.errno != errno.EINVAL:  # a damaged offset makes zipfile seek before the file; anything else is the disk's trouble
@@ -82,7 +82,7 @@ def member_name(member: zipfile.ZipInfo) -> str:
         return member.filename
 
 
-def _members(archive: zipfile.ZipFile, max_bytes: int) -> tuple[zipfile.ZipInfo, zipfile.ZipInfo | None]:
+def members_of(archive: zipfile.ZipFile, what: str, max_bytes: int) -> tuple[zipfile.ZipInfo, zipfile.ZipInfo | None]:
     """Find the two files inside, and refuse what only claims to be a bill. Raises BillRefused."""
     members = archive.infolist()
     if len(members) > _MAX_MEMBERS:
@@ -95,8 +95,8 @@ def _members(archive: zipfile.ZipFile, max_bytes: int) -> tuple[zipfile.ZipInfo,
         if member.file_size > max_bytes or member.file_size > max(member.compress_size, 4096) * _MAX_RATIO:
             raise BillRefused("a file in the zip is too large unpacked")
     named = {member_name(member).rsplit("/", 1)[-1]: member for member in members if not member.is_dir()}
-    sums = [member for name, member in named.items() if name.endswith("业务明细(汇总).csv")]
-    rows = [member for name, member in named.items() if name.endswith("业务明细.csv")]
+    sums = [member for name, member in named.items() if name.endswith(f"{what}(汇总).csv")]
+    rows = [member for name, member in named.items() if name.endswith(f"{what}.csv")]
     if len(rows) != 1 or len(sums) > 1:
         raise BillRefused("no file of rows in the zip")
     return rows[0], sums[0] if sums else None
@@ -120,7 +120,7 @@ def read_rows(
     reading = reading if reading is not None else Reading()
     totals = totals if totals is not None else {}
     received = {BillKind.PAYMENT: 0, BillKind.REFUND: 0}
-    lines = _lines(file, reading, max_bytes)
+    lines = lines_of(file, reading, max_bytes)
     columns = _Columns(next((line for line in lines if line and not line.startswith("#")), ""))
     summed = [(name, columns.place[name]) for name in _SUMMED if name in columns.place]
     got = columns.place.get("商家实收（元）")
@@ -153,7 +153,7 @@ def read_rows(
             raise BillRefused(f"sum differs: {closing[1]}合计")
 
 
-def _lines(file: IO[bytes], reading: Reading, max_bytes: int) -> Iterator[str]:
+def lines_of(file: IO[bytes], reading: Reading, max_bytes: int) -> Iterator[str]:
     # io.BufferedReader would do, were ZipExtFile not buffered itself already.
     while raw := file.readline(MAX_LINE_BYTES):
         if not raw.endswith(b"\n") and len(raw) == MAX_LINE_BYTES:

@@ -8,7 +8,7 @@ import gzip
 import hashlib
 import io
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,6 +29,7 @@ from payments.bill import (
 PROVIDER = "wechatpay"
 
 _NEEDED = ("交易时间", "微信订单号", "商户订单号", "交易状态", "订单金额")
+_FREE = ("商品名称", "商户数据包")
 _SUMS_BEGIN = "总交易单数"
 # Name of a sum -> the column it is the sum of, and the decimals of that column.
 _SUMS = {
@@ -73,9 +74,9 @@ def read_bill(
         BillRefused: also at the very end, when hash or sums differ: nothing that was yielded counts then.
     """
     reading = reading if reading is not None else Reading()
-    hashed = _Hashed(file, max_bytes)
-    lines = _lines(hashed)
-    columns = _Columns(next(lines, "").removeprefix("\ufeff"))
+    hashed = Hashed(file, max_bytes)
+    lines = lines_of(hashed)
+    columns = Columns(next(lines, "").removeprefix("\ufeff"), _NEEDED, _FREE)
     totals: dict[str, int] = dict.fromkeys(_SUMS, 0)
     summed = [
         (name, columns.place[column], millifen if decimals == 5 else fen)
@@ -110,7 +111,7 @@ def read_bill(
         raise BillRefused("another SHA-1 than announced")
 
 
-class _Hashed(io.RawIOBase):
+class Hashed(io.RawIOBase):
     """Hashes and counts what is read through it."""
 
     def __init__(self, file: BinaryIO, max_bytes: int) -> None:
@@ -132,7 +133,7 @@ class _Hashed(io.RawIOBase):
         return len(chunk)
 
 
-def _lines(hashed: _Hashed) -> Iterator[str]:
+def lines_of(hashed: Hashed) -> Iterator[str]:
     """Yield the lines without their ends; only LF ends one, whatever else Unicode calls a line break."""
     buffered = io.BufferedReader(hashed, 256 * 1024)
     while raw := buffered.readline(MAX_LINE_BYTES):
@@ -144,19 +145,19 @@ def _lines(hashed: _Hashed) -> Iterator[str]:
             raise BillRefused("not UTF-8") from error
 
 
-class _Columns:
+class Columns:
     """Where each column is, and how to cut a row into them."""
 
-    def __init__(self, header: str) -> None:
+    def __init__(self, header: str, needed: Sequence[str], free: Sequence[str]) -> None:
         names = [name.strip().removeprefix("`") for name in header.split(",")]
         self.place: Mapping[str, int] = {name: place for place, name in enumerate(names)}
-        missing = [name for name in _NEEDED if name not in self.place]
+        missing = [name for name in needed if name not in self.place]
         if missing:
             raise BillRefused(f"column missing: {', '.join(missing)}")
         self._count = len(names)
         # Free text of people; what stands left and right of it is the provider's own.
-        free = [self.place[name] for name in ("商品名称", "商户数据包") if name in self.place]
-        self._free = (min(free), max(free)) if free else None
+        places = [self.place[name] for name in free if name in self.place]
+        self._free = (min(places), max(places)) if places else None
 
     def split(self, line: str) -> list[str] | None:
         """Cut a row: after its first backtick, at comma and backtick. None when there are fewer fields than columns."""
