@@ -2,8 +2,9 @@
 
 import itertools
 
-from app.cases import guards, machine
+from app.cases import diagram, guards, machine
 from app.cases.model import CLOCK_OF, FINAL, STATE_NAMES, State
+from config.settings import ROOT
 
 C = machine.Clock
 
@@ -56,3 +57,9 @@ def test_every_guard_has_a_name_for_the_docs_and_those_people_meet_have_a_senten
 
 def test_states_have_names_for_residents():
     assert set(STATE_NAMES) == set(State)
+
+
+def test_the_docs_show_the_table_as_it_is():
+    page = (ROOT / "docs" / "cases.md").read_text(encoding="utf-8")
+    assert diagram.with_table(page) == page, "run: python -m app.cases.diagram docs/cases.md"
+    assert all(f"`{row.name}`" in page for row in machine.TABLE)
