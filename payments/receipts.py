@@ -152,24 +152,33 @@ def render_pdf(shown: Sequence[Mapping[str, Any]]) -> bytes:
     """
     from fpdf import FPDF
 
-    pdf = FPDF(format=(148, 210), orientation="landscape", unit="mm")  # A5
+    class Paper(FPDF):
+        number = ""  # of the receipt that is being drawn: it stands on every page, also where a long one goes on
+
+        def footer(self) -> None:
+            self.set_y(-10)
+            self.set_font("noto", size=8)
+            self.cell(0, 5, self.number, align="R")
+
+    pdf = Paper(format=(148, 210), orientation="landscape", unit="mm")  # A5
     pdf.set_title(f"缴费收据 {'、'.join(receipt['number'] for receipt in shown)}")
     pdf.set_lang("zh-CN")
     pdf.set_creation_date(parse_utc(shown[0]["paid_at"]))
     pdf.set_auto_page_break(True, margin=12)
     pdf.add_font("noto", fname=font_path())
     for receipt in shown:
+        pdf.add_page()  # which ends the page before, with the number of that receipt
+        pdf.number = receipt["number"]
         _draw(pdf, receipt)
     return bytes(pdf.output())
 
 
 def _draw(pdf: Any, receipt: Mapping[str, Any]) -> None:
-    """Add one receipt; a long one goes on over further pages."""
+    """Draw one receipt; a long one goes on over further pages."""
     import segno
-    from fpdf.enums import XPos, YPos
+    from fpdf.enums import WrapMode, XPos, YPos
     from fpdf.fonts import FontFace
 
-    pdf.add_page()
     below = {"new_x": XPos.LMARGIN, "new_y": YPos.NEXT}
     pdf.set_font("noto", size=18)
     pdf.cell(0, 12, "韶关掌上办事大厅 缴费收据", align="C", **below)
@@ -178,7 +187,11 @@ def _draw(pdf: Any, receipt: Mapping[str, Any]) -> None:
     pdf.ln(3)
     # The heading is repeated where a long list goes on.
     with pdf.table(
-        col_widths=(5, 4, 2), text_align=("LEFT", "LEFT", "RIGHT"), headings_style=FontFace(emphasis=None), repeat_headings=1
+        col_widths=(5, 4, 2),
+        text_align=("LEFT", "LEFT", "RIGHT"),
+        headings_style=FontFace(emphasis=None),
+        repeat_headings=1,
+        wrapmode=WrapMode.CHAR,  # Chinese breaks anywhere
     ) as table:
         for cells in [
             ("缴费项目", "收款单位", "金额（元）"),

@@ -89,8 +89,10 @@ def test_many_lines_and_rare_characters():
         "provider_trade_no": "2026",
         "state_name": "已缴清",
     }
-    with pikepdf.open(io.BytesIO(receipts.render_pdf([receipt]))) as document:
+    pdf = receipts.render_pdf([receipt])
+    with pikepdf.open(io.BytesIO(pdf)) as document:
         assert len(document.pages) >= 2
+        assert [len(page.get_images()) for page in document.pages][-1] == 1  # the code to check it stands at the end
 
 
 async def test_an_order_for_two_agencies_gives_a_receipt_of_each(hall):
