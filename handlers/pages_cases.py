@@ -10,7 +10,7 @@ from app.catalogue.model import applies
 from app.kernel.errors import HallError, NotFound, TooLarge, ValidationFailed
 from handlers import pages_text
 from handlers.cases import send_file
-from handlers.pages_base import PageHandler, errors_by_field
+from handlers.pages_base import PageHandler
 
 ID = r"(case_[0-9A-Z]{26})"
 
@@ -45,7 +45,9 @@ class Materials(CasePage):
         await self._show(await self.load_editable(case_id))
 
     async def post(self, case_id: str) -> None:
-        view = await self.load_editable(case_id)
+        view = await self.load(case_id)
+        if not {"save", "hand_in"} & set(view["allowed_actions"]):
+            self.leave_for(f"/cases/{case_id}")
         key = self.text("key", limit=60)
         uploads = self.request.files.get("file", [])
         try:
@@ -173,6 +175,7 @@ class OneCase(CasePage):
     async def show_case(self, case: Case, status: int = 200, error: HallError | None = None) -> None:
         view: Mapping[str, Any] = await self.hall.cases.view(case)
         missing = {row["key"] for row in (view["supplement"] or {}).get("missing", ())}
+        promised = [row for row in view["materials"] if row["status"] == "promised"] if "hand_in" in view["allowed_actions"] else []
         material_keys = {row["key"] for row in view["materials"]}
         await self.show(
             "case.html",
@@ -184,7 +187,8 @@ class OneCase(CasePage):
             accepted=ACCEPTED,
             photos=set(),
             stale=stale_keys(case),
-            licences=await licences_by_type(self) if view["state"] == "supplement_required" else {},
+            licences=await licences_by_type(self) if view["state"] == "supplement_required" or promised else {},
+            to_hand_in=promised,
             error=error,
             back="/cases",
         )
