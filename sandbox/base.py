@@ -27,8 +27,12 @@ log = logging.getLogger("sandbox")
 # down: the connection closes without an answer, before anything happens. lost: the same after the work was done, the
 # case where the caller cannot know. slow: the answer comes, late. error500, garbage: before the work. bad_signature:
 # the work is done, the answer is signed wrongly.
-# unsigned: the same without a signature. rate_limited: turned away before the work, as asked too often.
-FAULT_MODES = ("none", "down", "lost", "slow", "error500", "bad_signature", "garbage", "unsigned", "rate_limited")
+# unsigned: the same without a signature. rate_limited: turned away before the work, as asked too often. redirect, huge: a
+# way elsewhere, and an answer without end, both before the work.
+FAULT_MODES = (
+    "none", "down", "lost", "slow", "error500", "bad_signature", "garbage", "unsigned", "rate_limited", "redirect", "huge",
+)  # fmt: skip
+HUGE_BYTES = 3 * 1024 * 1024
 FAULT_PROVIDERS = (
     "wechat", "wechatpay", "wechatpay_notice", "alipay", "alipay_notice", "sms", "jpush", "realname", "departments",
 )  # fmt: skip
@@ -160,6 +164,11 @@ class StandIn(RequestHandler):
             self.answer_error500()
         elif self.fault == "rate_limited":
             self.answer_rate_limited()
+        elif self.fault == "redirect":
+            self.redirect(self.request.uri + ("&" if "?" in self.request.uri else "?") + "moved=1", status=307)
+        elif self.fault == "huge":
+            self.set_header("Content-Type", "application/json; charset=utf-8")
+            self.finish(b'{"' + b"x" * HUGE_BYTES + b'":1}')
         elif self.fault == "garbage":
             self.set_header("Content-Type", "text/html; charset=utf-8")
             self.finish("<html><head><title>502 Bad Gateway</title></head><body>{not json</body></html>")
