@@ -277,7 +277,7 @@ def _reconcile(
         database,
         providers=payments.providers,
         sources=sources,
-        bills=[WeChatPayBills(http, wechatpay), AlipayBills(http, alipay)],
+        bills=[WeChatPayBills(http, wechatpay), AlipayBills(http, alipay, settings.alipay_bill_type)],
         folder=settings.data_dir / "reconcile",
         public_url=settings.public_url,
         own_agency=_HALL_AGENCY,

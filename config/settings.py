@@ -48,6 +48,7 @@ class Settings:
     alipay_gateway_url: str
     alipay_app_id: str
     alipay_seller_id: str
+    alipay_bill_type: str  # trade; signcustomer where the merchant's product has the account's bill only
     sms_url: str
     jpush_url: str
     jpush_app_key: str
@@ -138,6 +139,7 @@ def read_settings(environment: dict[str, str] | None = None, *, env_file: Path |
             "log_format": env.str("LOG_FORMAT", "json" if production else "console", validate=OneOf(["json", "console"])),
             "order_minutes": env.int("ORDER_MINUTES", 30, validate=Range(2, 7 * 24 * 60)),
             "refund_approval_fen": env.int("REFUND_APPROVAL_FEN", 50_000, validate=Range(0, 10**11)),
+            "alipay_bill_type": env.str("ALIPAY_BILL_TYPE", "trade", validate=OneOf(["trade", "signcustomer"])),
             "worker_metrics_port": env.int("WORKER_METRICS_PORT", 0, validate=Range(0, 65535)),
             "sms_interval_s": env.int("SMS_INTERVAL_S", 60 if production else 3, validate=Range(0, 3600)),
             "sms_per_hour": env.int("SMS_PER_HOUR", 5 if production else 60, validate=Range(1, 100_000)),

@@ -1,4 +1,4 @@
-"""Alipay's daily trade bill: the address by a gateway call, then a zip; written from the stand-in's own trades and refunds."""
+"""Alipay's daily bills, of trades and of the account: the address by a gateway call, then a zip; from the stand-in's own trades and refunds."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ _PADDED = ("支付宝交易号", "商户订单号", "业务类型", "门店编�
 def download_url(sandbox: Sandbox, content: dict[str, Any], origin: str) -> dict[str, str]:
     """alipay.data.dataservice.bill.downloadurl.query: the address of a day's zip, good for 30 seconds."""
     day = bill_days.parse_day(str(content.get("bill_date", "")))
-    if content.get("bill_type") != "trade" or day is None or not bill_days.is_over(sandbox, "alipay", day):
+    kind = content.get("bill_type")
+    if kind not in ("trade", "signcustomer") or day is None or not bill_days.is_over(sandbox, "alipay", day):
         raise Refused("isv.invalid-parameter", "账单类型或日期不正确", code="40002", msg="Invalid Arguments")
     # Alipay has no word for "still being made": until then the bill does not exist.
     if bill_days.is_creating(sandbox, "alipay", day) or not bill_days.booked(sandbox, "alipay", day):
         raise Refused("isp.bill_not_exist", "账单不存在")
     token = secrets.token_urlsafe(24)
-    sandbox.store.put("alipay_bill", token, {"until": sandbox.clock() + _URL_LIVES_S, "day": day.isoformat()})
-    return {"bill_download_url": f"{origin}/downloadBillFile.resource?{urlencode({'bizType': 'trade', 'fileId': token})}"}
+    sandbox.store.put("alipay_bill", token, {"until": sandbox.clock() + _URL_LIVES_S, "day": day.isoformat(), "kind": kind})
+    return {"bill_download_url": f"{origin}/downloadBillFile.resource?{urlencode({'bizType': kind, 'fileId': token})}"}
 
 
 class Download(StandIn):
@@ -49,7 +50,7 @@ class Download(StandIn):
             return self.refuse(403, "expired", "下载地址已失效")
         day = date.fromisoformat(kept["day"])
         rows = bill_days.booked(self.sandbox, "alipay", day)
-        body = write(rows, seller_id=self.credentials.alipay_seller_id, day=day)
+        body = (write if kept["kind"] == "trade" else write_account)(rows, seller_id=self.credentials.alipay_seller_id, day=day)
         return self.send_bytes(body, status=200, content_type="application/zip")
 
 
@@ -77,9 +78,42 @@ def write(rows: list[Booked], *, seller_id: str, day: date) -> bytes:
         _summary(rows),
         f"#{rule[1:]}业务汇总列表结束{rule[4:]}",
     ]
+    return _zipped({f"{account}_{day:%Y%m%d}_业务明细.csv": text, f"{account}_{day:%Y%m%d}_业务明细(汇总).csv": summary})
+
+
+def write_account(rows: list[Booked], *, seller_id: str, day: date) -> bytes:
+    """Return the zip of the account's bill: every payment, refund and fee as a movement of its own, without the refunds' own numbers."""
+    account, rule, moved = f"{seller_id}0156", "-" * 41, []
+    for row in rows:
+        moved.append((row, "交易退款" if row.is_refund else "交易付款", -row.amount_fen if row.is_refund else row.amount_fen))
+        fee = -((row.fee_millifen + 500) // 1000)
+        if fee:
+            moved.append((row, "收费" if fee < 0 else "退费", fee))
+    expenses, incomes = [fen for *_, fen in moved if fen < 0], [fen for *_, fen in moved if fen > 0]
+    lines = []
+    for at, (row, word, fen) in enumerate(moved):
+        amounts = f"{bill_days.yuan(max(fen, 0))},{bill_days.yuan(min(fen, 0))}"
+        begin = f"{day:%Y%m%d}{at:06}\t,{row.trade_id}\t,{row.out_trade_no}\t,{row.title}\t,{bill_days.china_text(row.at)}"
+        lines.append(f"{begin},*三(138****0000)\t,{amounts},0.00,支付宝,{word},")
+    text = [
+        "#支付宝账务明细查询",
+        f"#账号：[{account}]",
+        f"#起始日期：[{day:%Y年%m月%d日} 00:00:00]   终止日期：[{day + timedelta(days=1):%Y年%m月%d日} 00:00:00]",
+        f"#{rule}账务明细列表{rule[1:]}",
+        "账务流水号,业务流水号,商户订单号,商品名称,发生时间,对方账号,收入金额（+元）,支出金额（-元）,账户余额（元）,交易渠道,业务类型,备注",
+        *lines,
+        f"#{rule}账务明细列表结束{rule[5:]}",
+        f"#支出合计：{len(expenses)}笔，共{bill_days.yuan(sum(expenses))}元",
+        f"#收入合计：{len(incomes)}笔，共{bill_days.yuan(sum(incomes))}元",
+        "#导出时间：[2026年11月24日 05:46:49]",
+    ]
+    return _zipped({f"{account}_{day:%Y%m%d}_账务明细.csv": text})
+
+
+def _zipped(members: dict[str, list[str]]) -> bytes:
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, lines in ((f"{account}_{day:%Y%m%d}_业务明细.csv", text), (f"{account}_{day:%Y%m%d}_业务明细(汇总).csv", summary)):
+        for name, lines in members.items():
             member = zipfile.ZipInfo(_RawName(name.encode("gb18030").decode("cp437")))
             archive.writestr(member, ("\r\n".join(lines) + "\r\n").encode("gb18030"), zipfile.ZIP_DEFLATED)
     return out.getvalue()

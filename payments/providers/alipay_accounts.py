@@ -1,14 +1,13 @@
 """The account bill of Alipay (bill_type signcustomer, 账务明细), read by stream into the rows of a trade bill. Pure: a zip in, rows out.
 
 Some merchants get this one only. It tells what moved on the account: payments, refunds, the fee as rows of its own, and withdrawals, which
-are no business of an order. Refunds do not say their own number (out_request_no): `with_numbers` finds it in our books.
+are no business of an order. Refunds do not say their own number (out_request_no): reconcile/matching.py finds it in our books.
 """
 
 import errno
 import re
 import zipfile
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from pathlib import Path
 from typing import IO
 
@@ -142,22 +141,3 @@ class _Columns:
         if len(fields) != self._count:
             raise BillRefused("a row with the wrong number of fields")
         return fields
-
-
-# (number of the payment, fen) -> our refunds of that: (when the money moved, out_request_no)
-OurRefunds = Mapping[tuple[str, int], list[tuple[datetime, str]]]
-
-
-def with_numbers(rows: Iterator[BillRow], ours: OurRefunds) -> Iterator[BillRow]:
-    """Give refund rows the number of our refund of the same payment and amount that is nearest in time; each is taken once.
-
-    One that fits none keeps no number, and is a difference like any refund we did not make.
-    """
-    left = {key: list(refunds) for key, refunds in ours.items()}
-    for row in rows:
-        waiting = left.get((row.out_trade_no, row.amount_fen)) if row.kind is BillKind.REFUND and not row.out_refund_no else None
-        if waiting:
-            nearest = min(waiting, key=lambda refund: (abs(refund[0] - row.booked_at), refund[1]))
-            waiting.remove(nearest)
-            row = row._replace(out_refund_no=nearest[1])
-        yield row

@@ -18,7 +18,7 @@ from app.platforms.alipay import AlipayGateway, AlipayRefused
 from app.platforms.http import HttpClient, Response, VendorUnknown, VendorUnreachable
 from payments.bill import BillRow, Reading
 from payments.provider import ProviderError, ProviderNotSent, ProviderRefused, ProviderUnknown
-from payments.providers import alipay_bills, wechatpay_bills
+from payments.providers import alipay_accounts, alipay_bills, wechatpay_bills
 from payments.providers.wechatpay import WeChatPay
 
 log = structlog.get_logger(__name__)
@@ -54,9 +54,14 @@ class FetchedBill:
 
 
 class BillSource(Protocol):
-    """One provider's daily bills."""
+    """One provider's daily bills.
+
+    Attributes:
+        has_refund_numbers: refunds stand in them under our own numbers; else they are found by payment, amount and time.
+    """
 
     provider: str
+    has_refund_numbers: bool
 
     async def fetch(self, day: date, to: Path) -> FetchedBill:
         """Download the bill of a Shanghai day into the file `to`. Raises BillNotReady, BillMissing, ProviderError."""
@@ -71,6 +76,7 @@ class WeChatPayBills:
     """Trade bills (ALL, GZIP) of one merchant number."""
 
     provider = wechatpay_bills.PROVIDER
+    has_refund_numbers = True
 
     def __init__(self, http: HttpClient, wechatpay: WeChatPay) -> None:
         self._http = http
@@ -101,18 +107,24 @@ class WeChatPayBills:
 
 
 class AlipayBills:
-    """Trade bills (`trade`) of one application."""
+    """Bills of one application.
+
+    Args:
+        bill_type: `trade`, or `signcustomer` for a merchant whose product has the account's bill only.
+    """
 
     provider = alipay_bills.PROVIDER
 
-    def __init__(self, http: HttpClient, gateway: AlipayGateway) -> None:
+    def __init__(self, http: HttpClient, gateway: AlipayGateway, bill_type: str = "trade") -> None:
         self._http = http
         self._gateway = gateway
+        self._bill_type = bill_type
+        self.has_refund_numbers = bill_type == "trade"
 
     async def fetch(self, day: date, to: Path) -> FetchedBill:
         try:
             answer = await self._gateway.call(
-                "alipay.data.dataservice.bill.downloadurl.query", {"bill_type": "trade", "bill_date": day.isoformat()}
+                "alipay.data.dataservice.bill.downloadurl.query", {"bill_type": self._bill_type, "bill_date": day.isoformat()}
             )
         except AlipayRefused as refused:
             # The spelling of this sub_code is not the same everywhere: BILL_NOT_EXIST, isp.bill_not_exist.
@@ -129,7 +141,8 @@ class AlipayBills:
         return FetchedBill(to)
 
     def read(self, bill: FetchedBill, reading: Reading) -> Iterator[BillRow]:
-        return alipay_bills.read_file(bill.path, reading=reading)
+        read = alipay_bills.read_file if self._bill_type == "trade" else alipay_accounts.read_file
+        return read(bill.path, reading=reading)
 
 
 async def _download(http: HttpClient, provider: str, url: str, to: Path, headers: dict[str, str]) -> Response:

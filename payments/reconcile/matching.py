@@ -8,14 +8,14 @@
 | `state` | both have it; one of them calls it paid (or given back), the other does not; or the days are more than one apart |
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 from app.kernel.clock import SHANGHAI, shanghai_day
-from payments.bill import BillKind, BillState
+from payments.bill import BillKind, BillRow, BillState
 from payments.reconcile.workbook import Entry
 
 
@@ -202,3 +202,24 @@ def day_bounds(day: date) -> tuple[datetime, datetime]:
     """Return begin and end of a Shanghai day, aware UTC; the end is not part of it."""
     begin = datetime(day.year, day.month, day.day, tzinfo=SHANGHAI)
     return begin.astimezone(UTC), (begin + _ONE_DAY).astimezone(UTC)
+
+
+# --- bills that do not say the numbers of refunds ---
+
+# (number of the payment, fen) -> our refunds of that: (when the money moved, out_request_no)
+OurRefunds = Mapping[tuple[str, int], list[tuple[datetime, str]]]
+
+
+def with_numbers(rows: Iterator[BillRow], ours: OurRefunds) -> Iterator[BillRow]:
+    """Give refund rows the number of our refund of the same payment and amount that is nearest in time; each is taken once.
+
+    One that fits none keeps no number, and is a difference like any refund we did not make.
+    """
+    left = {key: list(refunds) for key, refunds in ours.items()}
+    for row in rows:
+        waiting = left.get((row.out_trade_no, row.amount_fen)) if row.kind is BillKind.REFUND and not row.out_refund_no else None
+        if waiting:
+            nearest = min(waiting, key=lambda refund: (abs(refund[0] - row.booked_at), refund[1]))
+            waiting.remove(nearest)
+            row = row._replace(out_refund_no=nearest[1])
+        yield row

@@ -211,6 +211,8 @@ class Reconcile:
                 watch("fetch", 0, 0)
                 bill = await source.fetch(day, bill_path)
                 rows = source.read(bill, reading)
+                if not source.has_refund_numbers:
+                    rows = matching.with_numbers(rows, await self.store.own_refunds(source.provider, *matching.day_bounds(day)))
                 await asyncio.to_thread(workbook.write, path, rows, reading, lambda count: watch("read", count, 0))
                 bill_path.replace(self._path(source.provider, day, ".bill"))
             except BillNotReady as error:

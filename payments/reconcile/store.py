@@ -37,6 +37,7 @@ INDEXES: dict[str, list[IndexModel]] = {
 }
 
 LEASE = timedelta(minutes=1)
+SENT_BEFORE = timedelta(days=30)  # a refund can take weeks between its application and the day it moves
 
 # No more than matching needs: reading these is most of the work of a large day.
 _ATTEMPT_PARTS = {f"attempts.{name}": 1 for name in ("id", "provider", "state", "amount_fen", "paid_at", "received_fen", "suspended_fen")}
@@ -162,6 +163,18 @@ class ReconcileStore:
                 sent_at = refund.get("sent_at")
                 if ours.provider == provider and ours.is_booked and sent_at and begin <= sent_at < end:
                     yield ours, refund["attempt_id"]
+
+    async def own_refunds(self, provider: str, begin: datetime, end: datetime) -> dict[tuple[str, int], list[tuple[datetime, str]]]:
+        """Return our refunds that may stand in the bill between two moments: (attempt, fen) -> (when it moved, number)."""
+        window = {"$gte": begin - SENT_BEFORE, "$lt": end}
+        query = {"refunds.id": {"$type": "string"}, "refunds": {"$elemMatch": {"sent_at": window}}}
+        found: dict[tuple[str, int], list[tuple[datetime, str]]] = {}
+        async for row in self._orders.find(query, _REFUND_PARTS, batch_size=1000):
+            for refund in row.get("refunds", ()):
+                moved_at = refund.get("refunded_at") or refund.get("sent_at")
+                if refund["provider"] == provider and moved_at is not None:
+                    found.setdefault((refund["attempt_id"], refund["amount_fen"]), []).append((moved_at, refund["id"]))
+        return found
 
     async def agency_of(self, order_id: str) -> str:
         """Return whose money an order is about, "" when there is no such order."""

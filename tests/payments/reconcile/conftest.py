@@ -25,7 +25,7 @@ class Books:
     folder: Path
     day: date
 
-    def build(self) -> Reconcile:
+    def build(self, alipay_bill: str = "trade") -> Reconcile:
         """Return another process's reconciliation over the same database and folder."""
         own = self.hall.credentials
         payments = self.hall.payments
@@ -41,7 +41,7 @@ class Books:
             self.hall.database,
             providers=payments.providers,
             sources={"case": self.hall.cases},
-            bills=[WeChatPayBills(self.hall.http, payments.providers["wechatpay"]), AlipayBills(self.hall.http, gateway)],
+            bills=[WeChatPayBills(self.hall.http, payments.providers["wechatpay"]), AlipayBills(self.hall.http, gateway, alipay_bill)],
             folder=self.folder,
             public_url=self.hall.url,
             own_agency="sg-zsj",

@@ -10,6 +10,7 @@ import pytest
 from payments.bill import BillKind, BillRefused, BillState, Reading
 from payments.providers import alipay_accounts, wechatpay_funds
 from payments.providers.wechatpay_funds import FundSums
+from payments.reconcile.matching import with_numbers
 from tests.payments.reconcile.writers import gbk_zip
 
 FUND_COLUMNS = "记账时间,微信支付业务单号,资金流水单号,业务名称,业务类型,收支类型,收支金额(元),账户结余(元),资金变更提交申请人,备注,业务凭证号"
@@ -189,6 +190,6 @@ def test_refunds_get_their_number_from_our_books_once_each():
     )
     morning, evening = datetime(2026, 11, 23, 1, 0, tzinfo=UTC), datetime(2026, 11, 23, 12, 0, tzinfo=UTC)
     ours = {("pay_1", 1000): [(evening, "rfd_evening"), (morning + timedelta(minutes=1), "rfd_morning")], ("pay_9", 999): [(morning, "rfd_9")]}
-    rows = list(alipay_accounts.with_numbers(iter(read_accounts(raw)[0]), ours))
+    rows = list(with_numbers(iter(read_accounts(raw)[0]), ours))
     assert [row.out_refund_no for row in rows] == ["rfd_morning", "rfd_evening", "", ""]
     assert len(ours["pay_1", 1000]) == 2  # what was given is not used up
