@@ -16,7 +16,7 @@ from app.kernel.clock import format_utc
 from app.kernel.events import Event, new_event
 from payments.ledger import booking
 from payments.ledger.entries import Entry
-from payments.model import ORDER_MOVES, Attempt, AttemptState, Order, OrderState, event_data
+from payments.model import ORDER_MOVES, Attempt, AttemptState, Order, OrderState, Payable, event_data
 from payments.provider import RefundProviderState, RefundReport
 from payments.refund import ON_ITS_WAY, REFUND_MOVES, Refund, RefundKind, RefundState, next_refund_ask
 from payments.refund_parts import parts_of, wholly_returned
@@ -92,6 +92,7 @@ def refused_bill_refund(order: Order, payable_key: str, now: datetime) -> Change
     attempt = order.paid_attempt
     if payable is None or attempt is None or order.refund(refund_id) is not None:
         return None
+    order, dropped = _make_room(order, attempt, payable, now)
     amount_fen = min(payable.amount_fen, refundable_fen(order, attempt, payable.agency_id))
     if amount_fen < 1:
         return None
@@ -110,7 +111,23 @@ def refused_bill_refund(order: Order, payable_key: str, now: datetime) -> Change
         payable_key=payable_key,
     )
     # The department owes nobody for this payment any more, so the bill may be paid again at once (at its right amount).
-    return replace(granted(order, refund, now), free_keys=(payable_key,))
+    change = granted(order, refund, now)
+    return replace(change, events=(*dropped, *change.events), free_keys=(payable_key,))
+
+
+def _make_room(order: Order, attempt: Attempt, payable: Payable, now: datetime) -> tuple[Order, list[Event]]:
+    """Turn down what staff have asked for and nobody has agreed to, as far as it reserves what is to go back by itself.
+
+    Otherwise nothing would go back by itself now, nor after the second person has said no.
+    """
+    events: list[Event] = []
+    for refund in reversed(order.refunds):
+        if refundable_fen(order, attempt, payable.agency_id) >= payable.amount_fen:
+            break
+        if refund.state is RefundState.REQUESTED and (refund.attempt_id, refund.agency_id) == (attempt.id, payable.agency_id):
+            turned_down = rejected(order, refund, BY_ITSELF, "bill_refused", now)
+            order, events = turned_down.order, [*events, *turned_down.events]
+    return order, events
 
 
 # --- the second person ---

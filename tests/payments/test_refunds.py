@@ -384,6 +384,25 @@ async def test_an_overpayment_that_could_not_go_back_can_be_tried_again(desk):
     assert await desk.balances() == {} and await desk.is_proven()
 
 
+async def test_what_a_department_refuses_goes_back_though_staff_have_asked_for_it_and_nobody_has_agreed(desk):
+    resident = await desk.hall.resident()
+    bill = desk.hall.cases.owe(resident, amount_fen=60_000, title="机动车违法罚款")
+    order = await desk.payments.create_order(resident, [{"kind": "bill", "id": bill}], order_id=new_id("ord"))
+    attempt, _ = await desk.hall.pay(order)
+    await desk.hall.sim("pay", provider="wechatpay", out_trade_no=attempt.id, outcome="success")
+    await desk.hall.until(order, "paid")
+    asked = new_id("rfd")
+    await desk.payments.refunds.request(order.id, CLERK, amount_fen=60_000, reason="多收", refund_id=asked)
+    event = SimpleNamespace(subject_kind="bill", subject_id=bill, data={"order_id": order.id})
+    await asyncio.gather(*(desk.payments.refunds.refund_refused_bill(event) for _ in range(3)))
+    found = await desk.payments.get_order(order.id, resident)
+    assert [(refund.kind, refund.state, refund.amount_fen) for refund in found.refunds] == [
+        ("staff", "rejected", 60_000), ("bill_refused", "approved", 60_000),
+    ]  # fmt: skip
+    assert found.refunds[0].failure == "bill_refused"
+    assert (await desk.hall.events(order)).count("refund.rejected") == 1
+
+
 async def test_what_a_department_refuses_goes_back_alone(desk):
     resident = await desk.hall.resident()
     case = desk.hall.cases.owe(resident)
