@@ -95,7 +95,7 @@ def _shrunk(result: Result, servers: dict[str, str], keys: Path, minutes: float)
         return failed
 
     console.print(f"leaving out what is not needed for: {wanted}")
-    asyncio.run(shrink(result.plan, fails))
+    asyncio.run(shrink(result.plan, fails, result.suspects))
     return smallest
 
 

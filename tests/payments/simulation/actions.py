@@ -8,6 +8,7 @@ from typing import Any
 from app.checks import store as checks_store
 from app.kernel.clock import SHANGHAI
 from app.kernel.errors import HallError
+from payments.model import Attempt, AttemptState
 from payments.reconcile.store import Busy
 from sandbox import refunds
 from sandbox.store import Trade
@@ -158,6 +159,37 @@ async def _reject(world: World, process: Process, action: Action) -> None:
         await process.payments.refunds.reject(world.id_of("rfd", action.order, action.args["number"]), head, "不符合退款条件")
 
 
+async def _give_back(world: World, process: Process, action: Action) -> None:
+    """Staff give a payment back that does not fit."""
+    held = await _held(world, process, action)
+    if held is not None:
+        attempt, agency = held
+        refund_id = world.id_of("rfd", action.order, "held")
+        await process.payments.held.give_back(attempt.id, Clerk("clerk", "clerk", agency), reason="金额不符，退回", refund_id=refund_id)
+
+
+async def _returned_outside(world: World, process: Process, action: Action) -> None:
+    """Finance give it back at the provider's own pages, and the head records it."""
+    held = await _held(world, process, action)
+    if held is None:
+        return
+    attempt, agency = held
+    stand_in = world.sandbox.sandbox
+    trade = stand_in.store.trade(attempt.provider, attempt.id)
+    if trade is not None and trade.paid_at and not trade.extra.get("refund_nos"):
+        number = f"console{attempt.id[-12:]}"
+        refunds.make(stand_in, trade, number=number, amount_fen=trade.reported_fen, reason="后台退款", notify_url="")
+    await process.payments.held.given_back_outside(attempt.id, Clerk("head", "head", agency), "已在商户后台退款")
+
+
+async def _held(world: World, process: Process, action: Action) -> tuple[Attempt, str] | None:
+    """Return the order's held payment and an agency that may decide about it."""
+    known = _known(world, action)
+    order = await process.payments.get_order(known.order_id, known.resident) if known else None
+    attempt = next((a for a in order.attempts if a.state is AttemptState.HELD), None) if order else None
+    return (attempt, order.agency_id) if order and attempt else None
+
+
 async def _head(world: World, process: Process, action: Action) -> Clerk | None:
     """Return the head of the agency whose refund it is."""
     row = await process.database["orders"].find_one({"refunds.id": world.id_of("rfd", action.order, action.args["number"])})
@@ -281,7 +313,7 @@ def _trade(world: World, action: Action) -> Trade | None:
 
 
 async def _rotate(world: World, action: Action) -> None:
-    await world.sim("certificates", provider="wechatpay")
+    await world.sim("certificates", provider=action.args["provider"])
 
 
 async def _foreign_money(world: World, action: Action) -> None:
@@ -308,7 +340,7 @@ Inside = Callable[[World, Process, Action], Awaitable[None]]
 Outside = Callable[[World, Action], Awaitable[None]]
 _INSIDE: dict[str, Inside] = {
     "open": _open, "open_again": _open_again, "pay": _pay, "close": _close, "refresh": _refresh, "receipt": _receipt,
-    "refund": _refund, "approve": _approve, "reject": _reject,
+    "refund": _refund, "approve": _approve, "reject": _reject, "give_back": _give_back, "returned_outside": _returned_outside,
     "sweep": _sweep, "relay": _relay, "tell": _tell, "number_receipts": _number_receipts, "seal": _seal, "reconcile": _reconcile, "kill": _kill,
 }  # fmt: skip
 _OUTSIDE: dict[str, Outside] = {

@@ -5,6 +5,7 @@ them; from then on nothing of it reaches anybody: each further point raises `Die
 catch it and tidy up. What the server has of it stays as it is, open transactions with their locks too, until the process is buried.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ class Life(CommandListener):
 
     def __init__(self, on_death: Callable[[], None]) -> None:
         self.is_dead = False
+        self.died = asyncio.Event()
         self.points = 0
         self._left: int | None = None
         self._commits: tuple[str, int] | None = None
@@ -51,6 +53,7 @@ class Life(CommandListener):
     def die(self) -> None:
         if not self.is_dead:
             self.is_dead = True
+            self.died.set()
             self._on_death()
 
     def point(self) -> None:

@@ -99,6 +99,7 @@ class _Planner:
         self._bundles = max(16, orders // 6)
         self._rows: list[tuple[int, int, dict[str, Any]]] = []  # (bundle, place within it, the action without its number)
         self._payables: list[list[list[Any]]] = []
+        self._odd: set[int] = set()  # orders whose payment will be of another amount, or be told so
         self._cases = 0
 
     def actions(self) -> tuple[Action, ...]:
@@ -143,6 +144,9 @@ class _Planner:
         for kind, how_often in (("forged", 0.05), ("foreign", 0.03), ("other_amount", 0.05), ("repeated", 0.04)):
             if chance.random() < how_often:
                 self._add(paid_at + chance.randint(0, 1), kind, OUTSIDE, order, attempt=chance.choice((0, 0, 1)))
+                self._odd |= {order} if kind == "other_amount" else set()
+        if order in self._odd and chance.random() < 0.7:
+            self._decision(order, paid_at + chance.randint(0, 3))
         if chance.random() < 0.25:
             self._refunds(order, paid_at + chance.randint(1, 3))
 
@@ -162,7 +166,9 @@ class _Planner:
         return provider
 
     def _cashier(self, order: int, at: int, attempt: int = 0, outcome: str = "") -> None:
-        self._add(at, "cashier", OUTSIDE, order, attempt=attempt, outcome=outcome or self._pick(_OUTCOMES))
+        outcome = outcome or self._pick(_OUTCOMES)
+        self._odd |= {order} if outcome == "success_wrong_amount" else set()
+        self._add(at, "cashier", OUTSIDE, order, attempt=attempt, outcome=outcome)
 
     def _plain(self, order: int, at: int) -> int:
         provider = self._pay(order, at + 1)
@@ -221,6 +227,16 @@ class _Planner:
                 for _ in range(chance.choice((1, 1, 2))):
                     self._add(asked_at + chance.randint(0, 2), decision, order=order, number=number)
 
+    def _decision(self, order: int, at: int) -> None:
+        """Staff decide about a payment that does not fit: it goes back through the hall, or went back at the provider's own pages."""
+        if self._chance.random() < 0.2:
+            self._add(at, "returned_outside", order=order)
+            return
+        for _ in range(self._chance.choice((1, 1, 2))):
+            self._add(at + self._chance.randint(0, 1), "give_back", order=order)
+        if self._chance.random() < 0.8:
+            self._add(at + self._chance.randint(1, 3), self._chance.choice(("approve", "approve", "reject")), order=order, number="held")
+
     # --- the hall's own work, and what goes wrong ---
 
     def _hall_at_work(self, bundle: int) -> None:
@@ -248,7 +264,9 @@ class _Planner:
             self._add(bundle + chance.randint(1, 4), "refund_mode", OUTSIDE, mode="success", seconds=None)
         if chance.random() < 0.15:
             self._add(bundle, "bank", OUTSIDE, pick=chance.randrange(1000), status=chance.choice(("SUCCESS", "SUCCESS", "ABNORMAL", "CLOSED")))
-        for kind, how_often in (("rotate", 0.01), ("foreign_money", 0.01), ("step_down", 0.008), ("flush_redis", 0.02), ("kill", 0.02)):
+        if chance.random() < 0.015:
+            self._add(bundle, "rotate", OUTSIDE, provider=chance.choice(PROVIDERS))
+        for kind, how_often in (("foreign_money", 0.01), ("step_down", 0.008), ("flush_redis", 0.02), ("kill", 0.02)):
             if chance.random() < how_often:
                 at_whom = {"process": chance.choice((WEB, WORKER, SECOND_WORKER)), "dies": 0} if kind == "kill" else {"process": OUTSIDE}
                 self._add(bundle, kind, **at_whom)

@@ -16,6 +16,7 @@ from typing import Any
 import structlog
 
 from app.kernel.clock import SHANGHAI
+from payments.ledger.verify import verify
 from payments.reconcile.store import Busy
 from sandbox import refunds
 from tests.payments.simulation import invariants
@@ -34,12 +35,13 @@ _UNDER_WAY = {"wechatpay": ("PROCESSING",), "alipay": ("PROCESSING", "ABNORMAL")
 
 @dataclass(frozen=True)
 class Result:
-    """What a run came to. `problems` is empty when everything held."""
+    """What a run came to. `problems` is empty when everything held; `suspects` are the orders of the plan that they name."""
 
     plan: Plan
     problems: tuple[str, ...]
     counts: Counter[str]
     seconds: float
+    suspects: frozenset[int] = frozenset()
 
     @property
     def is_sound(self) -> bool:
@@ -61,7 +63,7 @@ async def run_plan(plan: Plan, servers: Mapping[str, str], keys: Path, watch: Wa
             problems = await _execute(world, watch)
         finally:
             await world.close()
-    return Result(plan, tuple(problems), world.counts, time.monotonic() - began)
+    return Result(plan, tuple(problems), world.counts, time.monotonic() - began, world.orders_named_in(problems))
 
 
 @contextmanager
@@ -114,7 +116,8 @@ async def _play(world: World, bundle: list[Action]) -> list[str]:
             world.advance(30)
             await _work(world, "sweep")
         await world.settled()
-        return invariants.unexplained(await invariants.load_orders(world), world.clock.peek())
+        ledger = await verify(world.database)
+        return [*invariants.unexplained(await invariants.load_orders(world), world.clock.peek()), *ledger.problems]
     return []
 
 

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import TypeVar
 
 from tests.payments.simulation.plan import Action, Plan
@@ -18,12 +18,14 @@ def shape_of(problem: str) -> str:
     return _OWN.sub("*", problem).split(":")[0][:60]
 
 
-async def shrink(plan: Plan, fails: Fails) -> Plan:
+async def shrink(plan: Plan, fails: Fails, suspects: Collection[int] = ()) -> Plan:
     """Return a smaller plan that still fails: first whole orders and whole kinds of action are left out, then single actions.
 
     Args:
         fails: runs a plan; it decides when enough has been tried by saying False from then on.
+        suspects: orders to begin with: when these alone (and whoever wants the same) fail, the others are not tried at all.
     """
+    plan = await _suspects_alone(plan, fails, suspects)
     groups: dict[tuple[int | None, str], list[Action]] = {}
     for action in plan.actions:
         groups.setdefault((action.order, "" if action.order is not None else action.kind), []).append(action)
@@ -38,6 +40,22 @@ async def shrink(plan: Plan, fails: Fails) -> Plan:
 
     single = sorted((action for group in rest for action in group), key=lambda action: action.id)
     return plan.keep([action.id for action in await minimized(single, actions_fail)])
+
+
+async def _suspects_alone(plan: Plan, fails: Fails, suspects: Collection[int]) -> Plan:
+    opened = {action.order: action.args["payables"] for action in plan.actions if action.kind == "open"}
+    wanted = [payables for order, payables in opened.items() if order in suspects]
+    orders = {order for order, payables in opened.items() if payables in wanted}
+    own = [action for action in plan.actions if action.order in orders]
+    if not own:
+        return plan
+    # First with what the hall does in their time alone, then with everything that is about no order.
+    for last in (max(action.bundle for action in own) + 3, plan.actions[-1].bundle):
+        around = [a for a in plan.actions if a.order is None and own[0].bundle <= a.bundle <= last]
+        smaller = plan.keep([action.id for action in (*own, *around)])
+        if len(smaller.actions) < len(plan.actions) and await fails(smaller):
+            return smaller
+    return plan
 
 
 async def minimized(parts: list[T], fails: Callable[[Sequence[T]], Awaitable[bool]]) -> list[T]:

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import shutil
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as wall_time
@@ -43,6 +43,7 @@ from payments.providers.wechatpay import WeChatPay
 from payments.reconcile import store as reconcile_store
 from payments.reconcile.service import Reconcile
 from payments.service import Payments
+from sandbox import certificates
 from sandbox.base import Pace
 from sandbox.credentials import FILE_NAME, load_or_make
 from sandbox.server import Running, start
@@ -192,6 +193,8 @@ class World:
         self.redis = connect(self._servers["redis"])
         await ensure_indexes(self.database, INDEXES)
         self._serve_callbacks()
+        # Half of all runs are of an Alipay application with certificates.
+        self._alipay_chain = certificates.alipay_chain(self.sandbox.sandbox) if self.plan.seed % 4 >= 2 else {}
         for name in (WEB, WORKER, SECOND_WORKER):
             await self._start(name)
         for number in range(RESIDENTS):
@@ -218,7 +221,7 @@ class World:
         process = self._build(name)
         self.processes[name] = process
         if name == WEB:
-            self._application.hall = SimpleNamespace(payments=process.payments, database=process.database)
+            self._application.hall = SimpleNamespace(payments=process.payments, database=process.database, life=process.life)
         await process.payments.prepare()
 
     def _build(self, name: str) -> Process:
@@ -232,8 +235,11 @@ class World:
             gateway_url=f"{self.sandbox.url}/gateway.do",
             app_id=own.alipay_app_id,
             app_private_key=own.alipay_app_private_key,
-            public_key=own.alipay_public_key,
+            public_key="" if self._alipay_chain else own.alipay_public_key,
             aes_key=own.alipay_aes_key,
+            app_cert=self._alipay_chain.get("app_cert", ""),
+            root_cert=self._alipay_chain.get("root_cert", ""),
+            public_cert=self._alipay_chain.get("public_cert", ""),
             clock=clock,
         )
         wechatpay = WeChatPay(
@@ -384,6 +390,12 @@ class World:
         """Return the id for something of the plan: made when it is first asked for, the same when a request is repeated."""
         return self._ids.setdefault((prefix, *parts), new_id(prefix))
 
+    def orders_named_in(self, sentences: Iterable[str]) -> frozenset[int]:
+        """Return the numbers, within the plan, of the orders that sentences name by the id of the order, an attempt or a refund."""
+        place = {"ord": 0, "pay": 1, "rfd": 0}
+        text = " ".join(sentences)
+        return frozenset(parts[place[prefix]] for (prefix, *parts), made in self._ids.items() if made in text)
+
     def resident(self, number: int) -> str:
         return self._residents[number]
 
@@ -426,13 +438,19 @@ class _Application(Application):
 
 
 def _mortal(handler: type[Any]) -> type[Any]:
-    """Return the handler as it runs in a process that may die: then the connection breaks without an answer."""
+    """Return the handler as it runs in a process that may die: then the connection breaks without an answer, whoever waits for what."""
 
     class Mortal(handler):  # type: ignore[misc]
         async def post(self, *arguments: Any) -> None:
-            try:
-                await super().post(*arguments)
-            except Died:
+            life = self.application.hall.life
+            death, work = asyncio.ensure_future(life.died.wait()), asyncio.ensure_future(super().post(*arguments))
+            await asyncio.wait({death, work}, return_when=asyncio.FIRST_COMPLETED)
+            death.cancel()
+            if not life.is_dead:
+                return await work
+            work.cancel()
+            await asyncio.wait({work})
+            if not self._finished:
                 self.detach().close()
 
     return Mortal
