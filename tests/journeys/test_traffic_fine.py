@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from tests.journeys.conftest import settled
-from tests.journeys.stories import paid_attempt, someone
+from tests.journeys.stories import events_of, paid_attempt, someone
 
 LOOKUP = {"kind": "traffic_fine", "inputs": {"plate": "粤F7A123", "driver_file_no": "440200000015"}}
 
@@ -26,6 +26,7 @@ async def test_found_paid_and_receipted(hall, anyone):
     with pytest.raises(Exception) as caught:
         await anyone.get(f"/v1/receipts/{receipt['number']}?code=WRONG")
     assert caught.value.status == 404
+    await resident.until("/v1/notifications", lambda answer: "order.paid" in events_of(answer["items"]))  # the worker may just be starting
     inbox = await settled(resident)
     assert [message["event"] for message in inbox] == ["order.created", "order.paying", "order.paid"]
     # The department knows: the bill is no longer owed, by anybody.
