@@ -16,7 +16,11 @@ class CorrectionRequest(Schema):
     """The new answers by field, and why."""
 
     fields_ = fields.Dict(
-        keys=fields.String(), values=fields.Raw(allow_none=True), required=True, data_key="fields", validate=validate.Length(1, 60)
+        keys=fields.String(),
+        values=fields.Raw(allow_none=True),
+        required=True,
+        data_key="fields",
+        validate=validate.Length(1, 60),
     )
     reason = fields.String(required=True, validate=validate.Length(1, 1000))
 

@@ -33,7 +33,9 @@ def judged(
     asked = {field["key"] for field in forms.visible_fields(item, case.answers, merged)}
     rows += [error_row(f"/form/{key}", "not_asked", "这一项现在不用填") for key in changed if key not in asked]
     if rows:
-        raise ValidationFailed([error_row(row["pointer"].replace("/form/", "/fields/", 1), row["code"], row["detail"]) for row in rows])
+        raise ValidationFailed(
+            [error_row(row["pointer"].replace("/form/", "/fields/", 1), row["code"], row["detail"]) for row in rows]
+        )
     return {**{key: value for key, value in merged.items() if key not in form}, **form}
 
 

@@ -34,9 +34,7 @@ def decide_by(
     return min(candidates, key=lambda due: (due.on, due.estimated))
 
 
-def _end_of(
-    calendar: WorkingCalendar, start: date, limits: Sequence[Limit], suspensions: Sequence[Suspension]
-) -> DueDay:
+def _end_of(calendar: WorkingCalendar, start: date, limits: Sequence[Limit], suspensions: Sequence[Suspension]) -> DueDay:
     estimated = False
     for days, unit in limits:
         due = _limit_end(calendar, start, days, unit, [stop for stop in suspensions if (stop.until_on or start) > start])
@@ -44,9 +42,7 @@ def _end_of(
     return DueDay(start, estimated)
 
 
-def _limit_end(
-    calendar: WorkingCalendar, start: date, days: int, unit: str, suspensions: Sequence[Suspension]
-) -> DueDay:
+def _limit_end(calendar: WorkingCalendar, start: date, days: int, unit: str, suspensions: Sequence[Suspension]) -> DueDay:
     ended = [(stop.from_on, stop.until_on) for stop in suspensions if stop.until_on is not None]
     estimated = False
     while ended:

@@ -26,7 +26,10 @@ def diagram(table: Iterable[machine.Transition]) -> str:
 
 def rows(table: Iterable[machine.Transition]) -> str:
     """Return every row as a line of a Markdown table."""
-    lines = ["| step | who | from | to | must hold | clock | event | law |", "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| step | who | from | to | must hold | clock | event | law |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in table:
         sources = ", ".join(state.value for state in State if state in row.sources)
         cells = (

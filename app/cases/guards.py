@@ -75,7 +75,10 @@ def further_notice_in_time(case: Case, on: date) -> bool:
 def may_extend(case: Case, on: date) -> bool:
     """a law allows it, not extended yet, the old day not passed"""
     return (
-        bool(case.rules.get("extension")) and case.extension is None and case.deadline_on is not None and on <= case.deadline_on
+        bool(case.rules.get("extension"))
+        and case.extension is None
+        and case.deadline_on is not None
+        and on <= case.deadline_on
     )
 
 

@@ -58,7 +58,9 @@ def pre_review(case: Case, note: str, now: datetime) -> Moved:
     )
 
 
-def accept(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar, now: datetime, due_days: Mapping[str, date] | None = None) -> Moved:
+def accept(
+    case: Case, item: Mapping[str, Any], calendar: WorkingCalendar, now: datetime, due_days: Mapping[str, date] | None = None
+) -> Moved:
     """受理: dated; the promise is fixed here, and the earlier of promise and law binds.
 
     Args:
@@ -147,7 +149,14 @@ def request_supplement(
     )
 
 
-def reject(case: Case, reason: str, now: datetime, rule_text: str = "", right_body: str = "", remedy: Mapping[str, Any] | None = None) -> Moved:
+def reject(
+    case: Case,
+    reason: str,
+    now: datetime,
+    rule_text: str = "",
+    right_body: str = "",
+    remedy: Mapping[str, Any] | None = None,
+) -> Moved:
     """不予受理: the reason, the rule it follows from, the body that would be right, and what can be done against it."""
     return advance(
         case,
@@ -156,13 +165,24 @@ def reject(case: Case, reason: str, now: datetime, rule_text: str = "", right_bo
         now,
         by=case.agency_name,
         title="不予受理",
-        detail="".join((reason, f"（依据：{rule_text}）" if rule_text else "", f"请向{right_body}申请。" if right_body else "")),
+        detail="".join(
+            (reason, f"（依据：{rule_text}）" if rule_text else "", f"请向{right_body}申请。" if right_body else "")
+        ),
         data={"reason": reason, "rule": rule_text, "right_body": right_body, "fee_paid": has_paid(case), **(remedy or {})},
-        refusal={"at": now, "reason": reason, "rule": rule_text, "right_body": right_body, "code": RETURNED, **(remedy or {})},
+        refusal={
+            "at": now,
+            "reason": reason,
+            "rule": rule_text,
+            "right_body": right_body,
+            "code": RETURNED,
+            **(remedy or {}),
+        },
     )
 
 
-def suspend(case: Case, kind: str, days: int, calendar: WorkingCalendar, now: datetime, reason: str = "", unit: str = "working") -> Moved:
+def suspend(
+    case: Case, kind: str, days: int, calendar: WorkingCalendar, now: datetime, reason: str = "", unit: str = "working"
+) -> Moved:
     """特别程序: the clock stands; the expected days are told in writing (行政许可法 art. 45)."""
     name = SPECIAL_PROCEDURES.get(kind, kind)
     expected_on = calendar.add(shanghai_day(now), days, unit).on
@@ -173,7 +193,13 @@ def suspend(case: Case, kind: str, days: int, calendar: WorkingCalendar, now: da
         now,
         by=case.agency_name,
         title=f"进入{name}，暂停计时",
-        detail=f"{reason}{'。' if reason and reason[-1] not in '。！？' else ''}预计需要 {days} 天，到{chinese_day(expected_on)}结束，这段时间不计入办理期限。",
+        detail="".join(
+            (
+                reason,
+                "。" if reason and reason[-1] not in "。！？" else "",
+                f"预计需要 {days} 天，到{chinese_day(expected_on)}结束，这段时间不计入办理期限。",
+            )
+        ),
         data={"reason": f"{name}：{reason}" if reason else name, "days": days, "expected_on": expected_on.isoformat()},
         suspensions=(*case.suspensions, Suspension(kind, days, shanghai_day(now), None, reason, expected_on)),
     )
@@ -204,7 +230,13 @@ def extend(
     old = case.deadline_on
     if limit["days"] and days > limit["days"]:
         raise ValidationFailed([error_row("/days", "too_long", f"这个事项最多延长{limit['days']}天")])
-    longer = {"at": now, "days": days, "unit": limit["unit"], "reason": reason, "old_deadline_on": old.isoformat() if old else None}
+    longer = {
+        "at": now,
+        "days": days,
+        "unit": limit["unit"],
+        "reason": reason,
+        "old_deadline_on": old.isoformat() if old else None,
+    }
     later = with_deadline(replace(case, extension=longer), item, calendar) if old else case
     return advance(
         case,

@@ -186,8 +186,6 @@ def allowed_actions(case: Case, actor: str, on: date | None = None) -> list[str]
     """Return the names of what this kind of actor can do with the case on that day (today), in the table's order."""
     day = on or today()
     names = [
-        step.name
-        for step in TABLE
-        if step.actor in _RANKS[actor] and case.state in step.sources and step.guard(case, day)
+        step.name for step in TABLE if step.actor in _RANKS[actor] and case.state in step.sources and step.guard(case, day)
     ]
     return list(dict.fromkeys(names))

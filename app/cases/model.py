@@ -267,6 +267,8 @@ class Case:
         if document.get("corrections_sealed"):
             asked = orjson.loads(keys.open_sealed(document["corrections_sealed"], context=f"{document['_id']}.corrections"))
             values["corrections"] = tuple(Correction(**_with_moments(item, "asked_at", "answered_at")) for item in asked)
+        # Cases from before this was kept: the last thing that came in began the clock.
+        values.setdefault("received_at", (values.get("supplement") or {}).get("returned_at") or values.get("submitted_at"))
         for name in ("past_supplements", "reminded"):
             values[name] = tuple(document.get(name, ()))
         return cls(**_with_days(values, "accept_by_on", "deadline_on", "fee_due_on", "deliver_by_on"))

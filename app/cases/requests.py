@@ -49,7 +49,9 @@ class Requests:
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
             now = self._clock()
             labels = {field["key"]: field["label"] for field in item["form"]}
-            moved = corrections.ask(case, {key: value for key, value in fields.items() if key in labels}, labels, reason, now)
+            moved = corrections.ask(
+                case, {key: value for key, value in fields.items() if key in labels}, labels, reason, now
+            )
             # Whether one may ask at all is told before what is wrong with the answers.
             form = corrections.judged(case, item, fields, shanghai_day(now), self._cases.catalogue.division_codes)
             asked = replace(moved.case.corrections[-1], fields={key: form.get(key) for key in fields})
@@ -92,7 +94,9 @@ class Requests:
                 return steps.Moved(case)
             # What is known of the person today goes before what was typed then.
             given = {**{key: value for key, value in old.form.items() if key in _keys(item)}, **case.form}
-            form, _wrong = forms.draft_values(item, {key: value for key, value in given.items() if "computed" not in _keys(item)[key]})
+            form, _wrong = forms.draft_values(
+                item, {key: value for key, value in given.items() if "computed" not in _keys(item)[key]}
+            )
             return steps.advance(
                 replace(case, from_case=old.id),
                 "save",
@@ -101,7 +105,9 @@ class Requests:
                 by=steps.APPLICANT,
                 title="用原来的内容重新申请",
                 detail=f"内容来自办件 {old.number}，请核对。",
-                form=forms.with_computed(item, {key: value for key, value in form.items() if value is not None}, shanghai_day(now)),
+                form=forms.with_computed(
+                    item, {key: value for key, value in form.items() if value is not None}, shanghai_day(now)
+                ),
                 materials={**held, **case.materials},
             )
 

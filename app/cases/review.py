@@ -23,7 +23,11 @@ Step = Callable[[Case, Mapping[str, Any]], steps.Moved]
 
 class Review:
     def __init__(
-        self, database: Database, cases: Cases, known_account: Callable[[str, str], Any], clock: Callable[[], datetime] = utc_now
+        self,
+        database: Database,
+        cases: Cases,
+        known_account: Callable[[str, str], Any],
+        clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
         self._cases = cases
@@ -31,7 +35,13 @@ class Review:
         self._clock = clock
 
     async def tasks(
-        self, staff: StaffSession, *, state: str | None = None, mine: bool = False, limit: int = 20, cursor: str | None = None
+        self,
+        staff: StaffSession,
+        *,
+        state: str | None = None,
+        mine: bool = False,
+        limit: int = 20,
+        cursor: str | None = None,
     ) -> tuple[list[Case], str | None]:
         """Return the open cases of the clerk's agency, the most urgent first, and the cursor of the next page."""
         query: dict[str, Any] = {"agency_id": staff.agency_id}
@@ -53,7 +63,9 @@ class Review:
     async def get(self, case_id: str, staff: StaffSession) -> Case:
         """Return a case of the clerk's agency; that it was read is recorded. Raises CaseNotFound."""
         case = await self._cases.store.load(_of_agency(case_id, staff))
-        await record(self._database["audit"], actor=staff.account, action="case.read", subject=case.id, owner_id=case.owner_id)
+        await record(
+            self._database["audit"], actor=staff.account, action="case.read", subject=case.id, owner_id=case.owner_id
+        )
         return case
 
     async def view(self, case: Case, staff: StaffSession) -> dict[str, Any]:

@@ -56,7 +56,9 @@ def expire_supplement(case: Case, _item: Mapping[str, Any], _calendar: WorkingCa
 def remind_supplement(case: Case, _item: Mapping[str, Any], _calendar: WorkingCalendar, now: datetime) -> Moved:
     """The last day of the notice is near."""
     notice = case.supplement or {}
-    return _reminder(case, "remind_supplement", now, "补正期限快到了", {"supplement_by_on": notice["by_on"], "missing": notice["missing"]})
+    return _reminder(
+        case, "remind_supplement", now, "补正期限快到了", {"supplement_by_on": notice["by_on"], "missing": notice["missing"]}
+    )
 
 
 def warn_suspension(case: Case, _item: Mapping[str, Any], _calendar: WorkingCalendar, now: datetime) -> Moved:

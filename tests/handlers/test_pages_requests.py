@@ -87,7 +87,13 @@ async def test_not_accepted_says_why_by_which_rule_and_where_to_go(world: World)
     case = await resident.submit(await resident.get(page.path.replace("/materials", "/check")), "/check")
     staff = await clerk(world, "sg-scjg")
     desk = await staff.get(f"/staff/cases/{case.path.split('/')[-1]}")
-    await staff.submit(desk, "/reject", reason="经营场所不在本市", rule="食品经营许可和备案管理办法第七条", right_body="清远市市场监督管理局")
+    await staff.submit(
+        desk,
+        "/reject",
+        reason="经营场所不在本市",
+        rule="食品经营许可和备案管理办法第七条",
+        right_body="清远市市场监督管理局",
+    )
     page = await until(resident, case.path, "不予受理")
     for said in ("经营场所不在本市", "第七条", "清远市市场监督管理局", "行政复议", "重新申请"):
         assert said in page.text, said

@@ -45,7 +45,9 @@ _life: ContextVar[Life | None] = ContextVar("life", default=None)
 
 
 @contextmanager
-def mortal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[[], Awaitable[Any]], int, bool], Awaitable[bool]]]:
+def mortal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Callable[[Callable[[], Awaitable[Any]], int, bool], Awaitable[bool]]]:
     """Give a function `attempt(work, n, after)` that runs `work` in a process that dies at its nth command; False when it outlived it."""
     run = command_runner._run_command  # every command goes through here: reads, writes, commits
 

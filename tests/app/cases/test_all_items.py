@@ -9,7 +9,9 @@ from commands.story import picture
 from tests.app.cases.counting import last_day
 from tests.app.cases.handled import a_person, events_of, opened, paid, set_clock, staff_of, with_materials
 
-BEGIN = datetime(2026, 11, 10, 2, tzinfo=UTC)  # after the sample answers; many deadlines reach into 2027, whose notice is not there
+BEGIN = datetime(
+    2026, 11, 10, 2, tzinfo=UTC
+)  # after the sample answers; many deadlines reach into 2027, whose notice is not there
 
 
 def handled(hall):
@@ -51,7 +53,9 @@ async def test_the_straight_way_to_the_result(hall):
         assert case.state is State.COMPLETED, item["alias"]
         assert case.clock is None and case.due_on is None
         names = await events_of(hall, case)
-        assert len([name for name in names if name in ("case.accepted", "case.approved", "case.completed")]) == 3, item["alias"]
+        assert len([name for name in names if name in ("case.accepted", "case.approved", "case.completed")]) == 3, item[
+            "alias"
+        ]
 
 
 async def test_the_longest_way_to_a_denial(hall):
@@ -67,7 +71,9 @@ async def test_the_longest_way_to_a_denial(hall):
             case = await hall.requests.promise(case.id, owner, later)
         case = await with_materials(hall, case)
         case = await paid(hall, await hall.cases.submit(case.id, owner))
-        field = next(field for field in item["form"] if field["required"] and "computed" not in field and field["type"] != "photo")
+        field = next(
+            field for field in item["form"] if field["required"] and "computed" not in field and field["type"] != "photo"
+        )
         gaps = {"missing": [{"key": field["key"], "reason": "请核对"}]}
         await hall.review.act(case.id, "request_supplement", clerk, gaps)
         case = await hall.cases.supplement(case.id, owner)

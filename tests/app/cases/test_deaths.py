@@ -47,7 +47,11 @@ async def test_at_every_command_of_every_step(hall, monkeypatch, after):
     steps = [
         ("promise", lambda: hall.requests.promise(case_id, owner, ["rules"]), []),
         ("submit", lambda: hall.cases.submit(case_id, owner, command="cmd_1"), ["case.submitted"]),
-        ("correction", lambda: hall.requests.correct(case_id, owner, {"place": "韶关市武江区示例路2号"}, "打错了"), ["case.correction_asked"]),
+        (
+            "correction",
+            lambda: hall.requests.correct(case_id, owner, {"place": "韶关市武江区示例路2号"}, "打错了"),
+            ["case.correction_asked"],
+        ),
         ("correct", staff("correct", approve=True, reason=""), ["case.correction_answered"]),
         ("pre_review", staff("pre_review", missing=[], note="", reason=""), ["case.pre_reviewed"]),
         ("request_supplement", staff("request_supplement", **GAPS), ["case.supplement_requested"]),
@@ -59,7 +63,11 @@ async def test_at_every_command_of_every_step(hall, monkeypatch, after):
         ("suspend", staff("suspend", kind="inspection", days=1), ["case.suspended"]),
         ("sweep", hall.sweeps.run, ["case.suspension_overdue"]),
         ("resume", staff("resume"), ["case.resumed"]),
-        ("hand_in", lambda: hall.cases.put_material(case_id, owner, "rules", "r.png", picture(9)), ["case.material_handed_in"]),
+        (
+            "hand_in",
+            lambda: hall.cases.put_material(case_id, owner, "rules", "r.png", picture(9)),
+            ["case.material_handed_in"],
+        ),
         ("reassign", staff("reassign", HEAD, account="head.sg-scjg"), []),
         ("decide", staff("decide", HEAD, outcome="approved", opinion=""), ["case.approved"]),
         ("deliver", staff("deliver", HEAD, method="electronic", tracking=None), ["case.completed"]),

@@ -38,7 +38,9 @@ async def promised(hall, alias="food_licence", keys=("rules",), answers=None):
 
 async def test_a_tolerated_material_comes_later_and_until_then_nothing_is_approved(hall):
     case = await promised(hall)
-    accepted = await hall.review.act(case.id, "accept", MARKET, {"tolerated": [{"key": "rules", "due_on": date(2026, 3, 5)}]})
+    accepted = await hall.review.act(
+        case.id, "accept", MARKET, {"tolerated": [{"key": "rules", "due_on": date(2026, 3, 5)}]}
+    )
     [promise] = accepted.promises
     assert (promise.kind, promise.due_on) == ("deferral", date(2026, 3, 5))
     view = await hall.cases.view(accepted)
@@ -71,7 +73,9 @@ async def test_an_office_may_refuse_though_a_material_is_still_to_come(hall):
     assert denied.state is State.DENIED
 
 
-@pytest.mark.parametrize("row", [{"key": "layout", "due_on": date(2026, 3, 9)}, {"key": "rules", "due_on": date(2026, 3, 2)}])
+@pytest.mark.parametrize(
+    "row", [{"key": "layout", "due_on": date(2026, 3, 9)}, {"key": "rules", "due_on": date(2026, 3, 2)}]
+)
 async def test_only_what_was_promised_is_tolerated_and_only_until_a_later_day(hall, row):
     case = await promised(hall)
     with pytest.raises(ValidationFailed):
@@ -199,7 +203,11 @@ async def test_who_is_not_accepted_hears_the_reason_the_rule_the_right_body_and_
     refused = await hall.review.act(case.id, "reject", LABOUR, body)
     view = await hall.cases.view(refused)
     assert body.items() <= view["refusal"].items()
-    assert (view["refusal"]["review_body"], view["refusal"]["review_days"], view["refusal"]["suit_months"]) == ("韶关市人民政府", 60, 6)
+    assert (view["refusal"]["review_body"], view["refusal"]["review_days"], view["refusal"]["suit_months"]) == (
+        "韶关市人民政府",
+        60,
+        6,
+    )
     told = await hall.database["events"].find_one({"name": "case.not_accepted"})
     assert (told["data"]["review_body"], told["data"]["right_body"]) == ("韶关市人民政府", "乳源县人社局")
 
@@ -234,7 +242,8 @@ async def test_applying_again_brings_the_answers_and_materials_of_the_old_case_a
     await hall.review.act(case.id, "reject", LABOUR, {"reason": "x"})
     case_id = new_id("case")
     again = [
-        await hall.requests.apply_again(case.id, case.owner_id, "injury_identify", "440203", {}, case_id=case_id) for _ in range(3)
+        await hall.requests.apply_again(case.id, case.owner_id, "injury_identify", "440203", {}, case_id=case_id)
+        for _ in range(3)
     ]
     assert {each.id for each in again} == {case_id}
     assert {each.version for each in again} == {2}

@@ -19,7 +19,10 @@ VARIANTS = [
     draft(item(delivers=False), (fee("on_application"),)),
     draft(item(tolerate_missing=False, commitment=False), (fee("on_acceptance"),)),
     draft(item(supplement_expiry="keep", notice_limit={"days": 0, "unit": "working"}), (fee("before_issue"),)),
-    draft(item(deferral_until="delivery", item_type={"code": "20"}), tuple(map(fee, ("on_application", "on_acceptance", "before_issue")))),
+    draft(
+        item(deferral_until="delivery", item_type={"code": "20"}),
+        tuple(map(fee, ("on_application", "on_acceptance", "before_issue"))),
+    ),
 ]
 
 
@@ -37,7 +40,9 @@ def test_every_path_of_twelve_steps_ends_somewhere_and_no_clock_runs_while_it_is
 
 
 def planted(monkeypatch, rows, removed=()):
-    table = tuple(row for row in machine.TABLE if not any(row.name == name and state in row.sources for name, state in removed))
+    table = tuple(
+        row for row in machine.TABLE if not any(row.name == name and state in row.sources for name, state in removed)
+    )
     monkeypatch.setattr(machine, "TABLE", (*table, *rows))
 
 
@@ -56,14 +61,23 @@ def test_it_finds_a_second_suspension(monkeypatch):
 
 def test_it_finds_a_dead_end(monkeypatch):
     rows = [(name, State.SUSPENDED) for name in ("resume", "withdraw")]
-    rest = [replace(row, sources=row.sources - {State.SUSPENDED}) for row in machine.TABLE if (row.name, State.SUSPENDED) in rows and len(row.sources) > 1]
+    rest = [
+        replace(row, sources=row.sources - {State.SUSPENDED})
+        for row in machine.TABLE
+        if (row.name, State.SUSPENDED) in rows and len(row.sources) > 1
+    ]
     planted(monkeypatch, rest, rows)
     assert "dead end: suspended" in walk(VARIANTS[:1], most=9).problems
 
 
 def test_it_finds_a_step_that_the_table_does_not_know(monkeypatch):
     planted(monkeypatch, [], [("hand_in", State.ACCEPTED)])
-    smuggled = ("hand_in", machine.RESIDENT, None, lambda w: steps.Moved(replace(w.case, pre_review={"at": w.now, "note": ""})))
+    smuggled = (
+        "hand_in",
+        machine.RESIDENT,
+        None,
+        lambda w: steps.Moved(replace(w.case, pre_review={"at": w.now, "note": ""})),
+    )
     assert any("not in the table" in problem for problem in walk(VARIANTS[:1], (*MOVES, smuggled), 3).problems)
 
 

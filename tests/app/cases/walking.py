@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from app.cases import corrections, deadlines, handling, machine, promises, steps, sweeps
+from app.cases import corrections, handling, machine, promises, steps, sweeps
 from app.cases.errors import ActionNotAllowed
 from app.cases.model import FINAL, Case, Fee, State, look_on
 from app.cases.procedure import rules_of
@@ -104,7 +104,11 @@ def _hand_in(key: str) -> Move:
 
 
 def _fee_paid(w: World) -> Moved:
-    return steps.fee_paid(w.case, "ord_1", w.item, CALENDAR, w.now, _delivers(w)) if w.case.state is State.AWAITING_PAYMENT else _refused(w)
+    return (
+        steps.fee_paid(w.case, "ord_1", w.item, CALENDAR, w.now, _delivers(w))
+        if w.case.state is State.AWAITING_PAYMENT
+        else _refused(w)
+    )
 
 
 def _refused(w: World) -> Moved:
@@ -130,7 +134,12 @@ MOVES: tuple[tuple[str, str, State | None, Move], ...] = (
     ("claim", C, None, _simple("claim", C, assignee="c")),
     ("pre_review", C, None, lambda w: handling.pre_review(w.case, "", w.now)),
     ("request_supplement", C, None, lambda w: handling.request_supplement(w.case, MISSING, CALENDAR, w.now)),
-    ("request_supplement", H, None, lambda w: handling.request_supplement(w.case, MISSING, CALENDAR, w.now, actor=H, reason="确需")),
+    (
+        "request_supplement",
+        H,
+        None,
+        lambda w: handling.request_supplement(w.case, MISSING, CALENDAR, w.now, actor=H, reason="确需"),
+    ),
     ("accept", C, None, lambda w: handling.accept(w.case, w.item, CALENDAR, w.now)),
     ("reject", C, None, lambda w: handling.reject(w.case, "不符合", w.now)),
     ("correct", C, None, lambda w: corrections.answer(w.case, True, "", {"phone": "2"}, w.now)),
@@ -272,7 +281,12 @@ def _judged(world: World, name: str, row: machine.Transition, moved: Moved) -> I
             return
         state = after.state
     yield from _clock_problems(after, name)
-    if before.clock == "decision" and after.clock is None and after.state not in FINAL and after.deadline_on != before.deadline_on:
+    if (
+        before.clock == "decision"
+        and after.clock is None
+        and after.state not in FINAL
+        and after.deadline_on != before.deadline_on
+    ):
         yield f"{name} moved the deadline while it stopped the clock"
     if after.clock == "decision" and not after.is_deemed_accepted:
         yield from _count_problems(world.item, after, name)
@@ -300,6 +314,3 @@ def _count_problems(of: Mapping[str, Any], case: Case, name: str) -> Iterator[st
     wanted = min(last_day(start, [limit, *extension], stops, lambda day: CALENDAR.is_workday(day)[0]) for limit in limits)
     if case.deadline_on != wanted:
         yield f"{name}: deadline {case.deadline_on} in {case.state}, counted {wanted}"
-
-
-__all__ = ["BEGIN", "CALENDAR", "MOVES", "World", "deadlines", "draft", "item", "timedelta", "walk"]
