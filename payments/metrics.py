@@ -14,6 +14,7 @@ oldest_unknown = Gauge(
     "hall_payment_oldest_unknown_seconds", "Age of the oldest call to a provider of unknown outcome", multiprocess_mode="mostrecent"
 )
 unknown_numbers = Counter("hall_payment_unknown_numbers", "Notices of numbers we do not have", ["provider"])
+not_understood = Counter("hall_payment_not_understood", "Answers of a provider, proven to be its, that we cannot read", ["provider"])
 answers_refused = Counter("hall_payment_answers_refused", "Answers of a provider that are not proven to be its", ["provider", "reason"])
 clock_offset = Gauge(
     "hall_payment_clock_offset_seconds", "Provider's clock ahead of ours, by its last answer", ["provider"], multiprocess_mode="mostrecent"

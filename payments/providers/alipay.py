@@ -138,7 +138,7 @@ class Alipay:
         try:
             report = self._report(answer.content)
         except ValueError as error:
-            raise ProviderUnknown(f"query: {error}") from error
+            raise _not_understood(f"query: {error}") from error
         if report.out_trade_no != attempt.out_trade_no:
             raise ProviderUnknown("query answered another number")
         return report
@@ -195,7 +195,7 @@ class Alipay:
         # Without a status it was not received, or failed: the same request is to be sent again under the same number.
         state = _REFUND_STATES.get(word) if word else RefundProviderState.NOT_FOUND
         if state is None:
-            raise ProviderUnknown(f"refund_status {word!r}")
+            raise _not_understood(f"refund_status {word!r}")
         if state is RefundProviderState.NOT_FOUND:
             return RefundReport(self.name, refund.out_trade_no, refund.out_refund_no, state)
         self._same_trade(answer, refund)
@@ -204,7 +204,7 @@ class Alipay:
         try:
             amount_fen = fen_from_yuan(answer.text("refund_amount"))
         except ValueError as error:
-            raise ProviderUnknown(f"refund_amount: {error}") from error
+            raise _not_understood(f"refund_amount: {error}") from error
         return RefundReport(
             self.name,
             refund.out_trade_no,
@@ -311,6 +311,13 @@ def _told_refund(form: Mapping[str, str], report: PaymentReport) -> RefundReport
         app_id=report.app_id,
         notice_id=report.notice_id,
     )
+
+
+def _not_understood(what: str) -> ProviderUnknown:
+    """A word or amount we do not know is never guessed at: not final, asked for again, and somebody has to look."""
+    metrics.not_understood.labels("alipay").inc()
+    log.error("payment.answer_not_understood", provider="alipay", what=what)
+    return ProviderUnknown(what)
 
 
 def _moment(text: Any) -> datetime | None:

@@ -186,7 +186,7 @@ class WeChatPay:
         try:
             report = self._report(answer)
         except ValueError as error:
-            raise ProviderUnknown(f"query: {error}") from error
+            raise _not_understood(f"query: {error}") from error
         if report.out_trade_no != attempt.out_trade_no:
             raise ProviderUnknown("query answered another number")
         return report
@@ -244,7 +244,7 @@ class WeChatPay:
         try:
             report = self._refund_report(answer, answer.get("status"))
         except ValueError as error:
-            raise ProviderUnknown(f"refund: {error}") from error
+            raise _not_understood(f"refund: {error}") from error
         if (report.out_refund_no, report.out_trade_no) != (refund.out_refund_no, refund.out_trade_no):
             raise ProviderUnknown("another refund was answered")
         return report
@@ -352,6 +352,13 @@ def _stored(attempt: AttemptRequest) -> tuple[str, str]:
         return attempt.request, ""
     kept = orjson.loads(attempt.request)
     return kept["body"], kept["return_url"]
+
+
+def _not_understood(what: str) -> ProviderUnknown:
+    """A word or amount we do not know is never guessed at: not final, asked for again, and somebody has to look."""
+    metrics.not_understood.labels("wechatpay").inc()
+    log.error("payment.answer_not_understood", provider="wechatpay", what=what)
+    return ProviderUnknown(what)
 
 
 def _moment(text: Any) -> datetime | None:
