@@ -100,8 +100,8 @@ async def test_paid_at_the_window_meanwhile_it_goes_back_and_the_department_is_t
     bill = await town.fine(resident, "粤F30004")
     order = await town.order(resident, bill["id"])
     window = {
-        **{"payment_id": "window", "amount_fen": bill["amount_fen"], "late_fee_fen": bill["late_fee_fen"]},
-        **{"paid_at": town.hall.now().isoformat(), "provider_trade_no": "w1"},
+        "payment_id": "window", "amount_fen": bill["amount_fen"], "late_fee_fen": bill["late_fee_fen"],
+        "paid_at": town.hall.now().isoformat(), "provider_trade_no": "w1",
     }
     async with town.hall.session.post(f"{town.hall.sandbox.url}/departments/bills/{bill['id']}/payments", json=window) as answer:
         assert answer.status == 200

@@ -94,6 +94,37 @@ async def test_paying_is_idempotent_and_exact(call, sim, running):
     assert (await call("GET", "bills/bill-tf-2"))[1]["state"] == "unpaid"
 
 
+async def test_refunds_belong_to_a_payment_and_never_exceed_it(call, sim):
+    payment = {"payment_id": "pay_1", "amount_fen": 10000, "late_fee_fen": 5700, "paid_at": "2026-11-23T04:00:00Z", "provider_trade_no": "4"}
+    refund = {"refund_id": "rfd_1", "payment_id": "pay_1", "amount_fen": 700, "refunded_at": "2026-11-23T05:00:00Z"}
+    path = "bills/bill-tf-2/refunds"
+    assert (await call("POST", path, refund))[1]["code"] == "unknown_payment"
+    await call("POST", "bills/bill-tf-2/payments", payment)
+    taken = await call("POST", path, refund)
+    assert taken == (200, {"accepted": True}) == await call("POST", path, refund)
+    assert (await call("POST", path, refund | {"amount_fen": 701}))[1]["code"] == "refund_id_used"
+    assert (await call("POST", path, refund | {"refund_id": "rfd_2", "amount_fen": 15001}))[1]["code"] == "wrong_amount"
+    assert (await call("POST", "bills/none/refunds", refund))[0] == 404
+    for wrong in ({"amount_fen": 0}, {"amount_fen": "1"}, {"refunded_at": "2026-11-23"}, {"refund_id": ""}):
+        assert (await call("POST", path, refund | {"refund_id": "rfd_3"} | wrong))[0] == 422
+    assert (await call("GET", "bills/bill-tf-2"))[1]["state"] == "paid"
+    await call("POST", path, refund | {"refund_id": "rfd_2", "amount_fen": 15000})
+    assert (await call("GET", "bills/bill-tf-2"))[1]["state"] == "refunded"
+    # A payment that was not taken is known by its number: that its money went back can be told.
+    assert (await call("POST", "bills/bill-tf-2/payments", payment | {"payment_id": "pay_2"}))[0] == 409
+    assert (await call("POST", path, refund | {"refund_id": "rfd_4", "payment_id": "pay_2", "amount_fen": 15700}))[0] == 200
+
+
+async def test_an_exam_is_closed_after_its_deadline_and_takes_what_was_paid_before(call, running):
+    payment = {"payment_id": "pay_1", "amount_fen": 28000, "late_fee_fen": 0, "provider_trade_no": "4"}
+    running.sandbox.clock = lambda: datetime(2026, 11, 29, 0, 1, tzinfo=CHINA).timestamp()
+    assert (await call("GET", "bills/bill-ex-1"))[1]["state"] == "closed"
+    late = payment | {"paid_at": "2026-11-29T00:00:01+08:00"}
+    assert (await call("POST", "bills/bill-ex-1/payments", late))[1]["code"] == "not_payable"
+    in_time = payment | {"payment_id": "pay_2", "paid_at": "2026-11-28T23:59:59+08:00"}
+    assert (await call("POST", "bills/bill-ex-1/payments", in_time))[0] == 200
+
+
 async def test_ordered_before_midnight_paid_after_it(call):
     payment = {"payment_id": "pay_1", "amount_fen": 10000, "provider_trade_no": "42"}
     late = payment | {"late_fee_fen": 5700, "paid_at": "2026-11-24T00:00:30+08:00"}

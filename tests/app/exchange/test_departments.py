@@ -181,6 +181,60 @@ async def test_a_taken_payment_gives_a_receipt_number(office):
     }
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "error"),
+    [
+        (409, {"code": "unknown_payment"}, PaymentRefused),
+        (422, {"code": "wrong_amount"}, PaymentRefused),
+        (422, [], PaymentRefused),
+        (404, {"code": "not_found"}, BillNotFound),
+        (500, {}, ProviderUnavailable),
+        (200, {"accepted": "yes"}, ProviderUnavailable),
+        (200, b"<html>", ProviderUnavailable),
+    ],
+)
+async def test_refunds_are_acknowledged_refused_or_to_be_told_again(office, status, body, error):
+    office.says = (status, body, 0)
+    with pytest.raises(error):
+        await _refund(office)
+
+
+async def test_a_refund_names_its_payment(office):
+    office.says = (200, {"accepted": True}, 0)
+    await _refund(office)
+    assert office.came[0][1] == "/departments/bills/bill-1/refunds"
+    told = {"refund_id": "rfd_1.bill-1", "payment_id": "ord_1.bill-1", "amount_fen": 300, "refunded_at": "2026-11-23T06:00:00Z"}
+    assert orjson.loads(office.came[0][3]) == told
+
+
+@pytest.mark.parametrize(
+    ("more", "masked", "deadline"),
+    [
+        ({}, "", None),
+        ({"payer_name_masked": "张**"}, "张**", None),
+        ({"payer_name_masked": "欧阳娜娜"}, "欧***", None),  # a department that forgets to mask
+        ({"hard_deadline": "2026-11-29T00:00:00+08:00"}, "", "2026-11-28T16:00:00Z"),
+    ],
+)
+async def test_what_else_a_bill_may_say(office, more, masked, deadline):
+    office.says = (200, BILL | more, 0)
+    bill = await office.departments.bill(OFFICE, "bill-1")
+    assert (bill.payer_masked, bill.hard_deadline) == (masked, deadline)
+
+
+@pytest.mark.parametrize("wrong", [{"due_on": "2026-02-30"}, {"hard_deadline": "2026-11-29"}, {"payer_name_masked": 5}])
+async def test_days_that_do_not_exist_are_no_answer(office, wrong):
+    office.says = (200, BILL | wrong, 0)
+    with pytest.raises(ProviderUnavailable):
+        await office.departments.bill(OFFICE, "bill-1")
+
+
+async def _refund(office: Any) -> None:
+    await office.departments.report_refund(
+        OFFICE, "bill-1", refund_id="rfd_1.bill-1", payment_id="ord_1.bill-1", amount_fen=300, refunded_at=AT
+    )
+
+
 async def _pay(office: Any) -> str:
     receipt: str = await office.departments.report_payment(
         OFFICE,
