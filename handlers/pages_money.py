@@ -11,7 +11,7 @@ from handlers import findings, refunds
 from handlers.pages_base import ULID, errors_by_field
 from handlers.pages_staff import StaffPage
 from handlers.problems import judged
-from handlers.refunds import RejectRefundRequest, ReturnedOutsideRequest, ReturnRequest
+from handlers.refunds import PayOutRequest, RejectRefundRequest, ReturnedOutsideRequest, ReturnRequest, card_of
 from payments import money_words as say
 from payments.reconcile import words as reconcile_words
 
@@ -36,6 +36,7 @@ class Act:
     hint: str = ""
     limit: int = 200
     is_quiet: bool = False
+    more: tuple[tuple[str, str], ...] = ()  # further fields: name and label; never shown again, they hold a person's card
 
 
 class Start(StaffPage):
@@ -225,17 +226,20 @@ class OnePayment(One):
 
 class OneRefund(One):
     kind = "refunds"
-    actions = ("approve", "reject", "again")
+    actions = ("approve", "reject", "again", "to_card", "to_merchant")
 
     async def matter(self, matter_id: str) -> dict[str, Any]:
         order, refund = await self.hall.payments.refunds.read(matter_id, self.staff)
         row = self.hall.payments.refunds.view(order, refund)
         state, tone = say.REFUND_STATES[row["state"]]
         acts = []
-        if row["state"] == "requested" and self.is_head and row["requested_by"] != self.staff.account:
+        if row["state"] == "requested" and self._is_second(row):
             acts += [Act("approve", "同意退款"), Act("reject", "不同意", "reason", "理由", "申请人会看到", is_quiet=True)]
         if row["state"] == "closed" and row["failure"] != "already_returned":
             acts.append(Act("again", "再退一次", "reason", "退款理由", "缴款人会看到；金额与这次相同", 26))
+        if row["state"] == "abnormal" and row["failure"] == "abnormal" and row["provider"] == "wechatpay" and self._is_second(row):
+            card = (("bank", "开户银行（微信支付的银行代码，如 ICBC_DEBIT）"), ("account", "银行卡号"), ("holder", "持卡人姓名"))
+            acts += [Act("to_card", "改退到缴款人的银行卡", more=card), Act("to_merchant", "退到本单位账户", is_quiet=True)]
         facts = [
             *_common(row, order.id),
             ("退款金额", _yuan(row["amount_fen"])),
@@ -252,6 +256,9 @@ class OneRefund(One):
         what, advice = say.refund_sentence(row), say.refund_advice(row)
         return {"title": row["title"], "state": state, "tone": tone, "what": what, "advice": advice, "facts": facts, "links": [], "acts": acts}
 
+    def _is_second(self, row: Mapping[str, Any]) -> bool:
+        return self.is_head and row["requested_by"] != self.staff.account
+
     async def act(self, matter_id: str, action: str) -> None:
         desk = self.hall.payments.refunds
         if action == "approve":
@@ -259,6 +266,10 @@ class OneRefund(One):
         elif action == "reject":
             body = judged(RejectRefundRequest, {"reason": self.text("reason", limit=400).strip()}, "")
             await desk.reject(matter_id, self.staff, body["reason"])
+        elif action in ("to_card", "to_merchant"):
+            typed = {name: self.text(name, limit=80).strip() for name in ("bank", "account", "holder")}
+            body = judged(PayOutRequest, {"to": "card", **typed} if action == "to_card" else {"to": "merchant"}, "")
+            await self.hall.payments.abnormal.pay_out(matter_id, self.staff, card_of(body))
         else:
             order, refund = await desk.read(matter_id, self.staff)
             body = judged(ReturnRequest, {"reason": self.text("reason", limit=200).strip()}, "")

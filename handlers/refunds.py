@@ -1,9 +1,13 @@
 """Refunds by staff (/staff/v1): asking, the second person, the lists, and what is done with payments that do not fit."""
 
-from marshmallow import Schema, fields, validate
+from collections.abc import Mapping
+from typing import Any
+
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from handlers.base import HallHandler, operation
 from payments.model import AttemptState, OrderState
+from payments.provider import BankCard
 from payments.refund import RefundKind, RefundState
 
 _REFUND_STATES = validate.OneOf([state.value for state in RefundState])
@@ -21,6 +25,25 @@ class RefundRequest(Schema):
 
 class RejectRefundRequest(Schema):
     reason = fields.String(required=True, validate=validate.Length(1, 200))
+
+
+class PayOutRequest(Schema):
+    """Where a stuck refund goes: a `card` of the payer (with the provider's word for the bank), or the `merchant`'s own account."""
+
+    to = fields.String(required=True, validate=validate.OneOf(["card", "merchant"]))
+    bank = fields.String(load_default="", validate=validate.Regexp(r"([A-Z0-9_]{2,32})?\Z"))
+    account = fields.String(load_default="", validate=validate.Regexp(r"([0-9]{8,30})?\Z"))
+    holder = fields.String(load_default="", validate=validate.Length(max=60))
+
+    @validates_schema
+    def _whole(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        missing = {name: ["退到银行卡时要填写"] for name in ("bank", "account", "holder") if not data[name]}
+        if data["to"] == "card" and missing:
+            raise ValidationError(missing)
+
+
+def card_of(body: Mapping[str, str]) -> BankCard | None:
+    return BankCard(body["bank"], body["account"], body["holder"]) if body["to"] == "card" else None
 
 
 class ReturnRequest(Schema):
@@ -139,6 +162,15 @@ class RejectRefund(HallHandler):
         await self.answer(self.hall.payments.refunds.view(order, refund))
 
 
+class PayOutRefund(HallHandler):
+    @operation(
+        "Pay a stuck refund out another way (the head, not the asker)", body=PayOutRequest, answers={200: RefundResponse}, auth="staff"
+    )
+    async def post(self, refund_id: str) -> None:
+        order, refund = await self.hall.payments.abnormal.pay_out(refund_id, self.staff, card_of(self.body))
+        await self.answer(self.hall.payments.refunds.view(order, refund))
+
+
 class HeldPayments(HallHandler):
     @operation(
         "Payments of the own agency that do not fit, or were too much",
@@ -190,6 +222,7 @@ routes = [
     (r"/staff/v1/refunds", Refunds),
     (r"/staff/v1/refunds/([\w-]+)/approve", ApproveRefund),
     (r"/staff/v1/refunds/([\w-]+)/reject", RejectRefund),
+    (r"/staff/v1/refunds/([\w-]+)/pay-out", PayOutRefund),
     (r"/staff/v1/payments/held", HeldPayments),
     (r"/staff/v1/payments/([\w-]+)/ask", AskHeld),
     (r"/staff/v1/payments/([\w-]+)/return", ReturnHeld),

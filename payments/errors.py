@@ -4,7 +4,7 @@ NotFound     order.not_found, receipt.not_found, refund.not_found
 Forbidden    refund.second_person_needed
 Conflict     order.already_paid, order.payable_busy, order.older_first, order.closed, order.expired, order.close_unsure, order.payment_held,
              order.too_many_attempts, payment.payer_unknown, payment.refused, payment.not_held, payment.held_unclear,
-             payment.return_asked, refund.not_refundable, refund.decided
+             payment.return_asked, refund.not_refundable, refund.decided, refund.pay_out_refused
 Validation   payment.scene_unsupported, refund.too_much
 Unavailable  provider.unavailable (kernel)
 """
@@ -111,6 +111,12 @@ class RefundDecided(Conflict):
     """The second person has agreed or refused already."""
 
     code = "refund.decided"
+
+
+class PayOutRefused(Conflict):
+    """The provider will not pay a stuck refund out this way."""
+
+    code = "refund.pay_out_refused"
 
 
 class SecondPersonNeeded(Forbidden):

@@ -16,6 +16,7 @@ from app.kernel.clock import format_utc, utc_now
 from app.kernel.errors import ValidationFailed, error_row
 from app.storage.mongo import Database
 from payments import errors, receipt_numbers, receipts
+from payments.abnormal import AbnormalRefunds
 from payments.asking import Asking
 from payments.held_desk import HeldDesk
 from payments.ledger import store as ledger
@@ -82,6 +83,7 @@ class Payments:
         self.held = HeldDesk(self._store, self._asking, approval_fen=refund_approval_fen, clock=clock)
         self.refunds = Refunds(self._store, approval_fen=refund_approval_fen, clock=clock, confirm=self.held.confirm_of)
         self._following = RefundFollowing(self._store, self.providers, public_url)
+        self.abnormal = AbnormalRefunds(self._store, self.providers, self._following, clock)
         self._notifications = Notifications(
             database, self.providers, self._settling, lambda report, now: self._following.apply_report(report, "notice", now)
         )

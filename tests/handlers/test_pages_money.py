@@ -120,8 +120,14 @@ async def test_a_refund_that_does_not_arrive(world, mode, shown):  # noqa: F811
     finally:
         await sim(world, officer, "refunds", mode="success")
     if mode == "abnormal":
-        assert "退款查询" in page.text and path.rsplit("/", 1)[1] in page.text
+        assert "改退到缴款人的其他银行卡" in page.text and path.rsplit("/", 1)[1] in page.text
         assert "没有这样的退款" not in (await officer.get("/staff/money/refunds?state=abnormal")).text
+        assert not any(form.action.endswith("/to_card") for form in page.forms)  # for the head alone
+        chief = await head(world)
+        wrong = await chief.submit(await chief.get(path), "/to_card", bank="ICBC_DEBIT", account="62220212", holder="")
+        assert wrong.status == 422 and "62220212" not in wrong.html
+        page = await chief.submit(await chief.get(path), "/to_card", bank="ICBC_DEBIT", account="6222021234567890123", holder="张三")
+        assert "平台处理中" in page.text or "已退到账" in page.text
         return
     once = next(value for name, value in page.form("/again").values if name == "once")
     again = await officer.submit(page, "/again", reason="再退一次")

@@ -177,3 +177,16 @@ async def test_held_payments_of_others_do_not_exist(desk):
     headers = {"Idempotency-Key": "k"}
     assert (await desk.site.call("POST", f"/staff/v1/payments/{number}/return", json={"reason": "x"}, headers=headers)).status == 401
     assert (await desk.hall.payments._store.load_of_attempt(number)).is_held
+
+
+async def test_only_a_stuck_refund_is_paid_out_another_way(desk):
+    order = await desk.paid()
+    asked = await desk.post("clerk.sg-gaj", f"/staff/v1/orders/{order.id}/refunds", {"amount_fen": 1000, "reason": "x"})
+    path, body = f"/staff/v1/refunds/{asked.json['id']}/pay-out", {"to": "merchant"}
+    for who, status, code in [
+        ("clerk.sg-gaj", 403, "refund.second_person_needed"), ("head.sg-rsj", 404, "refund.not_found"), ("head.sg-gaj", 409, "refund.decided"),
+    ]:  # fmt: skip
+        answer = await desk.post(who, path, body)
+        assert (answer.status, answer.json["code"]) == (status, code)
+    for bad in ({}, {"to": "friend"}, {"to": "card"}, {"to": "card", "bank": "ICBC_DEBIT", "account": "6222", "holder": "张三"}):
+        assert (await desk.post("head.sg-gaj", path, bad)).status == 422

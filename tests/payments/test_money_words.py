@@ -43,7 +43,7 @@ def test_every_state_of_a_refund_has_its_words(state):
     ("changes", "part"),
     [
         ({"state": "abnormal", "failure": "abnormal"}, "商户后台按退款单号 rfd_1"),
-        ({"state": "abnormal", "failure": "abnormal", "provider": "wechatpay"}, "退到其他银行卡"),
+        ({"state": "abnormal", "failure": "abnormal", "provider": "wechatpay"}, "改退到缴款人的其他银行卡"),
         ({"state": "abnormal", "failure": "amount_differs", "provider": "wechatpay"}, "联系平台客服"),
         ({"state": "processing", "is_overdue": True}, "超过7天"),
         ({"state": "closed", "failure": "closed"}, "再退一次"),
