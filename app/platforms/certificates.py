@@ -62,6 +62,7 @@ def chains_to_root(
 
 
 def is_valid_at(certificate: x509.Certificate, now: datetime) -> bool:
+    """Say whether `now` (aware) is within the certificate's life; its last moment is outside."""
     return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
