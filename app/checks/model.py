@@ -9,6 +9,7 @@ from app.checks import bill_rules, errors
 from app.checks.bill_rules import Judgement
 from app.exchange.departments import Bill, Office
 from app.kernel.clock import format_utc, shanghai_day
+from app.kernel.errors import Conflict
 from app.kernel.money import yuan_text
 
 
@@ -37,7 +38,7 @@ class Quote:
     after: tuple[str, ...] = ()
 
 
-_REFUSALS: Mapping[str, tuple[type[errors.Conflict], str]] = {
+_REFUSALS: Mapping[str, tuple[type[Conflict], str]] = {
     "paid": (errors.BillAlreadyPaid, "这张账单已经缴清，不用再缴。"),
     "closed": (errors.BillClosed, "这张账单已过缴费期限或已撤销，不能再缴。"),
     "disputed": (errors.BillDisputed, "这张账单正在复议或诉讼，暂停缴费，结果出来后再缴。"),
@@ -79,7 +80,7 @@ def bill_view(bill: Bill, office: Office, now: datetime) -> dict[str, Any]:
     if payable:
         try:
             quote_of(bill, office, now)
-        except errors.Conflict as refusal:
+        except Conflict as refusal:
             payable, warning = False, refusal.detail
     on = shanghai_day(now)
     if payable and rule.surcharge and bill_rules.judge_surcharge(bill, on) is Judgement.DIFFERS:
