@@ -120,6 +120,20 @@ def test_aead_of_the_java_sdk():
         v3.decrypt_resource(resource, vector["api_v3_key"][:16])
 
 
+def test_aead_of_the_go_sdk():
+    vector = VECTORS["aead_16_byte_key"]
+    sealed = (vector["nonce"], vector["associated_data"], vector["ciphertext"])
+    assert v3.open_sealed(vector["key"].encode(), *sealed).decode() == vector["plaintext"]
+    for key, changed in (
+        (b"testAPIv3Key1111", sealed),
+        (b"not a aes key", sealed),
+        (vector["key"].encode(), (*sealed[:2], "invalid cipher")),
+        (vector["key"].encode(), (*sealed[:2], "SGVsbG8gV29ybGQK")),
+    ):
+        with pytest.raises(v3.MessageRefused, match="decryption"):
+            v3.open_sealed(key, *changed)
+
+
 def test_encrypted_certificate_of_the_java_sdk():
     vector = VECTORS["encrypted_certificate"]
     pem = v3.decrypt_resource(vector["encrypt_certificate"], VECTORS["aead"]["api_v3_key"])
