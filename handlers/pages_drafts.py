@@ -5,7 +5,7 @@ from typing import Any
 
 from app.cases import errors, forms, materials
 from app.cases.completeness import facts_of
-from app.cases.drafts import Save, stored_answer
+from app.cases.drafts import Save
 from app.cases.model import Case, State
 from app.kernel.clock import SHANGHAI, today
 from app.kernel.errors import ErrorRow, HallError, ValidationFailed

@@ -18,7 +18,6 @@ from app.cases.errors import CaseConflict, DraftConflict
 from app.cases.model import FINAL, STATE_NAMES, Case, State, TimelineEntry
 from app.cases.ports import Catalogue, Licences, People
 from app.cases.procedure import rules_of
-from app.cases.procedure import rules_of
 from app.cases.store import CaseStore
 from app.catalogue import model as items
 from app.identity.model import Resident
@@ -128,7 +127,7 @@ class Drafts:
                 if time.monotonic() - began > _MERGE_FOR_S:
                     raise
                 tries += 1
-                await asyncio.sleep(random.random() * min(0.004 * 1.5**tries, 0.25))  # noqa: S311 - only spreads the writers
+                await asyncio.sleep(random.random() * min(0.004 * 1.5**tries, 0.25))
                 continue
             if kept.is_refused or kept.conflicts:
                 raise _conflict(case, item, kept)
