@@ -263,8 +263,7 @@ async def started_web(hall: Processes, **settings: str) -> int:
     """Start a web process, return its port when it is ready."""
     environment = hall.environment | settings
     process = hall.start("main.py", "web", **settings)
-    await until_up(f"http://127.0.0.1:{environment['HALL_PORT']}/healthz")
-    assert process.poll() is None
+    await until_up(f"http://127.0.0.1:{environment['HALL_PORT']}/healthz", process)
     return int(environment["HALL_PORT"])
 
 

@@ -67,13 +67,13 @@ def processes(folder: Path, mongodb_uri: str, redis_url: str, **settings: str) -
             process.wait(20)
 
 
-async def until_up(url: str) -> None:
-    """Wait until a GET of `url` is answered with 200. Raises OSError when it is not within 40 s."""
+async def until_up(url: str, process: "subprocess.Popen[bytes] | None" = None) -> None:
+    """Wait until a GET of `url` is answered with 200. Raises OSError when it is not within 40 s, or the process that should has ended."""
     deadline = time.monotonic() + 40
     while True:
         try:
             return (await asyncio.to_thread(urllib.request.urlopen, url, None, 2)).close()
         except OSError:
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or (process is not None and process.poll() is not None):
                 raise
             await asyncio.sleep(0.1)

@@ -52,7 +52,8 @@ class Settling:
     def __init__(self, store: OrderStore, sources: Mapping[str, PayableSource]) -> None:
         self._store = store
         self._sources = sources
-        self._together: Gather[_Stored, _Done | None] = Gather(self._apply_together)
+        # One is judged and sent while the other commits.
+        self._together: Gather[_Stored, _Done | None] = Gather(self._apply_together, at_most=32, in_flight=2)
 
     async def apply_report(
         self, report: PaymentReport, source: str, now: datetime, *, winding_up: bool = False

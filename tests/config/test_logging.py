@@ -1,6 +1,16 @@
 """No number of a person and no secret stands in a log line, wherever it hides."""
 
-from config.logging import mask
+import contextlib
+import io
+import json
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+import structlog
+
+from config.logging import configure_logging, mask
 
 
 def test_numbers_and_secrets_are_masked_everywhere():
@@ -21,3 +31,39 @@ def test_numbers_and_secrets_are_masked_everywhere():
 def test_a_case_number_is_not_mistaken_for_a_person():
     number = "1144020099900002174440709904000202611240001"
     assert mask(number) == number
+
+
+@pytest.fixture
+def restored():
+    """The logging of the test run comes back afterwards."""
+    before, root = structlog.get_config(), logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    structlog.configure(**before)
+    root.handlers[:] = handlers
+    root.setLevel(level)
+
+
+def test_a_line_that_cannot_be_written_costs_the_line_and_not_the_work(monkeypatch, restored):
+    full = Path("/dev/full").open("w")  # noqa: SIM115 - refuses every byte, as a disk does that is full
+    monkeypatch.setattr(sys, "stderr", full)
+    configure_logging("info", "json", process="test")
+    structlog.get_logger("test").info("payment.settled", attempt_id="pay_1")
+    with contextlib.suppress(OSError):  # it still holds the line
+        full.close()
+
+
+def test_one_line_per_fact_with_what_belongs_to_it(monkeypatch, restored):
+    sink = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", sink)
+    configure_logging("info", "json", process="web", request_id=lambda: "req_1")
+    log = structlog.get_logger("test")
+    log.debug("not.told")
+    log.info("payment.settled", phone="13812345678", late=False)
+    logging.getLogger("library").warning("slow %s", 3)
+    ours, theirs = (json.loads(line) for line in sink.getvalue().splitlines())
+    assert ours | {"timestamp": ""} == {
+        "event": "payment.settled", "level": "info", "process": "web", "request_id": "req_1", "phone": "138****5678", "late": False,
+        "timestamp": "",
+    }  # fmt: skip
+    assert (theirs["event"], theirs["level"], theirs["process"]) == ("slow 3", "warning", "web")
