@@ -239,7 +239,7 @@ class OneRefund(One):
             acts.append(Act("again", "再退一次", "reason", "退款理由", "缴款人会看到；金额与这次相同", 26))
         if row["state"] == "abnormal" and row["failure"] == "abnormal" and row["provider"] == "wechatpay" and self._is_second(row):
             card = (("bank", "开户银行（微信支付的银行代码，如 ICBC_DEBIT）"), ("account", "银行卡号"), ("holder", "持卡人姓名"))
-            acts += [Act("to_card", "改退到缴款人的银行卡", more=card), Act("to_merchant", "退到本单位账户", is_quiet=True)]
+            acts += [Act("to_card", "改退到缴款人的银行卡", more=card), Act("to_merchant", "退到收款商户的银行账户", is_quiet=True)]
         facts = [
             *_common(row, order.id),
             ("退款金额", _yuan(row["amount_fen"])),

@@ -102,7 +102,7 @@ def refund_advice(row: Mapping[str, Any]) -> str:
     if row["state"] == "abnormal":
         if row["provider"] == "wechatpay" and row["failure"] != "amount_differs":
             return (
-                "联系缴款人，由本单位负责人（不能是申请人）在这里改退到缴款人的其他银行卡；联系不上或不方便的，退到本单位账户，再线下转给缴款人。"
+                "联系缴款人，由本单位负责人（不能是申请人）在这里改退到缴款人的其他银行卡；联系不上或不方便的，退到收款商户的银行账户，再线下转给缴款人。"
                 f"也可以在微信支付商户平台按退款单号 {row['out_refund_no']} 处理，办好后系统会自动得知。"
             )
         return f"在支付平台商户后台按退款单号 {row['out_refund_no']} 查看原因并处理，必要时联系平台客服。办好后系统会自动得知。"
