@@ -21,8 +21,8 @@ _NEXT: Mapping[State, tuple[str, str]] = {
     State.AWAITING_PAYMENT: ("applicant", "请缴费，到账后办件自动继续。"),
     State.APPROVED: ("agency", "{agency}正在准备结果，最晚{deliver_by}送达，送达前会告诉您。"),
     State.DELIVERING: ("agency", "结果正在送达。"),
-    State.NOT_ACCEPTED: ("nobody", "如有疑问请拨打12345，补齐条件后可以用原来填写的内容重新申请。"),
-    State.DENIED: ("nobody", "对决定不服的，可以在收到之日起60日内申请行政复议，或6个月内提起行政诉讼。"),
+    State.NOT_ACCEPTED: ("nobody", "补齐条件后可以用原来填写的内容重新申请。{remedy}"),
+    State.DENIED: ("nobody", "条件满足后可以用原来填写的内容重新申请。{remedy}"),
     State.COMPLETED: ("nobody", "已办结，欢迎评价。"),
     State.WITHDRAWN: ("nobody", "已撤回，需要时可以重新申请。"),
 }
@@ -120,9 +120,21 @@ def next_step(case: Case) -> dict[str, Any]:
         "expected": case.suspensions[-1].expected_on if case.suspensions else None,
         "supplement_by": date.fromisoformat(notice_by) if notice_by else None,
     }
-    text = text.format(agency=case.agency_name, **{name: chinese_day(day) if day else "期限" for name, day in days.items()})
+    words = {name: chinese_day(day) if day else "期限" for name, day in days.items()}
+    text = text.format(agency=case.agency_name, remedy=_remedy(case.refusal or case.decision or {}), **words)
+    if "hand_in" in machine.allowed_actions(case, machine.RESIDENT):
+        text += promises.sentence(case)
     by_on = _day(case.due_on) if actor == "agency" else notice_by if case.state is State.SUPPLEMENT_REQUIRED else None
-    return {"actor": actor, "by_on": by_on, "text": text + promises.sentence(case)}
+    return {"actor": actor, "by_on": by_on, "text": text}
+
+
+def _remedy(told: Mapping[str, Any]) -> str:
+    if not told.get("review_body"):
+        return "有疑问或不同意的，可以打12345。"
+    return (
+        f"不同意的，可以在收到之日起{told['review_days']}日内向{told['review_body']}申请行政复议，"
+        f"或在{told['suit_months']}个月内向{told['court']}起诉；有疑问可以打12345。"
+    )
 
 
 def forms_fields(item: Mapping[str, Any], case: Case) -> list[Mapping[str, Any]]:

@@ -72,7 +72,7 @@ async def test_promised_accepted_brought_later_corrected_refused_and_once_more(w
     page = await resident.get(case.path)
     assert "您承诺以后补的" not in page.text and "已补交承诺的材料" in page.text
     desk = await staff.submit(await staff.get(link), "/decide", outcome="denied", opinion="场所不符合要求")
-    page = await until(resident, case.path, "不同意怎么办")
+    page = await until(resident, case.path, "不同意的")
     assert "韶关市人民政府" in page.text and "60日" in page.text
 
     draft = await resident.submit(page, "/again")
