@@ -71,7 +71,9 @@ class Review:
     async def view(self, case: Case, staff: StaffSession) -> dict[str, Any]:
         """Return a case as its agency may see it, with what this person can do."""
         item = await self._cases.catalogue.item_at(case.item_code, case.item_version)
-        return views.for_staff(case, item, allowed_actions(case, staff))
+        view = views.for_staff(case, item, allowed_actions(case, staff))
+        view["form"] |= self._cases.form_marks(case, item)
+        return view
 
     async def read_material(self, case_id: str, staff: StaffSession, file_id: str) -> tuple[str, str, bytes]:
         """Return (name, type, bytes) of a file of a case of the clerk's agency; the reading is recorded."""
