@@ -251,6 +251,8 @@ def _hold(order: Order, attempt: Attempt, report: PaymentReport, now: datetime) 
         provider_trade_no=report.provider_trade_no,
         reported_fen=report.amount_fen,
         suspended_fen=holding.suspended_fen(what, report),
+        # The day it is in the provider's bill, however late somebody decides about it.
+        paid_at=report.paid_at,
     )
     held = order.with_attempt(attempt)
     event = order_event(

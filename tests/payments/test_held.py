@@ -71,6 +71,16 @@ async def test_what_came_is_in_suspense_until_the_true_news(hall, provider):
 
 
 @pytest.mark.parametrize("provider", ["wechatpay", "alipay"])
+async def test_it_was_paid_when_the_provider_says_however_late_somebody_decides(hall, provider):
+    order, number = await held(hall, provider)
+    paid_at = order.attempt(number).paid_at
+    hall.offset = timedelta(days=2)
+    await give_back(hall, number)
+    # Reconciliation looks for it in the bill of this day, and would miss it in that of the decision.
+    assert (await order_of(hall, number)).attempt(number).paid_at == paid_at < hall.now() - timedelta(days=1)
+
+
+@pytest.mark.parametrize("provider", ["wechatpay", "alipay"])
 async def test_given_back_as_it_came_and_then_paid_again(hall, provider):
     order, number = await held(hall, provider)
     refund_id = new_id("rfd")
