@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from typing import Any
+
+from pymongo.errors import PyMongoError
 
 from app.checks import store as checks_store
 from app.kernel.clock import SHANGHAI
@@ -14,7 +15,8 @@ from sandbox import refunds
 from sandbox.store import Trade
 from tests.payments.simulation import notices
 from tests.payments.simulation.plan import OUTSIDE, WEB, Action
-from tests.payments.simulation.world import POLICE, OrderOfPlan, Process, World, plate_of
+from tests.payments.simulation.processes import Process
+from tests.payments.simulation.world import POLICE, OrderOfPlan, World, plate_of
 
 AGENCY_OF_BILLS = "sg-jj"
 
@@ -328,7 +330,7 @@ async def _foreign_money(world: World, action: Action) -> None:
 async def _step_down(world: World, action: Action) -> None:
     try:
         await world.database.client.admin.command({"replSetStepDown": 1, "force": True})
-    except Exception as error:
+    except PyMongoError as error:
         world.counts[f"step down: {type(error).__name__}"] += 1
 
 

@@ -153,9 +153,7 @@ def _freed(order: Order) -> set[str]:
 # --- the books ---
 
 
-async def _ledger(
-    world: World, orders: Sequence[Order], trades: Sequence[Trade], findings: Sequence[Any]
-) -> AsyncIterator[str]:
+async def _ledger(world: World, orders: Sequence[Order], trades: Sequence[Trade], findings: Sequence[Any]) -> AsyncIterator[str]:
     report = await verify(world.database)
     for problem in report.problems:
         yield f"ledger: {problem}"

@@ -241,7 +241,14 @@ class _Planner:
 
     def _hall_at_work(self, bundle: int) -> None:
         for process, often in ((WORKER, 0.9), (SECOND_WORKER, 0.4)):
-            for kind, share in (("sweep", 0.9), ("relay", 0.9), ("tell", 0.5), ("number_receipts", 0.5), ("seal", 0.4), ("reconcile", 0.12)):
+            for kind, share in (
+                ("sweep", 0.9),
+                ("relay", 0.9),
+                ("tell", 0.5),
+                ("number_receipts", 0.5),
+                ("seal", 0.4),
+                ("reconcile", 0.12),
+            ):
                 if self._chance.random() < often * share:
                     self._add(bundle, kind, process, dies=0.08)
 
@@ -263,7 +270,9 @@ class _Planner:
             self._add(bundle, "refund_mode", OUTSIDE, mode=mode, seconds=chance.choice((0, 5, 3600, 3 * 86400)))
             self._add(bundle + chance.randint(1, 4), "refund_mode", OUTSIDE, mode="success", seconds=None)
         if chance.random() < 0.15:
-            self._add(bundle, "bank", OUTSIDE, pick=chance.randrange(1000), status=chance.choice(("SUCCESS", "SUCCESS", "ABNORMAL", "CLOSED")))
+            self._add(
+                bundle, "bank", OUTSIDE, pick=chance.randrange(1000), status=chance.choice(("SUCCESS", "SUCCESS", "ABNORMAL", "CLOSED"))
+            )
         if chance.random() < 0.015:
             self._add(bundle, "rotate", OUTSIDE, provider=chance.choice(PROVIDERS))
         for kind, how_often in (("foreign_money", 0.01), ("step_down", 0.008), ("flush_redis", 0.02), ("kill", 0.02)):

@@ -23,7 +23,8 @@ from tests.payments.simulation import invariants
 from tests.payments.simulation.actions import perform
 from tests.payments.simulation.mortal import Died
 from tests.payments.simulation.plan import PROVIDERS, SECOND_WORKER, WORKER, Action, Plan
-from tests.payments.simulation.world import Process, World
+from tests.payments.simulation.processes import Process
+from tests.payments.simulation.world import World
 
 # (bundles done, of how many)
 Watch = Callable[[int, int], None]
@@ -164,7 +165,9 @@ async def _come_to_rest(world: World) -> list[str]:
         left = await _unrest(world)
         if not left:
             return []
-    theirs = [str(refunds.shown(refund)) for refund in refunds.all_of(world.sandbox.sandbox) if any(refund.out_refund_no in each for each in left)]
+    theirs = [
+        str(refunds.shown(refund)) for refund in refunds.all_of(world.sandbox.sandbox) if any(refund.out_refund_no in each for each in left)
+    ]
     return [f"never comes to rest: {sentence}" for sentence in [*left, *theirs]]
 
 

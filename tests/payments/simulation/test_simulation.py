@@ -30,7 +30,9 @@ def test_a_seed_is_a_plan():
 
 
 def test_plans_have_everything_in_them():
-    kinds = {(action.kind, action.args.get("mode") or action.args.get("outcome")) for seed in range(8) for action in make_plan(seed, 300).actions}
+    kinds = {
+        (action.kind, action.args.get("mode") or action.args.get("outcome")) for seed in range(8) for action in make_plan(seed, 300).actions
+    }
     assert {kind for kind, _ in kinds} >= {
         "forged", "foreign", "other_amount", "repeated", "storm", "step_down", "flush_redis", "rotate", "foreign_money", "counter",
         "kill", "bank", "approve", "reject", "close", "refresh", "reconcile", "watch",

@@ -1,7 +1,6 @@
 """The world of a run: the real servers, the stand-ins over HTTP, the hall's processes, and one clock for all of them."""
 
 import asyncio
-import functools
 import hashlib
 import shutil
 from collections import Counter
@@ -15,40 +14,29 @@ from typing import Any
 
 import aiohttp
 from pymongo.errors import PyMongoError
-from redis.asyncio import Redis
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import Application
 
 from app.checks import reports as checks_reports
 from app.checks import store as checks_store
-from app.checks.payables import BillPayables
-from app.checks.reports import BillReports
-from app.exchange.departments import Departments, Office
+from app.exchange.departments import Office
 from app.kernel.clock import SHANGHAI
 from app.kernel.errors import Conflict, NotFound
 from app.kernel.events import Event
 from app.kernel.ids import new_id, ulid
-from app.platforms import rsa
-from app.platforms.alipay import AlipayGateway
 from app.storage import outbox
 from app.storage.mongo import Database, ensure_indexes
 from app.storage.redis import connect, publish
-from app.storage.relay import Relay
 from handlers import callbacks
 from payments import store as payments_store
-from payments.providers.alipay import Alipay
-from payments.providers.bill_downloads import AlipayBills, WeChatPayBills
-from payments.providers.wechatpay import WeChatPay
 from payments.reconcile import store as reconcile_store
-from payments.reconcile.service import Reconcile
-from payments.service import Payments
 from sandbox import certificates
 from sandbox.base import Pace
 from sandbox.credentials import FILE_NAME, load_or_make
 from sandbox.server import Running, start
-from tests.payments.simulation.mortal import Died, Life, MortalHttp
+from tests.payments.simulation.mortal import Died
 from tests.payments.simulation.plan import RESIDENTS, SECOND_WORKER, WEB, WORKER, Plan
+from tests.payments.simulation.processes import Process, Settings, WebApplication, build, mortal
 
 POLICE = Office("sg-gaj", "韶关市公安局", "12345")
 # Real time in which a dead process's transactions keep their locks; MongoDB lets go of them by itself after its own limit.
@@ -63,10 +51,6 @@ INDEXES: Mapping[str, Any] = {
     **reconcile_store.INDEXES,
     "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],
 }
-
-
-# Reading a private key takes a fifth of a second, and here processes start by the dozen.
-rsa.load_private_key = functools.cache(rsa.load_private_key)
 
 
 @dataclass(frozen=True)
@@ -134,23 +118,6 @@ class Fees:
 
 
 @dataclass
-class Process:
-    """One process of the hall, as commands/assembly.py puts it together, as far as money goes."""
-
-    name: str
-    life: Life
-    database: Database
-    http: MortalHttp
-    redis: Redis
-    payments: Payments
-    reports: BillReports
-    departments: Departments
-    relay: Relay
-    reconcile: Reconcile
-    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
-
-
-@dataclass
 class OrderOfPlan:
     """What residents know of an order of the plan: their own, and what they were given to pay with, by attempt."""
 
@@ -193,8 +160,22 @@ class World:
         self.redis = connect(self._servers["redis"])
         await ensure_indexes(self.database, INDEXES)
         self._serve_callbacks()
-        # Half of all runs are of an Alipay application with certificates.
-        self._alipay_chain = certificates.alipay_chain(self.sandbox.sandbox) if self.plan.seed % 4 >= 2 else {}
+        seed = self.plan.seed
+        self._settings = Settings(
+            servers=self._servers,
+            database=self._name,
+            stand_ins=self.sandbox.url,
+            credentials=self.sandbox.sandbox.credentials,
+            # Keys and certificates in all four combinations; certificates can be rotated.
+            wechatpay_by_certificate=seed % 2 == 0,
+            alipay_chain=certificates.alipay_chain(self.sandbox.sandbox) if seed % 4 >= 2 else {},
+            public_url=self.url,
+            folder=self.folder / "reconcile",
+            clock=self.clock.now,
+            payer_of=self._payer_of,
+            cases=self.fees,
+            subscribers={"order.paid": ("cases", self.fees.order_paid), "order.refunded": ("cases", self.fees.order_refunded)},
+        )
         for name in (WEB, WORKER, SECOND_WORKER):
             await self._start(name)
         for number in range(RESIDENTS):
@@ -206,7 +187,7 @@ class World:
     async def close(self) -> None:
         await asyncio.gather(*self._burials, return_exceptions=True)
         for process in self.processes.values():
-            await _end(process)
+            await process.end()
         self._server.stop()
         await self._server.close_all_connections()
         await self.sandbox.stop()
@@ -218,81 +199,12 @@ class World:
     # --- processes ---
 
     async def _start(self, name: str) -> None:
-        process = self._build(name)
+        process = build(name, self._settings, lambda: self._died(name))
+        process.database.on_commit = lambda: process.beside(publish(process.redis, "events", ""))
         self.processes[name] = process
         if name == WEB:
             self._application.hall = SimpleNamespace(payments=process.payments, database=process.database, life=process.life)
         await process.payments.prepare()
-
-    def _build(self, name: str) -> Process:
-        life = Life(lambda: self._died(name))
-        database = Database(self._servers["mongodb"], self._name, listeners=[life])
-        http = MortalHttp(life)
-        redis = connect(self._servers["redis"])
-        own, clock = self.sandbox.sandbox.credentials, self.clock.now
-        gateway = AlipayGateway(
-            http,
-            gateway_url=f"{self.sandbox.url}/gateway.do",
-            app_id=own.alipay_app_id,
-            app_private_key=own.alipay_app_private_key,
-            public_key="" if self._alipay_chain else own.alipay_public_key,
-            aes_key=own.alipay_aes_key,
-            app_cert=self._alipay_chain.get("app_cert", ""),
-            root_cert=self._alipay_chain.get("root_cert", ""),
-            public_cert=self._alipay_chain.get("public_cert", ""),
-            clock=clock,
-        )
-        wechatpay = WeChatPay(
-            http,
-            base_url=self.sandbox.url,
-            app_id=own.wechat_app_id,
-            open_app_id=own.wechat_open_app_id,
-            mch_id=own.wechatpay_mch_id,
-            api_v3_key=own.wechatpay_api_v3_key,
-            merchant_serial=own.merchant_serial,
-            merchant_key=own.merchant_private_key,
-            # Half of all runs are of a merchant with platform certificates alone: those can be rotated.
-            public_key_id=own.wechatpay_public_key_id if self.plan.seed % 2 else "",
-            public_key=own.wechatpay_public_key if self.plan.seed % 2 else "",
-            clock=clock,
-        )
-        departments = Departments(http, f"{self.sandbox.url}/departments")
-        bills = BillPayables(database, departments, clock=clock)
-        reports = BillReports(database, departments, clock=clock)
-        payments = Payments(
-            database,
-            providers=[wechatpay, Alipay(gateway, seller_id=own.alipay_seller_id)],
-            sources={"case": self.fees, "bill": bills},
-            payer_of=self._payer_of,
-            public_url=self.url,
-            clock=clock,
-        )
-
-        subscribers = {
-            "order.paid": [("cases", self.fees.order_paid), ("departments", reports.report_paid)],
-            "refund.succeeded": [("departments", reports.report_refunded)],
-            "order.refunded": [("cases", self.fees.order_refunded)],
-            "bill.payment_refused": [("refunds", payments.refunds.refund_refused_bill)],
-        }
-        relay = Relay(database, subscribers, clock)
-        reconcile = Reconcile(
-            database,
-            providers=payments.providers,
-            sources={"case": self.fees, "bill": bills},
-            bills=[WeChatPayBills(http, wechatpay), AlipayBills(http, gateway)],
-            folder=self.folder / "reconcile",
-            public_url=self.url,
-            own_agency="sg-zsj",
-            clock=clock,
-        )
-        process = Process(name, life, database, http, redis, payments, reports, departments, relay, reconcile)
-        database.on_commit = lambda: self._beside(process, publish(redis, "events", ""))
-        return process
-
-    def _beside(self, process: Process, work: Any) -> None:
-        task = asyncio.ensure_future(work)
-        process.tasks.add(task)
-        task.add_done_callback(process.tasks.discard)
 
     async def run(self, name: str, work: Callable[[Process], Awaitable[Any]]) -> bool:
         """Let a process of the hall do something; say whether it lived to its end. Refusals and outages are answers like others."""
@@ -335,7 +247,7 @@ class World:
         if left_open:
             await self.until_primary()
             await self.database.client.admin.command("killSessions", [{"id": session["id"]} for session in left_open])
-        await _end(dead)
+        await dead.end()
 
     async def _start_again(self, name: str) -> None:
         while True:
@@ -367,8 +279,8 @@ class World:
     # --- the hall's address ---
 
     def _serve_callbacks(self) -> None:
-        self._application = _Application(
-            [(path, _mortal(handler)) for path, handler in callbacks.routes], log_function=lambda _handler: None
+        self._application = WebApplication(
+            [(path, mortal(handler)) for path, handler in callbacks.routes], log_function=lambda _handler: None
         )
         self._server = HTTPServer(self._application)
         sockets = bind_sockets(0, "127.0.0.1")
@@ -412,12 +324,6 @@ class World:
         return {"kind": "case", "id": payable_id}
 
 
-async def _end(process: Process) -> None:
-    await process.http.close()
-    await process.redis.aclose()
-    await process.database.close()
-
-
 def plate_of(number: int) -> str:
     """Return the plate of the car whose fine is this bill; the stand-in has one for every plate that is not in its samples."""
     return f"粤FS{number:04d}"
@@ -425,33 +331,3 @@ def plate_of(number: int) -> str:
 
 def bill_id_of(number: int) -> str:
     return f"bill-tf-{hashlib.sha256(plate_of(number).encode()).hexdigest()[:12]}"
-
-
-class _Application(Application):
-    """What handlers ask of their application, without the whole hall behind it."""
-
-    hall: SimpleNamespace
-
-    def begin(self) -> None: ...
-
-    def end(self) -> None: ...
-
-
-def _mortal(handler: type[Any]) -> type[Any]:
-    """Return the handler as it runs in a process that may die: then the connection breaks without an answer, whoever waits for what."""
-
-    class Mortal(handler):  # type: ignore[misc]
-        async def post(self, *arguments: Any) -> None:
-            life = self.application.hall.life
-            death, work = asyncio.ensure_future(life.died.wait()), asyncio.ensure_future(super().post(*arguments))
-            await asyncio.wait({death, work}, return_when=asyncio.FIRST_COMPLETED)
-            death.cancel()
-            if not life.is_dead:
-                return await work
-            work.cancel()
-            await asyncio.wait({work})
-            if not self._finished:
-                self.detach().close()
-
-    return Mortal
-
