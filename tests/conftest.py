@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import pymongo
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -87,7 +88,8 @@ async def database(servers: dict[str, str], dropping: Database) -> AsyncIterator
     yield database
     # Closed first: that ends its sessions, and with them a transaction that a cut-off request has left open and a drop would wait for.
     await database.close()
-    await dropping.client.drop_database(database.db.name)
+    with pymongo.timeout(60):  # of a busy machine
+        await dropping.client.drop_database(database.db.name)
 
 
 @pytest.fixture
