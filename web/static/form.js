@@ -167,6 +167,7 @@ function choose(radio) {
 
 function showLeft(rows) {
   const place = document.getElementById('left');
+  if (!place) return; // the list of mistakes stands in its place
   const count = place.querySelector('summary');
   if (!rows.length) {
     place.innerHTML = '<p><b>必填的都填了</b>，核对一遍就可以下一步。</p>';

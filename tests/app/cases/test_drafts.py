@@ -2,9 +2,12 @@
 
 import asyncio
 import copy
+from dataclasses import replace
 
 import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.cases.carry_over import carried_over
 from app.cases.drafts import Save, keep
@@ -140,6 +143,36 @@ async def test_what_was_handed_in_is_not_saved_over(hall):
     assert await hall.database["events"].count_documents({"name": "case.submitted", "subject_id": case.id}) == 1
     with pytest.raises(ActionNotAllowed):
         await save(hall, case, {"name": "乙"}, case.version + 1, merge=True)
+
+
+saves = st.tuples(
+    st.integers(0, 3),  # device
+    st.dictionaries(st.sampled_from(["name", "mobile", "address", "lost_date"]), st.sampled_from(["甲", "乙", "", None]), min_size=1),
+    st.booleans(),  # merge
+    st.booleans(),  # does the answer reach the device
+)
+
+
+@given(st.lists(saves, max_size=25))
+def test_no_order_of_saves_undoes_what_a_device_has_not_seen(script):
+    case = a_case()
+    seen = dict.fromkeys(range(4), 1)  # device -> the version it knows
+    changed_at: dict[str, int] = {}  # field -> version that last changed it
+    for device, form, merge, arrives in script:
+        before, known = case, seen[device]
+        kept = keep(case, LOST, Save(form, {}, known, merge), NOW)
+        if kept.case is not case:
+            case = replace(kept.case, version=case.version + 1)
+        for key in {*before.form, *form}:
+            if before.form.get(key) != case.form.get(key):
+                assert key in form and (merge or known == before.version), "only what was sent, and only by whoever may"
+                assert changed_at.get(key, 1) <= known, "an answer the device had not seen was overwritten"
+                changed_at[key] = case.version
+            elif key in form and (form[key] or None) != (case.form.get(key) or None):
+                assert kept.is_refused or f"form/{key}" in kept.conflicts, "an answer was dropped in silence"
+        if arrives:
+            seen[device] = case.version
+    assert case.version == 1 or set(case.field_versions) <= {f"form/{key}" for key in ("name", "mobile", "address", "lost_date")}
 
 
 # --- one case per intent ---
