@@ -19,7 +19,7 @@ from app.kernel.ids import ulid
 from commands.servers import die_with_parent, free_port
 from commands.story import Person, Refused, sample_form
 from tests.journeys.conftest import ROOT, RunningHall
-from tests.journeys.stories import someone
+from tests.journeys.stories import a_name, an_id_number, someone
 
 CLIENTS = 64
 SAVES, KILL_AFTER = 60, 25
@@ -155,3 +155,21 @@ async def test_64_clients_edit_and_submit_one_draft_while_a_process_is_killed(ha
         assert database["events"].count_documents({"name": "case.submitted", "subject_id": case["id"]}) == 1
         assert database["cases"].count_documents({"owner_id": database["cases"].find_one({"_id": case["id"]})["owner_id"]}) == 1
     print(storm.statuses, len(storm.acknowledged), len(storm.unknown), round(time.monotonic() - began, 1))
+
+
+async def test_one_person_in_two_channels_sees_the_case_of_the_other_before_a_second_is_handed_in(anyone):
+    number, name = an_id_number(), a_name()
+    wechat = await anyone.sign_in_wechat(name)
+    await wechat.post("/mp/v1/wechat/phone", {"code": f"sim-{name}"})
+    await wechat.prove("张示例", number)
+    first = await wechat.open_case("water_open", {})
+    alipay = await anyone.sign_in_alipay(a_name())
+    await alipay.prove("张示例", number)
+    body, key = {"item_code": "water_open", "division_code": "440203", "answers": {}}, ulid()
+    second = await alipay.post("/v1/cases", body, key=key)
+    assert [row["id"] for row in second["possible_duplicates"]] == [first["id"]]
+    # The same intent again, from the other channel: the same draft. Both edit it, and neither undoes the other.
+    assert (await wechat.post("/v1/cases", body, key=key))["id"] == second["id"]
+    await alipay.call("PATCH", f"/v1/cases/{second['id']}", {"form": {"address": "甲路1号"}, "version": 1, "merge": True})
+    merged = await wechat.call("PATCH", f"/v1/cases/{second['id']}", {"form": {"account": "42"}, "version": 1, "merge": True})
+    assert merged["form"]["values"] | {"address": "甲路1号", "account": "42"} == merged["form"]["values"]
