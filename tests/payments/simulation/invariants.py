@@ -170,7 +170,8 @@ async def _ledger(world: World, orders: Sequence[Order], trades: Sequence[Trade]
         fee = report.balances.get(f"fee:{provider}", 0)
         ours = report.balances.get(f"provider:{provider}", 0) + fee
         if ours != there:
-            yield f"{provider} holds {there} fen, our books say {ours}"
+            named = [each async for each in _orders_that_differ(world, orders, here, provider)]
+            yield f"{provider} holds {there} fen, our books say {ours}: {' '.join(named)}"
         suspense = -report.balances.get(f"suspense:{provider}", 0)
         listed = sum(finding.suspense_fen for finding in open_ones)
         held = [a for order in orders for a in order.attempts if a.state is AttemptState.HELD and a.provider == provider]
@@ -179,6 +180,21 @@ async def _ledger(world: World, orders: Sequence[Order], trades: Sequence[Trade]
             yield f"suspense of {provider} is {suspense} fen, the differences and held payments that are listed come to {listed}"
         if waiting:
             yield f"{waiting} differences of {provider} still wait for another bill"
+
+
+async def _orders_that_differ(world: World, orders: Sequence[Order], trades: Sequence[Trade], provider: str) -> AsyncIterator[str]:
+    """Yield the orders of which the provider holds something else than our books say: where to look."""
+    ours: Counter[str] = Counter()
+    async for row in world.database["ledger_entries"].find({"order_id": {"$ne": ""}}):
+        ours[row["order_id"]] += sum(line["amount_fen"] for line in row["lines"] if line["account"] == f"provider:{provider}")
+    order_of = {attempt.id: order.id for order in orders for attempt in order.attempts}
+    theirs: Counter[str] = Counter()
+    for trade in trades:
+        back = provider_refunds.returned_fen(_once(provider_refunds.of_trade(world.sandbox.sandbox, trade)))
+        theirs[order_of.get(trade.out_trade_no, trade.out_trade_no)] += trade.reported_fen - back
+    for name in ours.keys() | theirs.keys():
+        if ours[name] != theirs[name]:
+            yield f"{name} ({theirs[name]} there, {ours[name]} here)"
 
 
 def _once(rows: Iterable[provider_refunds.Refund]) -> list[provider_refunds.Refund]:
