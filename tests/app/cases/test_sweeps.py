@@ -1,15 +1,19 @@
 """What the hall does when a day has passed, on a real database: once, whoever else acts at that second, however many workers sweep."""
 
 import asyncio
-from datetime import UTC, date, datetime
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
 
 import pytest
 
+from app.cases import steps
 from app.cases.errors import ActionNotAllowed
 from app.cases.model import State
-from app.cases.sweeps import Sweeps
+from app.cases.sweeps import Sweeps, swept
+from app.kernel.calendar import Notice, WorkingCalendar
 from app.kernel.errors import ValidationFailed
 from tests.app.cases.handled import a_person, events_of, opened, paid, set_clock, staff_of, submitted, with_materials
+from tests.app.cases.walking import CALENDAR, draft, item
 
 CLERK, HEAD = staff_of("sg-rsj"), staff_of("sg-rsj", "head")
 
@@ -163,3 +167,20 @@ async def test_one_broken_case_holds_up_no_other(hall):
     set_clock(hall, at(3, 10))
     assert await hall.sweeps.run() == 1
     assert (await hall.cases.get(sound.id, sound.owner_id)).state is State.ACCEPTED
+
+
+def test_a_day_that_was_only_estimated_is_counted_again_before_silence_becomes_acceptance():
+    of = item()
+    start = replace(draft(of), now=datetime(2026, 12, 28, 2, tzinfo=UTC))
+    case = steps.submit(start.case, of, (), {}, CALENDAR, start.now).case
+    assert case.accept_by_estimated
+    # The notice of 2027 says that the first days of January are off.
+    days = frozenset(date(2027, 1, day) for day in range(1, 9))
+    published = WorkingCalendar([CALENDAR.notice(2026), Notice(2027, "n", date(2026, 11, 5), days, frozenset())])
+    after = datetime.combine(case.accept_by_on + timedelta(days=1), time(2), UTC)
+    moved = swept(case, of, published, after)
+    assert (moved.case.state, [event.name for event in moved.events]) == (State.SUBMITTED, ["case.deadline_changed"])
+    assert moved.case.accept_by_on == date(2027, 1, 12)
+    assert swept(moved.case, of, published, after).case is moved.case
+    silent = swept(moved.case, of, published, datetime(2027, 1, 13, 2, tzinfo=UTC))
+    assert silent.case.state is State.ACCEPTED
