@@ -179,7 +179,7 @@ def _broken_rules(
         if not set(named) <= set(asked) or not set(named).isdisjoint(wrong):
             continue
         if applies(rule.get("when"), answers) and applies(rule.get("show_when"), judged) and not rules.holds(rule["check"], judged, today):
-            code = "required" if set(rule["check"]) & {"required", "any_of"} else "rule"
+            code = "required" if "any_of" in rule["check"] else "rule"
             yield error_row(f"/form/{rule['fields'][0]}", code, rule["message"]), rule["level"]
 
 

@@ -3,8 +3,8 @@
 An operand is a field's key, or one of
     {"value": 16}  {"today": true}  {"birth_of": key}  {"age_of": key}  {"sex_of": key}  {"sum_of": [key, column]}  {"count_of": key}
 (the `..._of` of an id_number field read the citizen number; `sum_of` and `count_of` read a table). A check is one of
-    {"left": operand, "is": "<=", "right": operand}  {"required": key}  {"any_of": [key, ...]}
-A comparison with something that is not there, or not readable yet, holds: that it must be there is another rule's matter.
+    {"left": operand, "is": "<=", "right": operand}  {"any_of": [key, ...]}
+A comparison with something that is not there, or not readable yet, holds: that it must be there is said by the field (`required`, `show_when`).
 """
 
 import re
@@ -83,8 +83,6 @@ def computed_value(field: Mapping[str, Any], values: Mapping[str, Any], today: d
 
 def holds(check: Mapping[str, Any], values: Mapping[str, Any], today: date) -> bool:
     """Say whether a check holds under these answers."""
-    if "required" in check:
-        return _is_there(values.get(check["required"]))
     if "any_of" in check:
         return any(_is_there(values.get(key)) for key in check["any_of"])
     left, right = (_comparable(value_of(check[side], values, today)) for side in ("left", "right"))
@@ -107,8 +105,6 @@ def _is_there(value: Any) -> bool:
 
 def named(check: Mapping[str, Any]) -> list[str]:
     """Return the keys of the fields a check reads, in its order."""
-    if "required" in check:
-        return [check["required"]]
     if "any_of" in check:
         return list(check["any_of"])
     return list(dict.fromkeys(key for side in ("left", "right") for key in _named(check[side])))
@@ -130,8 +126,8 @@ def check_mistakes(check: Any, form: Mapping[str, Mapping[str, Any]]) -> Iterato
     """Yield what is wrong with a check; `form` has the fields by key."""
     if not isinstance(check, Mapping):
         yield "want an object"
-    elif set(check) in ({"required"}, {"any_of"}):
-        keys = [check["required"]] if "required" in check else check["any_of"]
+    elif set(check) == {"any_of"}:
+        keys = check["any_of"]
         if not isinstance(keys, list) or not keys:
             yield "any_of: want a list of keys"
             return
@@ -144,7 +140,7 @@ def check_mistakes(check: Any, form: Mapping[str, Mapping[str, Any]]) -> Iterato
             wrong.append(f"a {' is compared with a '.join(sorted(kinds))}")
         yield from wrong
     else:
-        yield "want {left, is, right}, {required} or {any_of}"
+        yield "want {left, is, right} or {any_of}"
 
 
 def operand_mistakes(operand: Any, form: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

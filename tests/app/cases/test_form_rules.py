@@ -154,7 +154,8 @@ def test_no_answer_makes_a_check_fail_in_another_way(left, right, op, values):
         ({"left": {"eval": "1"}, "is": "<", "right": {"value": 1}}, "no function 'eval'"),
         ({"left": {"value": 1}, "is": "~", "right": {"value": 1}}, "want one of"),
         ({"any_of": []}, "want a list of keys"),
-        ({"required": "nowhere"}, "no field 'nowhere'"),
+        ({"any_of": ["nowhere"]}, "no field 'nowhere'"),
+        ({"required": "name"}, "want {left, is, right} or {any_of}"),
         ("1 == 1", "want an object"),
     ],
 )
