@@ -48,8 +48,8 @@ async def perform(world: World, action: Action) -> None:
 
     lived = await world.run(action.process, work)
     if not lived and action.process == WEB and action.kind != "kill":
-        # The resident's phone asks once more, with the same ids; the successor may be there by then.
-        await asyncio.sleep(0.02)
+        # The resident's phone asks once more, with the same ids, when another process is there.
+        await world.until_alive(WEB)
         await world.run(WEB, work)
 
 

@@ -283,9 +283,9 @@ class _Planner:
     def _time(self, bundle: int) -> None:
         chance = self._chance
         seconds: float = chance.choice((1, 2, 5, 10, 20, 31, 62))
-        if chance.random() < 0.06:
+        if chance.random() < 0.03:
             seconds = chance.choice((300, 1200, 1741, 1860, 4000))
-        if chance.random() < 0.025 and self._days_left > 0:
+        if chance.random() < 0.012 and self._days_left > 0:
             days = chance.choice((0.4, 1, 2))
             seconds, self._days_left = days * 86400, self._days_left - days
         self._add(bundle, "clock", OUTSIDE, seconds=seconds)

@@ -228,6 +228,13 @@ class World:
             process.tasks.discard(task)
         return True
 
+    async def until_alive(self, name: str) -> None:
+        """Wait until a process of this name is there, for two seconds at most."""
+        for _ in range(200):
+            if not self.processes[name].life.is_dead:
+                return
+            await asyncio.sleep(0.01)
+
     def _died(self, name: str) -> None:
         """Called within the dying process: somebody starts another one, and the server lets go of the dead one's locks after a while."""
         self.counts["deaths"] += 1
