@@ -10,7 +10,6 @@ from typing import Any
 from app.cases import forms
 from app.cases.model import Case
 from app.cases.procedure import rules_of
-from app.cases.procedure import rules_of
 from app.catalogue import model as items
 from app.kernel.money import yuan_text
 
