@@ -15,12 +15,14 @@ from app.cases.errors import ActionNotAllowed, DraftConflict
 from app.cases.model import Case, State
 from app.catalogue.load import load_catalogue
 from app.catalogue.publish import publish
+from app.identity.model import StaffSession
 from app.kernel.clock import utc_now
 from app.kernel.errors import ValidationFailed
 from app.kernel.ids import new_id
 from commands.story import picture, sample_form
 from config.settings import ROOT
 from tests.app.cases.conftest import a_resident
+from tests.app.cases.test_service import submitted
 
 FOLDER = ROOT / "config" / "catalogue"
 ITEMS = {item["alias"]: item for item in load_catalogue(FOLDER).items}
@@ -189,6 +191,14 @@ async def test_a_retried_request_opens_one_draft_and_other_open_cases_are_shown(
     assert [(row["id"], row["state"]) for row in view["possible_duplicates"]] == [(case_id, "draft")]
     await hall.cases.withdraw(case_id, resident_id)
     assert (await hall.cases.view(other))["possible_duplicates"] == []
+
+
+async def test_what_only_looks_wrong_is_handed_in_and_the_clerk_is_told_too(hall):
+    case = await submitted(hall, "elder_allowance")
+    assert case.form["age"] < 80, "computed by the hall, whatever the client had sent"
+    clerk = StaffSession(f"clerk.{case.agency_id}", "经办员", "clerk", case.agency_id)
+    for view in (await hall.cases.view(case), await hall.review.view(case, clerk)):
+        assert [row["pointer"] for row in view["form"]["advice"]] == ["/form/age"]
 
 
 # --- a newer version of the item ---
