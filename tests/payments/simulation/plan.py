@@ -199,7 +199,9 @@ class _Planner:
 
     def _late(self, order: int, at: int) -> int:
         self._pay(order, at + 1)
-        paid_at = at + self._chance.randint(4, 40)
+        paid_at = at + self._chance.randint(4, 6 + self._bundles // 2)
+        if self._chance.random() < 0.3:  # the last minute of its half hour, or just past it
+            self._add(paid_at - 1, "clock", OUTSIDE, seconds=self._chance.choice((1650, 1780)))
         self._cashier(order, paid_at)
         return paid_at
 

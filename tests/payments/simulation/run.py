@@ -29,7 +29,7 @@ from tests.payments.simulation.world import World
 # (bundles done, of how many)
 Watch = Callable[[int, int], None]
 # Virtual seconds between the rounds of work while everything comes to rest, the last one again and again: refunds are asked for by the hour.
-_REST_S = (5, 10, 15, 30, 30, 60, 60, 120, 300, 600, 600, 1200, 3600)
+_REST_S = (5, 10, 15, 30, 30, 60, 60, 120, 300, 600, 600, 1200, 3600, 14400)
 _MOST_ROUNDS = 120
 _UNDER_WAY = {"wechatpay": ("PROCESSING",), "alipay": ("PROCESSING", "ABNORMAL")}
 
@@ -118,7 +118,10 @@ async def _play(world: World, bundle: list[Action]) -> list[str]:
             await _work(world, "sweep")
         await world.settled()
         ledger = await verify(world.database)
-        return [*invariants.unexplained(await invariants.load_orders(world), world.clock.peek()), *ledger.problems]
+        return [
+            *invariants.unexplained(await invariants.load_orders(world), world.clock.peek()),
+            *(f"ledger: {problem}" for problem in ledger.problems),
+        ]
     return []
 
 
