@@ -31,6 +31,7 @@ Watch = Callable[[int, int], None]
 # Virtual seconds between the rounds of work while everything comes to rest, the last one again and again: refunds are asked for by the hour.
 _REST_S = (5, 10, 15, 30, 30, 60, 60, 120, 300, 600, 600, 1200, 3600, 14400)
 _MOST_ROUNDS = 120
+_BUNDLE_S = 90  # real seconds; what takes longer hangs
 _UNDER_WAY = {"wechatpay": ("PROCESSING",), "alipay": ("PROCESSING", "ABNORMAL")}
 
 
@@ -106,9 +107,19 @@ async def _execute(world: World, watch: Watch) -> list[str]:
 
 async def _play(world: World, bundle: list[Action]) -> list[str]:
     """Do the actions of a bundle at the same time, then let the clock go on."""
-    await asyncio.gather(*(perform(world, action) for action in bundle if action.kind not in ("clock", "watch")))
+    doing = {asyncio.ensure_future(perform(world, action)): action for action in bundle if action.kind not in ("clock", "watch")}
+    if doing:
+        done, pending = await asyncio.wait(doing, timeout=_BUNDLE_S)
+        if pending:
+            return [f"never ends: {doing[task]}" for task in pending]
+        for task in done:
+            task.result()
     await world.until_primary()
-    await world.settled()
+    try:
+        async with asyncio.timeout(_BUNDLE_S):
+            await world.settled()
+    except TimeoutError:
+        return [f"never ends: what follows bundle {bundle[0].bundle}"]
     world.advance(0.5 + sum(action.args["seconds"] for action in bundle if action.kind == "clock"))
     await world.settled()
     if any(action.kind == "watch" for action in bundle):
