@@ -12,6 +12,10 @@ from app.kernel.calendar import DueDay, WorkingCalendar
 
 Limit = tuple[int, str]  # (days, `working` or `calendar`)
 
+# 预警: local rules differ (20 % or two days before the end), so the earlier of both warns.
+WARN_WORKING_DAYS = 2
+WARN_SHARE = 5  # the last fifth
+
 
 def decide_by(
     calendar: WorkingCalendar,
@@ -69,6 +73,20 @@ def _days_used(calendar: WorkingCalendar, start: date, stopped_on: date, unit: s
         workday, guess = calendar.is_workday(day)
         used, estimated = used + workday, estimated or guess
     return used, estimated
+
+
+def warn_on(calendar: WorkingCalendar, start: date, due_on: date, suspensions: Sequence[Suspension] = ()) -> date:
+    """Return the day from which a clock that ends on `due_on` is yellow.
+
+    That is when two working days are left or a fifth of all, whichever is more; of a short limit at most all but the first, so that
+    nothing is yellow on the day it began, unless it is due on that day.
+    """
+    days = _days_used(calendar, start, due_on, "working")[0]
+    for stop in suspensions:
+        if stop.until_on is not None:
+            days -= _days_used(calendar, max(start, stop.from_on), min(due_on, stop.until_on), "working")[0]
+    left = min(max(WARN_WORKING_DAYS, -(-days // WARN_SHARE)), max(days - 1, 0))
+    return working_days_before(calendar, due_on, left)
 
 
 def working_days_before(calendar: WorkingCalendar, day: date, count: int) -> date:

@@ -6,7 +6,7 @@ Their first line stands in docs/cases.md; `REASONS` is what the person is told w
 from collections.abc import Callable, Mapping
 from datetime import date
 
-from app.cases.model import FEE_REMINDER, Case, State, reminder_of
+from app.cases.model import FEE_REMINDER, Case, State, card_of, reminder_of
 
 Guard = Callable[[Case, date], bool]
 
@@ -131,6 +131,21 @@ def promise_overdue(case: Case, on: date) -> bool:
         promise.due_on is not None and on > promise.due_on and f"promise:{promise.key}" not in case.reminded
         for promise in case.open_promises
     )
+
+
+def clock_runs_short(case: Case, on: date) -> bool:
+    """little of the time is left, not told yet"""
+    return (
+        case.warn_on is not None
+        and case.due_on is not None
+        and case.warn_on <= on <= case.due_on
+        and not {card_of(case, "yellow"), card_of(case, "red")} & set(case.reminded)
+    )
+
+
+def clock_overdue(case: Case, on: date) -> bool:
+    """the day has passed, not told yet"""
+    return case.due_on is not None and on > case.due_on and card_of(case, "red") not in case.reminded
 
 
 REASONS: Mapping[Guard, str] = {

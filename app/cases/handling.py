@@ -202,6 +202,7 @@ def suspend(
         ),
         data={"reason": f"{name}：{reason}" if reason else name, "days": days, "expected_on": expected_on.isoformat()},
         suspensions=(*case.suspensions, Suspension(kind, days, shanghai_day(now), None, reason, expected_on)),
+        warn_on=expected_on,
     )
 
 

@@ -10,7 +10,7 @@ from datetime import date
 from enum import StrEnum
 
 from app.cases import guards
-from app.cases.model import Case, State
+from app.cases.model import CLOCK_OF, Case, State
 from app.kernel.clock import today
 
 RESIDENT, CLERK, HEAD, SYSTEM = "resident", "clerk", "head", "system"
@@ -83,6 +83,7 @@ _HANDLED = (S.SUBMITTED, S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED)
 _HAND_IN = (
     S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED, S.AWAITING_PAYMENT, S.APPROVED, S.DELIVERING, S.COMPLETED,
 )  # fmt: skip
+_ON_THE_CLOCK = tuple(CLOCK_OF)
 
 TABLE: tuple[Transition, ...] = (
     # --- the resident ---
@@ -134,7 +135,7 @@ TABLE: tuple[Transition, ...] = (
     _t("fee_paid", SYSTEM, (S.AWAITING_PAYMENT,), S.ACCEPTED, "case.fee_paid", Clock.RESUMES_DECISION, guards.paid_before(S.ACCEPTED)),
     _t("fee_paid", SYSTEM, (S.AWAITING_PAYMENT,), S.APPROVED, "case.fee_paid", Clock.RESUMES_DELIVERY, guards.paid_before(S.APPROVED)),
     _t("complete", SYSTEM, (S.APPROVED,), S.COMPLETED, "case.completed", Clock.ENDS),
-    _t("recompute", SYSTEM, _HANDLED + (S.AWAITING_PAYMENT,), None, "case.deadline_changed", Clock.RECOMPUTES, law="许可法 82"),
+    _t("recompute", SYSTEM, _HANDLED + (S.AWAITING_PAYMENT, S.APPROVED, S.DELIVERING), None, "case.deadline_changed", Clock.RECOMPUTES, law="许可法 82"),
     # --- the hall itself, when a day has passed: the sweep takes them in this order ---
     _t(
         "deem_accepted", SYSTEM, (S.SUBMITTED,), S.ACCEPTED, "case.deemed_accepted",
@@ -148,9 +149,13 @@ TABLE: tuple[Transition, ...] = (
     _t("warn_suspension", SYSTEM, (S.SUSPENDED,), None, "case.suspension_overdue", guard=guards.suspension_too_long, law="许可法 45"),
     _t("remind_fee", SYSTEM, (S.AWAITING_PAYMENT,), None, "case.fee_reminder", guard=guards.fee_unpaid_for_long),
     _t("warn_promise", SYSTEM, _HAND_IN, None, "case.promise_overdue", guard=guards.promise_overdue, law="广东营商条例 32, 36"),
+    _t("warn_yellow", SYSTEM, _ON_THE_CLOCK, None, "case.warned", guard=guards.clock_runs_short),
+    _t("warn_red", SYSTEM, _ON_THE_CLOCK, None, "case.warned", guard=guards.clock_overdue),
 )  # fmt: skip
 
-SWEPT = ("deem_accepted", "expire_supplement", "remind_supplement", "warn_suspension", "remind_fee", "warn_promise")
+SWEPT = (
+    "deem_accepted", "expire_supplement", "remind_supplement", "warn_suspension", "remind_fee", "warn_promise", "warn_yellow", "warn_red",
+)  # fmt: skip
 
 
 def transition(name: str, state: State) -> Transition | None:

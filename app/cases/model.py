@@ -192,6 +192,7 @@ class Case:
     deadline_estimated: bool = False
     fee_due_on: date | None = None  # since when a fee is waited for
     deliver_by_on: date | None = None  # by when the result must be handed over (art. 44)
+    warn_on: date | None = None  # from which day the clock that runs is yellow
 
     @property
     def due_fees(self) -> tuple[Fee, ...]:
@@ -246,6 +247,10 @@ class Case:
         look = look_on(self)
         document["look_on"] = look.isoformat() if look else None
         document["is_open"] = self.is_open and self.state is not State.DRAFT
+        # What must be counted again when the notice of a year comes.
+        document["is_estimated"] = document["is_open"] and (
+            self.deadline_estimated or (self.clock == "acceptance" and self.accept_by_estimated)
+        )
         return document
 
     @classmethod
@@ -271,7 +276,7 @@ class Case:
         values.setdefault("received_at", (values.get("supplement") or {}).get("returned_at") or values.get("submitted_at"))
         for name in ("past_supplements", "reminded"):
             values[name] = tuple(document.get(name, ()))
-        return cls(**_with_days(values, "accept_by_on", "deadline_on", "fee_due_on", "deliver_by_on"))
+        return cls(**_with_days(values, "accept_by_on", "deadline_on", "fee_due_on", "deliver_by_on", "warn_on"))
 
 
 _SEALED = frozenset({"id", "form", "form_dropped", "corrections"})
@@ -294,6 +299,9 @@ def look_on(case: Case) -> date | None:
         days.append(case.suspensions[-1].expected_on + past)
     elif case.state is State.AWAITING_PAYMENT and case.fee_due_on and reminder_of(case) not in case.reminded:
         days.append(case.fee_due_on + FEE_REMINDER)
+    if case.clock and case.due_on and card_of(case, "red") not in case.reminded:
+        is_warned = case.warn_on is None or card_of(case, "yellow") in case.reminded
+        days.append(case.due_on + past if is_warned else case.warn_on)
     if case.is_open or case.state is State.COMPLETED:
         days += [
             promise.due_on + past
@@ -312,6 +320,16 @@ def reminder_of(case: Case) -> str:
             return f"suspension:{len(case.suspensions)}"
         case _:
             return f"fee:{case.fee_due_on}"
+
+
+def card_of(case: Case, card: str) -> str:
+    """Return the name under which the yellow or red card of the clock that runs is noted: once each per clock.
+
+    A clock that began anew after a notice, or was extended, is another clock.
+    """
+    if case.clock == "acceptance":
+        return f"{card}:acceptance:{len(case.supplements)}"
+    return f"{card}:{case.clock}{':extended' if case.clock == 'decision' and case.extension else ''}"
 
 
 def _with_days(values: Mapping[str, Any], *names: str) -> dict[str, Any]:

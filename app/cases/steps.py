@@ -94,8 +94,10 @@ def told(case: Case, name: str, now: datetime, data: Mapping[str, Any] | None = 
 def with_acceptance_day(case: Case, calendar: WorkingCalendar) -> Case:
     """Return a case with the day by which acceptance must be decided, computed from the day on which it was received."""
     assert case.received_at is not None
-    due = calendar.add(shanghai_day(case.received_at), *rule(case.rules, "notice", NOTICE_LIMIT))
-    return replace(case, accept_by_on=due.on, accept_by_estimated=due.estimated)
+    start = shanghai_day(case.received_at)
+    due = calendar.add(start, *rule(case.rules, "notice", NOTICE_LIMIT))
+    warn_on = deadlines.warn_on(calendar, start, due.on)
+    return replace(case, accept_by_on=due.on, accept_by_estimated=due.estimated, warn_on=warn_on)
 
 
 def with_deadline(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar) -> Case:
@@ -110,12 +112,33 @@ def with_deadline(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar
         case.suspensions,
         (extension["days"], extension["unit"]) if extension else None,
     )
-    return replace(case, deadline_on=due.on, deadline_estimated=due.estimated)
+    warn_on = deadlines.warn_on(calendar, shanghai_day(case.accepted_at), due.on, case.suspensions)
+    return replace(case, deadline_on=due.on, deadline_estimated=due.estimated, warn_on=warn_on)
 
 
 def with_delivery_day(case: Case, calendar: WorkingCalendar, now: datetime) -> Case:
     """Return a decided case with the day by which its result must be handed over (行政许可法 art. 44)."""
-    return replace(case, deliver_by_on=calendar.add(shanghai_day(now), *rule(case.rules, "delivery", DELIVERY_LIMIT)).on)
+    due_on = calendar.add(shanghai_day(now), *rule(case.rules, "delivery", DELIVERY_LIMIT)).on
+    return replace(case, deliver_by_on=due_on, warn_on=deadlines.warn_on(calendar, shanghai_day(now), due_on))
+
+
+def recounted(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar) -> Case:
+    """Return a case with every day of the office counted again by the calendar as it is now; the same case when nothing moved.
+
+    Days that were told to the applicant in a notice (bring it by, expected end of a procedure) stay as they were told.
+    """
+    counted = case
+    if case.clock == "acceptance" and case.received_at is not None:
+        counted = with_acceptance_day(case, calendar)
+    elif case.clock == "delivery" and case.decided_at is not None:
+        # A fee before issue stood between: the time runs from its payment.
+        paid = [entry.at for entry in case.timeline if entry.event == "case.fee_paid"]
+        counted = with_delivery_day(case, calendar, max(case.decided_at, *paid) if paid else case.decided_at)
+    elif case.accepted_at is not None and case.decided_at is None:
+        counted = with_deadline(case, item, calendar)
+        if case.clock is None:  # it warns of what it waits for now, and of the decision when the clock runs again
+            counted = replace(counted, warn_on=case.warn_on)
+    return case if counted == case else counted
 
 
 def will_decide(case: Case) -> str:

@@ -12,7 +12,7 @@ import structlog
 
 from app.cases import handling, machine, promises
 from app.cases.errors import CaseConflict, CaseNotFound
-from app.cases.model import Case, reminder_of
+from app.cases.model import Case, card_of, reminder_of
 from app.cases.service import Cases
 from app.cases.steps import HALL, Moved, advance, with_acceptance_day
 from app.kernel.calendar import WorkingCalendar
@@ -75,6 +75,27 @@ def remind_fee(case: Case, _item: Mapping[str, Any], _calendar: WorkingCalendar,
     return _reminder(case, "remind_fee", now, "提醒缴费", {"amount_fen": sum(fee.amount_fen for fee in case.due_fees)})
 
 
+def warn_yellow(case: Case, _item: Mapping[str, Any], _calendar: WorkingCalendar, now: datetime) -> Moved:
+    """预警, 黄牌: the office's day is near. Between the office and its supervision: no line in the timeline."""
+    return _card(case, "yellow", now)
+
+
+def warn_red(case: Case, _item: Mapping[str, Any], _calendar: WorkingCalendar, now: datetime) -> Moved:
+    """红牌: the office's day has passed. The applicant may know it."""
+    assert case.due_on is not None
+    detail = f"{case.agency_name}没有在{chinese_day(case.due_on)}前办完，已发出红牌督促。"
+    return _card(case, "red", now, title="超过办理期限", detail=detail)
+
+
+def _card(case: Case, card: str, now: datetime, title: str = "", detail: str = "") -> Moved:
+    assert case.due_on is not None
+    data = {"card": card, "clock": case.clock, "due_on": case.due_on.isoformat(), "assignee": case.assignee}
+    noted = (*case.reminded, card_of(case, card))
+    return advance(
+        case, f"warn_{card}", machine.SYSTEM, now, by=HALL, title=title, detail=detail, data=data, reminded=noted
+    )
+
+
 def _reminder(case: Case, name: str, now: datetime, title: str, data: Mapping[str, Any], detail: str = "") -> Moved:
     noted = (*case.reminded, reminder_of(case))
     return advance(case, name, machine.SYSTEM, now, by=HALL, title=title, detail=detail, data=data, reminded=noted)
@@ -88,6 +109,8 @@ _STEPS: Mapping[str, _Step] = {
     "warn_suspension": warn_suspension,
     "remind_fee": remind_fee,
     "warn_promise": lambda case, _item, _calendar, now: promises.warn(case, now),
+    "warn_yellow": warn_yellow,
+    "warn_red": warn_red,
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from app.cases import corrections, handling, machine, promises, steps, sweeps
 from app.cases.errors import ActionNotAllowed
-from app.cases.model import FINAL, Case, Fee, State, look_on
+from app.cases.model import FINAL, Case, Fee, State, card_of, look_on, reminder_of
 from app.cases.procedure import rules_of
 from app.cases.steps import Moved
 from app.kernel.calendar import WorkingCalendar
@@ -58,6 +58,7 @@ class World:
             tuple(fee.state for fee in case.fees), min(len(case.suspensions), 1), case.extension is not None,
             tuple((each.key, each.met_at is not None, bool(each.due_on and today > each.due_on)) for each in case.promises),
             case.open_correction is not None, case.evaluation_level,
+            tuple(mark in case.reminded for mark in (reminder_of(case), card_of(case, "yellow"), card_of(case, "red"))),
             (case.delivery or {}).get("method"), look_on(case) is not None and look_on(case) <= today,
             bool(case.due_on and today > case.due_on), bool(case.deadline_on and today > case.deadline_on),
         )  # fmt: skip
@@ -300,6 +301,8 @@ def _clock_problems(case: Case, name: str) -> Iterator[str]:
         yield f"{name}: the clock runs while it is stopped in {case.state}"
     if case.state is State.SUSPENDED and not running:
         yield f"{name}: suspended, and nothing stops the clock"
+    if case.clock and case.due_on and not (case.warn_on and case.warn_on <= case.due_on):
+        yield f"{name}: {case.clock} warns on {case.warn_on} of {case.due_on}"
     if case.clock and case.due_on is None:
         yield f"{name}: {case.clock} runs in {case.state} without a day"
     if case.clock is None and case.due_on is not None and case.state is not State.SUSPENDED:
