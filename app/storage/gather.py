@@ -70,7 +70,8 @@ class Gather(Generic[T, R]):
 
     def _ended(self, writer: asyncio.Task[None]) -> None:
         self._writers.discard(writer)
-        if writer.cancelled() and not self._writers:
+        # Cancelled, or ended by what no batch may swallow (SystemExit and its like): nobody would come for those who still wait.
+        if (writer.cancelled() or writer.exception() is not None) and not self._writers:
             for _, waiting in self._waiting:
                 waiting.cancel()
             self._waiting.clear()

@@ -98,6 +98,20 @@ async def test_the_end_of_the_loop_leaves_nobody_waiting():
     assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 2
 
 
+async def test_what_ends_a_writer_for_good_leaves_nobody_waiting():
+    class Ends(BaseException):
+        """Like SystemExit: no batch may swallow it."""
+
+    async def flush(items):
+        raise Ends
+
+    gather = Gather(flush, at_most=1)
+    callers = [asyncio.create_task(gather.add(item)) for item in ("written", "waits")]
+    async with asyncio.timeout(5):
+        answers = await asyncio.gather(*callers, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [asyncio.CancelledError] * 2
+
+
 async def test_a_batch_belongs_to_none_of_its_callers():
     whose: ContextVar[str] = ContextVar("whose", default="nobody's")
     seen = []
