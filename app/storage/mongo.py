@@ -58,7 +58,10 @@ class Database:
         inside, and must have no effect outside the database. Any exception of `work` aborts and is raised.
         """
         async with self.client.start_session() as session:
-            result = await session.with_transaction(work)
+            # Of the database, not of the client: there the server's default would count, which an operator may set lower.
+            result = await session.with_transaction(
+                work, read_concern=self.db.read_concern, write_concern=self.db.write_concern, read_preference=self.db.read_preference
+            )
         self.on_commit()
         return result
 
