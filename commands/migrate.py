@@ -6,6 +6,7 @@ import click
 import structlog
 from pymongo.errors import PyMongoError
 
+from app.cases.store import CaseStore
 from app.identity.staff import StaffAccounts
 from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
@@ -35,11 +36,13 @@ async def prepare(settings: Settings, *, with_demo: bool) -> None:
     try:
         await wait_until_up(database, 10)
         await ensure_indexes(database, INDEXES)
+        keys = KeyRing.from_text(settings.secret_keys, settings.field_cipher)
+        if count := await CaseStore(database, keys).list_anew():
+            log.info("migrate.cases_listed_anew", count=count)
         await _shorten_transactions(database)
         if with_demo:
             catalogue = load_catalogue()
             await publish(database, catalogue, now=utc_now())
-            keys = KeyRing.from_text(settings.secret_keys, settings.field_cipher)
             await StaffAccounts(database, keys).ensure_demo_accounts(catalogue.agencies, settings.demo_password)
     finally:
         await database.close()
