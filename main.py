@@ -18,6 +18,8 @@ COMMANDS = {
     "publish": "Validate config/catalogue and publish it as a version.",
     "ledger": "Prove the ledger; show its balances.",
     "reconcile": "Compare a day's bills with the books; write the report.",
+    "calendar": "The notice of a year (working days): load, show.",
+    "clock": "Dev and test: move the hall's clock, as in +5wd.",
     "staff": "Clerks' accounts: add, password, disable.",
     "replay": "Put dead events back in line.",
 }

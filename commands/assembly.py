@@ -10,10 +10,8 @@ from redis.asyncio import Redis
 
 from app.cases import store as cases_store
 from app.cases.payables import CasePayables
-from app.cases.queue import Queue
 from app.cases.requests import Requests
 from app.cases.review import Review
-from app.cases.search import Search
 from app.cases.service import Cases
 from app.cases.store import CaseStore
 from app.cases.sweeps import Sweeps
@@ -34,7 +32,7 @@ from app.identity.service import Identity
 from app.identity.sms_codes import SmsCodes, SmsLimits
 from app.identity.staff import StaffAccounts
 from app.kernel.calendar import WorkingCalendar
-from app.kernel.clock import utc_now
+from app.kernel.clock import run_ahead, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.events import Event
 from app.licences import service as licences
@@ -43,10 +41,14 @@ from app.platforms.http import HttpClient
 from app.platforms.wechat import WeChat
 from app.storage import idempotency, outbox
 from app.storage.files import Files
-from app.storage.limits import Limit
 from app.storage.mongo import Database
 from app.storage.redis import connect, publish
 from app.storage.relay import Relay, Subscriber
+from app.supervision import cards as supervision_cards
+from app.supervision import measures as supervision_measures
+from app.supervision.cards import Cards
+from app.supervision.desk import Desk
+from app.supervision.notices import Notices, Recounts
 from config.settings import ROOT, Settings
 from payments import store as payments_store
 from payments.providers.alipay import Alipay
@@ -78,6 +80,8 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **checks_reports.INDEXES,
     **licences.INDEXES,
     **feedback.INDEXES,
+    **supervision_cards.INDEXES,
+    **supervision_measures.INDEXES,
     **payments_store.INDEXES,
     **reconcile_store.INDEXES,
     "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],  # both look at the same collection
@@ -115,15 +119,19 @@ class Hall:
     bill_reports: BillReports
     payments: Payments
     reconcile: Reconcile
-    queue: Queue
-    search: Search
     push: Push
     relay: Relay
+    notices: Notices
+    recounts: Recounts
+    cards: Cards
+    supervision: Desk
+    # Called when the virtual clock has moved: what goes by the day looks at once and not at its next round. Never in production.
+    when_clock_moves: list[Callable[[], None]] = field(default_factory=list)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def recompute_deadlines(self) -> None:
-        """Compute estimated deadlines again; nothing changes until the notice of their year is in config/calendars."""
+        """Compute estimated deadlines again; nothing changes until the notice of their year is loaded."""
         await self.cases.recompute_deadlines()
 
     def run_beside(self, work: Awaitable[None]) -> None:
@@ -150,6 +158,8 @@ async def assemble(settings: Settings) -> Hall:
     http = HttpClient()
     keys = KeyRing.from_text(settings.secret_keys, settings.field_cipher)
     calendar = WorkingCalendar.load(ROOT / "config" / "calendars")
+    notices = Notices(database, calendar)
+    await notices.refresh()
     catalogue = LiveCatalogue(database)
     await catalogue.load()
     wechat = WeChat(
@@ -207,6 +217,7 @@ async def assemble(settings: Settings) -> Hall:
     payments = _payments(settings, database, http, identity, alipay, sources)
     await payments.prepare()
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
+    cards = Cards(database, calendar)
     hall = Hall(
         settings=settings,
         database=database,
@@ -228,16 +239,33 @@ async def assemble(settings: Settings) -> Hall:
         payments=payments,
         reconcile=_reconcile(settings, database, http, alipay, payments, sources),
         push=push,
-        relay=Relay(database, _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue)),
+        relay=Relay(database, _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue, cards)),
+        notices=notices,
+        recounts=Recounts(database, notices, cases),
+        cards=cards,
+        supervision=Desk(database, _HALL_AGENCY),
     )
     database.on_commit = _waker(hall)
     hall.run_beside(catalogue.run(hall.stopping, redis))
+    hall.run_beside(notices.run(hall.stopping))
+    if not settings.is_production:
+        await _follow_virtual_clock(hall)
     return hall
 
 
+async def _follow_virtual_clock(hall: Hall) -> None:
+    from app.storage import virtual_clock  # dev and test only: production never imports it
+
+    run_ahead(await virtual_clock.stored(hall.database))
+
+    def moved() -> None:
+        for look in hall.when_clock_moves:
+            look()
+
+    hall.run_beside(virtual_clock.follow(hall.database, hall.stopping, moved))
+
+
 def _payments(
-        queue=Queue(database, cases.store, lambda: cases.calendar),
-        search=Search(database, cases.store, keys, Limit(redis, "staff_search", most=60, per_s=600)),
     settings: Settings,
     database: Database,
     http: HttpClient,
@@ -327,6 +355,7 @@ def _subscribers(
     wallet: licences.Licences,
     identity: Identity,
     catalogue: LiveCatalogue,
+    cards: Cards,
 ) -> dict[str, list[Subscriber]]:
     """Return who hears of what. A subscriber's name is kept with the events it has handled: never rename one."""
 
@@ -364,6 +393,7 @@ def _subscribers(
         ("case.completed", ("licences", issue_licence)),
         ("identity.joined", ("join", finish_join)),
         ("identity.join_settled", ("join", finish_join)),
+        *((name, ("supervision", cards.note)) for name in supervision_cards.EVENTS),
     ):
         # Before `tell`: whoever is told finds the thing done.
         subscribers.setdefault(name, []).insert(0, subscriber)

@@ -30,6 +30,7 @@ from handlers import (
     refunds,
     requests,
     stream,
+    supervision,
 )
 from handlers import (
     cases as case_routes,
@@ -66,6 +67,7 @@ ROUTE_MODULES = (
     receipts,
     refunds,
     findings,
+    supervision,
     wechat_routes,
     alipay_routes,
     templates,

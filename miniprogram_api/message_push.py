@@ -4,7 +4,6 @@ With HALL_WECHAT_MESSAGE_AES_KEY set, only encrypted bodies are taken (secure mo
 however often WeChat repeats it. Answered at once: WeChat waits five seconds.
 """
 
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -61,7 +60,7 @@ class WechatMessages(HallHandler):
             raise CallbackRejected("no message token is set")
         timestamp, nonce = self._argument("timestamp"), self._argument("nonce")
         wechat_callback.check_signature(self._argument("signature"), token, timestamp, nonce)
-        if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > MAX_AGE_S:
+        if not timestamp.isdigit() or abs(utc_now().timestamp() - int(timestamp)) > MAX_AGE_S:
             raise CallbackRejected("timestamp")
 
     def _argument(self, name: str) -> str:
@@ -83,7 +82,7 @@ class WechatMessages(HallHandler):
         wechat_callback.check_signature(
             self._argument("msg_signature"), settings.wechat_message_token, timestamp, nonce, encrypted
         )
-        if not timestamp.isdigit() or abs(time.time() - int(timestamp)) > MAX_AGE_S:
+        if not timestamp.isdigit() or abs(utc_now().timestamp() - int(timestamp)) > MAX_AGE_S:
             raise CallbackRejected("timestamp")
         cipher = MessageCipher(settings.wechat_message_aes_key, settings.wechat_app_id)
         return wechat_callback.read(wechat_callback.parse(cipher.open(encrypted)))

@@ -9,7 +9,6 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
-from app.cases import listed
 from app.cases.errors import CaseConflict, CaseNotFound
 from app.cases.model import Case
 from app.kernel.clock import SHANGHAI, utc_now
@@ -23,12 +22,21 @@ INDEXES = {
         IndexModel([("owner_id", ASCENDING), ("_id", ASCENDING)], name="of_owner"),
         IndexModel([("owner_id", ASCENDING), ("state", ASCENDING), ("_id", ASCENDING)], name="of_owner_by_state"),
         IndexModel([("number", ASCENDING)], name="number", unique=True),
-        *listed.INDEXES,
+        # The work list: an agency's open cases, the most urgent first.
+        IndexModel(
+            [("agency_id", ASCENDING), ("due_on", ASCENDING), ("_id", ASCENDING)],
+            name="work_list",
+            partialFilterExpression={"is_open": True},
+        ),
+        IndexModel(
+            [("agency_id", ASCENDING), ("state", ASCENDING), ("due_on", ASCENDING), ("_id", ASCENDING)],
+            name="work_list_by_state",
+        ),
         # What the sweep looks for: the days on which the hall itself must look at a case.
         IndexModel(
             [("look_on", ASCENDING), ("_id", ASCENDING)], name="look_on", partialFilterExpression={"look_on": {"$type": "string"}}
         ),
-        IndexModel([("deadline_estimated", ASCENDING)], name="estimated", partialFilterExpression={"deadline_estimated": True}),
+        IndexModel([("is_estimated", ASCENDING), ("_id", ASCENDING)], name="estimated", partialFilterExpression={"is_estimated": True}),
     ]
 }
 
@@ -38,17 +46,6 @@ class CaseStore:
         self._database = database
         self._cases = database["cases"]
         self._keys = keys
-
-    @property
-    def collection(self) -> Any:
-        """The documents, for the lists of queue.py and search.py."""
-        return self._cases
-
-    def opened(self, documents: Sequence[Mapping[str, Any]]) -> list[Case]:
-        return [Case.from_document(document, self._keys) for document in documents]
-
-    def _document(self, case: Case, personal: frozenset[str]) -> dict[str, Any]:
-        return case.to_document(self._keys, personal) | listed.listed(case, self._keys)
 
     async def next_number(self, item_code: str) -> str:
         """Return a new case number: item code 31 + day 8 + serial of at least 4 (the layout observed in the province).
@@ -65,7 +62,7 @@ class CaseStore:
         """Insert a new case and its events; when this id exists already (a retry after a crash), return that case."""
 
         async def work(session: AsyncClientSession) -> None:
-            await self._cases.insert_one(self._document(case, personal), session=session)
+            await self._cases.insert_one(case.to_document(self._keys, personal), session=session)
             await outbox.append(self._database, session, events)
 
         try:
@@ -95,7 +92,7 @@ class CaseStore:
         newer = replace(case, version=case.version + 1, updated_at=utc_now())
         # The version sits in the filter: a check after reading would let two clerks through.
         result = await self._cases.replace_one(
-            {"_id": case.id, "version": case.version}, self._document(newer, personal), session=session
+            {"_id": case.id, "version": case.version}, newer.to_document(self._keys, personal), session=session
         )
         if result.matched_count == 0:
             raise CaseConflict("办件刚刚被更新，请刷新后再操作。", en="The case was changed meanwhile.", case_id=case.id)
@@ -108,7 +105,7 @@ class CaseStore:
     ) -> tuple[list[Case], bool]:
         """Return up to `limit` cases in order, and whether there are more."""
         documents = await self._cases.find(query).sort(sort).limit(limit + 1).to_list()
-        return self.opened(documents[:limit]), len(documents) > limit
+        return [Case.from_document(document, self._keys) for document in documents[:limit]], len(documents) > limit
 
     async def to_look_at(self, on: date, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
         """Return (day, case id) of up to `limit` cases whose day has come, in order, after the one given."""
@@ -140,18 +137,6 @@ class CaseStore:
             if row.get("is_open") and any((row.get(name) or "") >= since for name in ("accept_by_on", "deadline_on", "deliver_by_on"))
         ]
         return found, read[-1]["_id"] if len(read) == limit else ""
-
-    async def list_anew(self) -> int:
-        """Write what lists and searches go by beside every case of older rules; return how many were. Streamed, and may be repeated.
-
-        A case that changes meanwhile was written by its change: the filter holds the version that was read.
-        """
-        count = 0
-        async for document in self._cases.find({"listed_version": {"$ne": listed.VERSION}}).batch_size(500):
-            fields = listed.listed(Case.from_document(document, self._keys), self._keys)
-            same = {"_id": document["_id"], "version": document["version"], "listed_version": document.get("listed_version")}
-            count += (await self._cases.update_one(same, {"$set": fields})).modified_count
-        return count
 
     async def reassign_owner(self, from_id: str, into_id: str) -> None:
         """Give all cases of a joined resident to the one that stays. Harmless when repeated.

@@ -19,7 +19,7 @@ from app.identity.model import LEVEL_FACE, LEVEL_PHONE, LEVEL_REAL_NAME, Residen
 from app.identity.proving import Proving
 from app.identity.realname import RealName
 from app.identity.sms_codes import SmsCodes
-from app.kernel.clock import utc_now
+from app.kernel.clock import real_now, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import Unauthorized, ValidationFailed, error_row
 from app.kernel.ids import new_id
@@ -164,7 +164,7 @@ class Identity:
         return await self._new_session(resident, provider, is_new=True)
 
     async def _new_session(self, document: dict[str, Any], channel: str, is_new: bool) -> Login:
-        now = utc_now()
+        now = real_now()
         session_id = new_id("ses")
         refresh_token = tokens.make_refresh_token(session_id)
         await self._database["sessions"].insert_one(
@@ -184,7 +184,7 @@ class Identity:
         self, document: dict[str, Any], session_id: str, channel: str, refresh_token: str, is_new: bool
     ) -> Login:
         access_token = tokens.sign_token(
-            self._keys, audience="api", subject=document["_id"], now=utc_now(), lifetime=tokens.ACCESS_FOR, sid=session_id
+            self._keys, audience="api", subject=document["_id"], now=real_now(), lifetime=tokens.ACCESS_FOR, sid=session_id
         )
         return Login(
             store.opened(self._keys, document),
@@ -209,7 +209,7 @@ class Identity:
         """
         session_id = refresh_token.partition(".")[0]
         renewed = tokens.make_refresh_token(session_id)
-        now = utc_now()
+        now = real_now()
         sessions = self._database["sessions"]
         session = await sessions.find_one_and_update(
             {"_id": session_id, "refresh_hash": tokens.refresh_hash(refresh_token), "expires_at": {"$gt": now}},
@@ -239,7 +239,7 @@ class Identity:
             self._keys,
             audience="page",
             subject=login.resident.id,
-            now=utc_now(),
+            now=real_now(),
             lifetime=tokens.PAGE_FOR,
             sid=login.session_id,
         )
@@ -250,16 +250,16 @@ class Identity:
             raise Unauthorized("请先登录。", en="Sign in first.")
         audience = "page" if page else "api"
         known = self._trusted.get(audience + token)
-        if known is not None and known[1] > utc_now():
+        if known is not None and known[1] > real_now():
             return known[0]
         claims = tokens.read_token(self._keys, token, audience=audience)
-        session = await self._database["sessions"].find_one({"_id": claims.get("sid"), "expires_at": {"$gt": utc_now()}})
+        session = await self._database["sessions"].find_one({"_id": claims.get("sid"), "expires_at": {"$gt": real_now()}})
         if session is None:
             raise errors.TokenInvalid("登录已结束，请重新登录。", en="The session has ended.")
         # The session names the resident, not the token: after a join it is the one that stays.
         document = await store.load_resident(self._database["residents"], session["resident_id"])
         found = ResidentSession(document["_id"], session["_id"], document["level"], session["channel"])
-        expires_at = datetime.fromtimestamp(claims["exp"], tz=utc_now().tzinfo)
+        expires_at = datetime.fromtimestamp(claims["exp"], tz=real_now().tzinfo)
         self._trusted[audience + token] = (found, expires_at)
         return found
 

@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 from app.identity import tokens
 from app.identity.errors import StaffLoginRefused, TokenInvalid
 from app.identity.model import StaffSession
-from app.kernel.clock import utc_now
+from app.kernel.clock import real_now, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import RateLimited, Unauthorized
 from app.kernel.ids import new_id
@@ -60,7 +60,7 @@ class StaffAccounts:
         turn = self._turns.setdefault(account, asyncio.Lock())
         async with turn:
             document = await self._judge(account, password)
-        now = utc_now()
+        now = real_now()
         session_id = new_id("stf")
         await self._sessions.insert_one({"_id": session_id, "account": account, "expires_at": now + tokens.STAFF_FOR})
         token = tokens.sign_token(

@@ -8,7 +8,7 @@ on a rest day ends on the next working day), 全国年节及纪念日放假办�
 """
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -21,6 +21,7 @@ Unit = Literal["working", "calendar"]
 
 _DAY = timedelta(days=1)
 _SATURDAY = 5
+_FIXED_DAYS = ((1, 1), (5, 1), (10, 1), (10, 2), (10, 3))
 # A promise of years is no promise in days; the bound keeps a wrong number from counting for minutes.
 MAX_DAYS = 3660
 
@@ -49,9 +50,13 @@ class Notice:
 
 
 class WorkingCalendar:
-    """Which days are working days, as far as the published notices say. Immutable."""
+    """Which days are working days, as far as the published notices say."""
 
     def __init__(self, notices: Iterable[Notice]) -> None:
+        self.replace(notices)
+
+    def replace(self, notices: Iterable[Notice]) -> None:
+        """Take these notices and no others; of two for one year the later one counts. Whoever holds the calendar counts by them now."""
         self._notices = {notice.year: notice for notice in notices}
         # A notice may also move a day of the neighbouring year (New Year's Eve), so the days are looked up in all of them.
         self._off = frozenset().union(*(notice.holidays for notice in self._notices.values()))
@@ -152,25 +157,83 @@ def _statutory_days(year: int) -> frozenset[date]:
 def _read_notice(path: Path) -> Notice:
     try:
         data = orjson.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CalendarBroken(f"{path.name}: {error}") from error
+    if isinstance(data, Mapping) and path.stem != str(data.get("year")):
+        raise CalendarBroken(f"{path.name}: holds the year {data.get('year')}")
+    return notice_of(data, path.name)
+
+
+def notice_of(data: object, name: str) -> Notice:
+    """Return the notice that a calendar file holds: `{"year", "notice", "issued_on", "holidays": [day], "makeup_workdays": [day]}`.
+
+    Raises:
+        CalendarBroken: one line that begins with `name` and says which day, or which key, is wrong.
+    """
+    try:
+        if not isinstance(data, Mapping):
+            raise ValueError("want a JSON object")
         notice = Notice(
-            year=int(data["year"]),
-            number=str(data["notice"]),
-            issued_on=date.fromisoformat(data["issued_on"]),
-            holidays=frozenset(map(date.fromisoformat, data["holidays"])),
-            makeup_workdays=frozenset(map(date.fromisoformat, data["makeup_workdays"])),
+            year=_year(data),
+            number=_text(data, "notice"),
+            issued_on=_day(_text(data, "issued_on"), "issued_on"),
+            holidays=_days(data, "holidays"),
+            makeup_workdays=_days(data, "makeup_workdays"),
         )
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise CalendarBroken(f"{path.name}: {type(error).__name__}: {error}") from error
-    if path.stem != str(notice.year):
-        raise CalendarBroken(f"{path.name}: holds the year {notice.year}")
+        _judge(notice)
+    except ValueError as error:
+        raise CalendarBroken(f"{name}: {error}") from error
+    return notice
+
+
+def _year(data: Mapping[str, object]) -> int:
+    year = data.get("year")
+    if type(year) is not int or not 1950 <= year <= 2200:
+        raise ValueError(f"year: {year!r} is no year")
+    return year
+
+
+def _text(data: Mapping[str, object], key: str) -> str:
+    text = data.get(key)
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"{key}: want a text")
+    return text
+
+
+def _days(data: Mapping[str, object], key: str) -> frozenset[date]:
+    listed = data.get(key)
+    if not isinstance(listed, list):
+        raise ValueError(f"{key}: want a list of days such as 2027-01-01")
+    days: set[date] = set()
+    for text in listed:
+        day = _day(text, key)
+        if day in days:
+            raise ValueError(f"{key}: {day} stands there twice")
+        days.add(day)
+    return frozenset(days)
+
+
+def _day(text: object, key: str) -> date:
+    try:
+        if isinstance(text, str) and len(text) == len("2027-01-01"):
+            return date.fromisoformat(text)
+    except ValueError:
+        pass
+    raise ValueError(f"{key}: {text!r} is no day such as 2027-01-01")
+
+
+def _judge(notice: Notice) -> None:
     if both := notice.holidays & notice.makeup_workdays:
-        raise CalendarBroken(f"{path.name}: {min(both)} is a day off and a make-up workday")
+        raise ValueError(f"{min(both)} is a day off and a make-up workday")
     for day in sorted(notice.holidays | notice.makeup_workdays):
         if abs((day - date(notice.year, 7, 2)).days) > 200:
-            raise CalendarBroken(f"{path.name}: {day} does not belong to {notice.year}")
+            raise ValueError(f"{day} does not belong to {notice.year}")
     for day in sorted(notice.makeup_workdays):
         if day.weekday() < _SATURDAY:
-            raise CalendarBroken(f"{path.name}: {day} is no weekend, so it needs no make-up")
+            raise ValueError(f"{day} is no weekend, so it needs no make-up")
     if not notice.holidays:
-        raise CalendarBroken(f"{path.name}: no days off")
-    return notice
+        raise ValueError("no days off")
+    # No notice may take these away (全国年节及纪念日放假办法): one that lacks them was copied wrongly.
+    for day in (date(notice.year, month, day) for month, day in _FIXED_DAYS):
+        if day not in notice.holidays:
+            raise ValueError(f"{day} is a public holiday and missing in holidays")

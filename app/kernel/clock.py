@@ -1,15 +1,44 @@
-"""Moments and days: a moment is an aware UTC datetime (`..._at`), a day is an Asia/Shanghai date (`..._on`)."""
+"""Moments and days: a moment is an aware UTC datetime (`..._at`), a day is an Asia/Shanghai date (`..._on`).
 
-from datetime import UTC, date, datetime
+There are two clocks. `utc_now` is the hall's: everything that the law or a promise counts goes by it, and in dev and test it can be
+moved ahead (app/storage/virtual_clock.py). `real_now` is the machine's: sign-ins go by it, so that nobody is signed out by a demo.
+"""
+
+from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 SHANGHAI = ZoneInfo("Asia/Shanghai")
 
 
-def utc_now() -> datetime:
-    """Return the present moment, aware, UTC, cut to milliseconds: what MongoDB stores is what we compare."""
+_ahead = timedelta(0)
+
+
+def real_now() -> datetime:
+    """Return the machine's present moment, aware, UTC, cut to milliseconds: what MongoDB stores is what we compare."""
     now = datetime.now(UTC)
     return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+
+def utc_now() -> datetime:
+    """Return the present moment of the hall, as `real_now` gives it."""
+    return real_now() + _ahead
+
+
+def run_ahead(by: timedelta) -> None:
+    """Let the hall's clock in this process run ahead of the machine's. Dev and test alone; zero puts it right.
+
+    Raises:
+        ValueError: `by` is negative: the hall's clock is never behind, else MongoDB's TTL indexes would remove what is still good.
+    """
+    global _ahead
+    if by < timedelta(0):
+        raise ValueError(f"the clock cannot run behind ({by})")
+    _ahead = by
+
+
+def ahead() -> timedelta:
+    """Return by how much the hall's clock runs ahead in this process."""
+    return _ahead
 
 
 def shanghai_day(moment: datetime) -> date:

@@ -1,10 +1,13 @@
-"""Lamps of a case by its deadline (电子监察): green, yellow (due within two working days), red (overdue)."""
+"""Lamps of a case by its deadline (电子监察): green, yellow (due within two working days), red (overdue).
+
+A lamp depends on the day it is due alone, so that a list filtered by lamp is one range of its index (app/cases/queue.py). Cards are
+finer: they also know how long the whole limit is (deadlines.warn_on).
+"""
 
 from datetime import date
 
+from app.cases.deadlines import WARN_WORKING_DAYS
 from app.kernel.calendar import WorkingCalendar
-
-WARN_WORKING_DAYS = 2  # 预警: local thresholds differ (20% or 2 days), so this stays one constant
 
 
 def lamp(due_on: date | None, today: date, calendar: WorkingCalendar) -> str:

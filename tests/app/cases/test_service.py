@@ -53,7 +53,8 @@ async def test_an_estimated_deadline_is_computed_again_when_the_notice_is_there_
     folder = tmp_path / "calendars"
     shutil.copytree(ROOT / "config" / "calendars", folder)
     notice = orjson.loads((folder / "2026.json").read_bytes())
-    notice |= {"year": 2027, "holidays": [accepted.deadline_on.isoformat()], "makeup_workdays": []}
+    fixed = ["2027-01-01", "2027-05-01", "2027-10-01", "2027-10-02", "2027-10-03"]
+    notice |= {"year": 2027, "holidays": [*fixed, accepted.deadline_on.isoformat()], "makeup_workdays": []}
     (folder / "2027.json").write_bytes(orjson.dumps(notice))
     hall.cases.calendar = WorkingCalendar.load(folder)
     assert await hall.cases.recompute_deadlines() == 1

@@ -148,6 +148,10 @@ def test_unknown_unit_is_refused():
         ({"holidays": []}, "no days off"),
         ({"holidays": ["1 January"]}, "2026.json"),
         ({"notice": None, "issued_on": 5}, "2026.json"),
+        ({"holidays": ["2026-01-01", "2026-02-30"]}, "'2026-02-30' is no day"),
+        ({"holidays": ["2026-01-01", "2026-01-01"]}, "2026-01-01 stands there twice"),
+        ({"holidays": ["2026-01-01", "2026-10-01"]}, "2026-05-01 is a public holiday and missing"),
+        ({"makeup_workdays": {}}, "makeup_workdays: want a list"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, change, said):
