@@ -10,8 +10,10 @@ from redis.asyncio import Redis
 
 from app.cases import store as cases_store
 from app.cases.payables import CasePayables
+from app.cases.queue import Queue
 from app.cases.requests import Requests
 from app.cases.review import Review
+from app.cases.search import Search
 from app.cases.service import Cases
 from app.cases.store import CaseStore
 from app.cases.sweeps import Sweeps
@@ -41,6 +43,7 @@ from app.platforms.http import HttpClient
 from app.platforms.wechat import WeChat
 from app.storage import idempotency, outbox
 from app.storage.files import Files
+from app.storage.limits import Limit
 from app.storage.mongo import Database
 from app.storage.redis import connect, publish
 from app.storage.relay import Relay, Subscriber
@@ -119,6 +122,8 @@ class Hall:
     bill_reports: BillReports
     payments: Payments
     reconcile: Reconcile
+    queue: Queue
+    search: Search
     push: Push
     relay: Relay
     notices: Notices
@@ -266,6 +271,8 @@ async def _follow_virtual_clock(hall: Hall) -> None:
 
 
 def _payments(
+        queue=Queue(database, cases.store, lambda: cases.calendar),
+        search=Search(database, cases.store, keys, Limit(redis, "staff_search", most=60, per_s=600)),
     settings: Settings,
     database: Database,
     http: HttpClient,

@@ -11,13 +11,13 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.cases import errors, forms, machine, steps, views
+from app.cases import errors, forms, machine, materials, promises, steps, views
 from app.cases.completeness import complete_form, facts_of, frozen_fees, has_delivery
 from app.cases.drafts import Drafts
-from app.cases.holdings import Holdings
 from app.cases.model import Case, State
 from app.cases.ports import Catalogue, Licences, People
 from app.cases.store import CaseStore
+from app.cases.uploads import MAX_FILES, judge_upload
 from app.catalogue.model import applies
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
@@ -41,7 +41,6 @@ class Cases:
         people: People,
         licences: Licences,
         files: Files,
-        scan: Callable[[bytes], Awaitable[tuple[str, str]]],
         calendar: WorkingCalendar,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -49,14 +48,11 @@ class Cases:
         self.store = store
         self.catalogue = catalogue
         self._people = people
+        self._licences = licences
+        self._files = files
         self.calendar = calendar
         self._clock = clock
         self.drafts = Drafts(store, catalogue, people, licences, clock)
-        self.holdings = Holdings(self, files, licences, lambda: self._clock(), scan, database["audit"])
-        self.put_material = self.holdings.put_file
-        self.put_licence = self.holdings.put_licence
-        self.remove_material = self.holdings.remove
-        self.read_material = self.holdings.read_own
 
     # --- reading ---
 
@@ -102,6 +98,97 @@ class Cases:
         if case.state is State.DRAFT:
             raise errors.CaseNotFound
         return views.progress(case)
+
+    # --- materials ---
+
+    async def put_material(self, case_id: str, resident_id: str, key: str, filename: str, data: bytes) -> Case:
+        """Add a file to a material. The same file again is the same file.
+
+        Raises:
+            MaterialNotFound, FileTooLarge, FileRefused, FileBroken, ActionNotAllowed.
+        """
+        case = await self.get(case_id, resident_id)
+        await self._material_of(case, key)
+        if not promises.is_owed(case, key):
+            self._may_save(case)
+        upload = await judge_upload(filename, data)
+        held = case.materials.get(key, {}).get("files", [])
+        if case.state is State.DRAFT and any(entry["sha256"] == upload.sha256 for entry in held):
+            return case  # while supplementing, the same file counts as handed in anew
+        now = self._clock()
+        # The name can tell whose papers these are: it stays with the case.
+        file_id = await self._files.put("material", upload.content, {"case_id": case_id, "type": upload.content_type})
+        entry = {
+            "id": file_id,
+            "name": upload.name,
+            "type": upload.content_type,
+            "size": len(upload.content),
+            "sha256": upload.sha256,
+            "at": now,
+        }
+
+        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
+            holding = case.materials.get(key, {})
+            held = [kept for kept in holding.get("files", []) if kept["sha256"] != upload.sha256]
+            if len(held) >= MAX_FILES:
+                raise errors.FileTooLarge(f"每项材料最多{MAX_FILES}个文件，请先删除不要的。", en="Too many files.")
+            return promises.held(case, key, {"files": [*held, entry], "licence_id": None}, now)
+
+        try:
+            return await self._change(case_id, resident_id, step)
+        except HallError:
+            # Refused, so nothing points to it. After a failure of the database the change may have been written all the same.
+            await self._files.delete(file_id)
+            raise
+
+    async def put_licence(self, case_id: str, resident_id: str, key: str, licence_id: str) -> Case:
+        """Let one of the resident's own valid licences stand in for a material (拿证照免提交)."""
+        case = await self.get(case_id, resident_id)
+        material = await self._material_of(case, key)
+        if not material.get("licence"):
+            raise ValidationFailed([error_row("/licence_id", "not_accepted", "这项材料不能用电子证照代替，请上传文件")])
+        licence = await self._licences.usable(licence_id, resident_id, material["licence"])
+
+        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
+            now = self._clock()
+            return promises.held(case, key, {"files": [], "licence_id": licence["id"], "at": now}, now)
+
+        return await self._change(case_id, resident_id, step)
+
+    async def remove_material(self, case_id: str, resident_id: str, key: str, file_id: str) -> Case:
+        """Take a file back out. Removing what is not there changes nothing."""
+
+        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
+            holding = case.materials.get(key, {})
+            left = [entry for entry in holding.get("files", []) if entry["id"] != file_id]
+            return steps.advance(
+                case,
+                "save",
+                machine.RESIDENT,
+                self._clock(),
+                by=steps.APPLICANT,
+                materials={**case.materials, key: {**holding, "files": left}},
+            )
+
+        case = await self.get(case_id, resident_id)
+        if any(entry["id"] == file_id for entry in case.materials.get(key, {}).get("files", [])):
+            entry = next(entry for entry in case.materials[key]["files"] if entry["id"] == file_id)
+            case = await self._change(case_id, resident_id, step)
+            if not entry.get("from_case"):  # else it is the earlier case's file, which stays there
+                await self._files.delete(file_id)
+        return case
+
+    async def read_material(self, case_id: str, resident_id: str, file_id: str) -> tuple[str, str, bytes]:
+        """Return (name, type, bytes) of a file of the resident's own case. Raises MaterialNotFound."""
+        return await self.read_file(await self.get(case_id, resident_id), file_id)
+
+    async def read_file(self, case: Case, file_id: str) -> tuple[str, str, bytes]:
+        """Return (name, type, bytes) of a file of a case that the caller may see. Raises MaterialNotFound."""
+        for holding in case.materials.values():
+            for entry in holding.get("files", []):
+                if entry["id"] == file_id and (stored := await self._files.get(file_id)) is not None:
+                    return entry["name"], entry["type"], stored.content
+        raise errors.MaterialNotFound("没有找到这个文件。", en="No such file.")
 
     # --- the steps ---
 
@@ -226,9 +313,17 @@ class Cases:
         if name not in machine.allowed_actions(case, machine.RESIDENT):
             steps.advance(case, name, machine.RESIDENT, self._clock(), by=steps.APPLICANT)  # raises with what is allowed
 
-    def may_save(self, case: Case) -> None:
-        """Raise ActionNotAllowed when the case takes nothing from its owner now."""
+    def _may_save(self, case: Case) -> None:
         self._may(case, "save")
+
+    async def _material_of(self, case: Case, key: str) -> Mapping[str, Any]:
+        item = await self.catalogue.item_at(case.item_code, case.item_version)
+        for material in materials.needed(item, case.answers):
+            if material["key"] == key:
+                return material
+        if key in materials.photo_fields(item):
+            return {"key": key, "licence": None}
+        raise errors.MaterialNotFound("这个事项没有这项材料。", en="No such material.")
 
     def _complete_form(self, case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         return complete_form(case, item, shanghai_day(self._clock()), self.catalogue.division_codes)

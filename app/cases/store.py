@@ -9,6 +9,7 @@ from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
+from app.cases import listed
 from app.cases.errors import CaseConflict, CaseNotFound
 from app.cases.model import Case
 from app.kernel.clock import SHANGHAI, utc_now
@@ -22,16 +23,7 @@ INDEXES = {
         IndexModel([("owner_id", ASCENDING), ("_id", ASCENDING)], name="of_owner"),
         IndexModel([("owner_id", ASCENDING), ("state", ASCENDING), ("_id", ASCENDING)], name="of_owner_by_state"),
         IndexModel([("number", ASCENDING)], name="number", unique=True),
-        # The work list: an agency's open cases, the most urgent first.
-        IndexModel(
-            [("agency_id", ASCENDING), ("due_on", ASCENDING), ("_id", ASCENDING)],
-            name="work_list",
-            partialFilterExpression={"is_open": True},
-        ),
-        IndexModel(
-            [("agency_id", ASCENDING), ("state", ASCENDING), ("due_on", ASCENDING), ("_id", ASCENDING)],
-            name="work_list_by_state",
-        ),
+        *listed.INDEXES,
         # What the sweep looks for: the days on which the hall itself must look at a case.
         IndexModel(
             [("look_on", ASCENDING), ("_id", ASCENDING)], name="look_on", partialFilterExpression={"look_on": {"$type": "string"}}
@@ -46,6 +38,17 @@ class CaseStore:
         self._database = database
         self._cases = database["cases"]
         self._keys = keys
+
+    @property
+    def collection(self) -> Any:
+        """The documents, for the lists of queue.py and search.py."""
+        return self._cases
+
+    def opened(self, documents: Sequence[Mapping[str, Any]]) -> list[Case]:
+        return [Case.from_document(document, self._keys) for document in documents]
+
+    def _document(self, case: Case, personal: frozenset[str]) -> dict[str, Any]:
+        return case.to_document(self._keys, personal) | listed.listed(case, self._keys)
 
     async def next_number(self, item_code: str) -> str:
         """Return a new case number: item code 31 + day 8 + serial of at least 4 (the layout observed in the province).
@@ -62,7 +65,7 @@ class CaseStore:
         """Insert a new case and its events; when this id exists already (a retry after a crash), return that case."""
 
         async def work(session: AsyncClientSession) -> None:
-            await self._cases.insert_one(case.to_document(self._keys, personal), session=session)
+            await self._cases.insert_one(self._document(case, personal), session=session)
             await outbox.append(self._database, session, events)
 
         try:
@@ -92,7 +95,7 @@ class CaseStore:
         newer = replace(case, version=case.version + 1, updated_at=utc_now())
         # The version sits in the filter: a check after reading would let two clerks through.
         result = await self._cases.replace_one(
-            {"_id": case.id, "version": case.version}, newer.to_document(self._keys, personal), session=session
+            {"_id": case.id, "version": case.version}, self._document(newer, personal), session=session
         )
         if result.matched_count == 0:
             raise CaseConflict("办件刚刚被更新，请刷新后再操作。", en="The case was changed meanwhile.", case_id=case.id)
@@ -105,7 +108,7 @@ class CaseStore:
     ) -> tuple[list[Case], bool]:
         """Return up to `limit` cases in order, and whether there are more."""
         documents = await self._cases.find(query).sort(sort).limit(limit + 1).to_list()
-        return [Case.from_document(document, self._keys) for document in documents[:limit]], len(documents) > limit
+        return self.opened(documents[:limit]), len(documents) > limit
 
     async def to_look_at(self, on: date, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
         """Return (day, case id) of up to `limit` cases whose day has come, in order, after the one given."""
@@ -116,6 +119,39 @@ class CaseStore:
         }
         cursor = self._cases.find(query, {"look_on": 1}).sort([("look_on", 1), ("_id", 1)]).limit(limit)
         return [(document["look_on"], document["_id"]) async for document in cursor]
+
+    async def estimated(self, after: str, limit: int) -> list[str]:
+        """Return the ids of up to `limit` open cases with an estimated day, in order, after the one given."""
+        cursor = self._cases.find({"is_estimated": True, "_id": {"$gt": after}}, {"_id": 1}).sort("_id", 1).limit(limit)
+        return [document["_id"] async for document in cursor]
+
+    async def due_since(self, day: date, after: str, limit: int) -> tuple[list[str], str]:
+        """Read `limit` cases in order after the one given; return the ids of the open ones that are due on `day` or later, and the last id read.
+
+        Bounded by what is read and not by what is found, so that each call is short however many cases are closed. At the end the last
+        id is empty.
+        """
+        shown = {"is_open": 1, "accept_by_on": 1, "deadline_on": 1, "deliver_by_on": 1}
+        read = await self._cases.find({"_id": {"$gt": after}}, shown).sort("_id", 1).limit(limit).to_list()
+        since = day.isoformat()
+        found = [
+            row["_id"]
+            for row in read
+            if row.get("is_open") and any((row.get(name) or "") >= since for name in ("accept_by_on", "deadline_on", "deliver_by_on"))
+        ]
+        return found, read[-1]["_id"] if len(read) == limit else ""
+
+    async def list_anew(self) -> int:
+        """Write what lists and searches go by beside every case of older rules; return how many were. Streamed, and may be repeated.
+
+        A case that changes meanwhile was written by its change: the filter holds the version that was read.
+        """
+        count = 0
+        async for document in self._cases.find({"listed_version": {"$ne": listed.VERSION}}).batch_size(500):
+            fields = listed.listed(Case.from_document(document, self._keys), self._keys)
+            same = {"_id": document["_id"], "version": document["version"], "listed_version": document.get("listed_version")}
+            count += (await self._cases.update_one(same, {"$set": fields})).modified_count
+        return count
 
     async def estimated(self, after: str, limit: int) -> list[str]:
         """Return the ids of up to `limit` open cases with an estimated day, in order, after the one given."""
