@@ -115,6 +115,8 @@ class Hall:
     cases: Cases
     requests: Requests
     review: Review
+    queue: Queue
+    search: Search
     sweeps: Sweeps
     licences: licences.Licences
     feedback: feedback.Feedback
@@ -122,8 +124,6 @@ class Hall:
     bill_reports: BillReports
     payments: Payments
     reconcile: Reconcile
-    queue: Queue
-    search: Search
     push: Push
     relay: Relay
     notices: Notices
@@ -236,6 +236,8 @@ async def assemble(settings: Settings) -> Hall:
         cases=cases,
         requests=Requests(cases, wallet),
         review=Review(database, cases, staff.is_of_agency),
+        queue=Queue(database, cases.store, lambda: cases.calendar),
+        search=Search(database, cases.store, keys, Limit(redis, "staff_search", most=60, per_s=600)),
         sweeps=Sweeps(cases),
         licences=wallet,
         feedback=feedback.Feedback(database, cases),
@@ -271,8 +273,6 @@ async def _follow_virtual_clock(hall: Hall) -> None:
 
 
 def _payments(
-        queue=Queue(database, cases.store, lambda: cases.calendar),
-        search=Search(database, cases.store, keys, Limit(redis, "staff_search", most=60, per_s=600)),
     settings: Settings,
     database: Database,
     http: HttpClient,
