@@ -4,11 +4,16 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import orjson
 import structlog
 from pymongo import IndexModel
 from redis.asyncio import Redis
 
+from app.cases import marks as cases_marks
+from app.cases import opinions as cases_opinions
 from app.cases import store as cases_store
+from app.cases.marks import Marks
+from app.cases.opinions import Opinions
 from app.cases.payables import CasePayables
 from app.cases.queue import Queue
 from app.cases.requests import Requests
@@ -86,6 +91,10 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **supervision_cards.INDEXES,
     **supervision_measures.INDEXES,
     **payments_store.INDEXES,
+    **cases_marks.INDEXES,
+    **cases_opinions.INDEXES,
+    **PIECES_INDEXES,
+    **stored_files.INDEXES,
     **reconcile_store.INDEXES,
     "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],  # both look at the same collection
     **push_service.INDEXES,
@@ -124,6 +133,8 @@ class Hall:
     bill_reports: BillReports
     payments: Payments
     reconcile: Reconcile
+    marks: Marks
+    opinions: Opinions
     push: Push
     relay: Relay
     notices: Notices
@@ -256,6 +267,8 @@ async def assemble(settings: Settings) -> Hall:
     hall.run_beside(catalogue.run(hall.stopping, redis))
     hall.run_beside(notices.run(hall.stopping))
     if not settings.is_production:
+        marks=Marks(database, catalogue, keys),
+        opinions=Opinions(database, orjson.loads((ROOT / "config" / "opinions.json").read_bytes())),
         await _follow_virtual_clock(hall)
     return hall
 

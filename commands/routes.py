@@ -45,6 +45,9 @@ from handlers import (
     staff as staff_routes,
 )
 from handlers.base import HallHandler
+from handlers import (
+    staff_desk as staff_desk_routes,
+)
 from handlers.pages_base import PageNotFound
 from miniprogram_api import alipay as alipay_routes
 from miniprogram_api import message_push, templates
@@ -74,6 +77,7 @@ ROUTE_MODULES = (
     message_push,
     staff_routes,
     operations,
+    staff_desk_routes,
     openapi,
     pages_home,
     pages_account,

@@ -1,19 +1,21 @@
 """The clerks' console: sign-in, work list, one case with its materials and the actions that this person may take now."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import Schema
 
-from app.cases import handling, review, views
+from app.cases import claiming, handling, opinions, review
 from app.cases.model import STATE_NAMES, State
 from app.identity.tokens import STAFF_FOR
-from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized
+from app.kernel.clock import today
+from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized, ValidationFailed
 from handlers import pages_text
 from handlers.cases import send_file
 from handlers.pages_base import STAFF_COOKIE, PageHandler, errors_by_field, local_path
 from handlers.problems import judged
-from handlers.staff import BODIES, lamp_of
+from handlers.staff import BODIES, staff_view, task_row
 
 ID = r"(case_[0-9A-Z]{26})"
 PAGE = 50
@@ -23,6 +25,16 @@ _METHOD_OF = {"self": "window", "window": "window", "express": "express", "post"
 
 
 class StaffPage(PageHandler):
+# Days since it was handed in.
+AGES = {"3": "3天前或更早", "7": "7天前或更早", "15": "15天前或更早", "30": "30天前或更早"}
+
+
+def items_of(hall: Any, agency_id: str) -> dict[str, str]:
+    """Return the names of the items that an agency handles, by code."""
+    items = hall.catalogue.snapshot.by_name.values()
+    return {item["code"]: item["name"] for item in items if item["agency"] == agency_id and item["service_kind"] == "handle"}
+
+
     needs = "staff"
 
 
@@ -61,21 +73,21 @@ class Tasks(StaffPage):
     """The agency's open cases, most urgent first."""
 
     async def get(self) -> None:
-        state, mine = self.text("state", limit=30), self.text("mine") == "1"
-        if state not in {known.value for known in State}:
-            state = ""
-        cases, next_cursor = await self.hall.review.tasks(
-            self.staff, state=state or None, mine=mine, limit=PAGE, cursor=self._cursor
-        )
-        rows = [
-            views.task(case, review.allowed_actions(case, self.staff)) | {"lamp": lamp_of(self.hall, case)} for case in cases
-        ]
+        await self.show_tasks()
+
+    async def show_tasks(self, claimed: list[dict[str, Any]] | None = None) -> None:
+        wanted, days = self._wanted()
+        page = await self.hall.queue.page(self.staff, wanted, limit=PAGE, cursor=self._cursor)
+        asked = {"scope": "" if wanted.scope == "all" else wanted.scope, "state": wanted.state, "lamp": wanted.lamp}
+        asked |= {"division": wanted.division, "item": wanted.item, "assignee": wanted.assignee, "days": str(days or "")}
         await self.show(
             "staff_tasks.html",
-            rows=rows,
-            next_cursor=next_cursor,
-            state=state,
-            mine=mine,
+            rows=[task_row(self.hall, case, self.staff) for case in page.cases],
+            next_cursor=page.next_cursor,
+            counts=page.counts,
+            asked=asked,
+            claimed=claimed,
+            ages=AGES,
             closed=CLOSED,
             states={known.value: STATE_NAMES[known] for known in State if known is not State.DRAFT},
             divisions=self.divisions,
@@ -84,8 +96,66 @@ class Tasks(StaffPage):
 
     @property
     def _cursor(self) -> str | None:
+    def _wanted(self) -> tuple[Wanted, int]:
+        """Return what the address asks for; what it cannot mean is left out. `days`: handed in at least so many days ago."""
+        known = {
+            "scope": SCOPES,
+            "state": {state.value for state in State},
+            "lamp": LAMPS,
+            "division": self.divisions,
+        }
+        asked = {name: self.text(name, limit=60) for name in known}
+        asked = {name: value for name, value in asked.items() if value in known[name]}
+        if self.text("mine") == "1":
+            asked["scope"] = "mine"
+        days = self.text("days", limit=4)
+        since = int(days) if days.isascii() and days.isdigit() else 0
+        before = days_before(today(), since) if since else None
+        item, assignee = self.text("item", limit=50), self.text("assignee", limit=80)
+        return Wanted(**asked, item=item, assignee=assignee, submitted_before=before), since
+
         cursor = self.text("cursor", limit=60)
-        return cursor if "~" in cursor else None
+        return cursor if re.fullmatch(CURSOR, cursor) else None
+
+
+class Claim(Tasks):
+    """POST /staff/tasks/claim: what is ticked in the list."""
+
+    async def get(self) -> None:
+        self.redirect("/staff/tasks", status=303)
+
+    async def post(self) -> None:
+        ticked = [case_id for case_id in self.get_body_arguments("id") if re.fullmatch(ID, case_id)][: claiming.MOST]
+        await self.show_tasks(await claiming.claim_all(self.hall.review, self.staff, ticked))
+
+
+class Find(StaffPage):
+    """The words stay out of the address: they say who somebody is, and addresses are logged."""
+
+    async def get(self) -> None:
+        await self._show(None)
+
+    async def post(self) -> None:
+        purpose = self.text("purpose", limit=20)
+        try:
+            cases = await self.hall.search.find(self.staff, self.text("q", limit=100), purpose if purpose in PURPOSES else "handling")
+        except (ValidationFailed, RateLimited) as error:
+            return await self._show(None, error)
+        await self._show([task_row(self.hall, case, self.staff) for case in cases])
+
+    async def _show(self, rows: list[dict[str, Any]] | None, error: HallError | None = None) -> None:
+        await self.show(
+            "staff_search.html",
+            error.status if error else 200,
+            rows=rows,
+            q=self.get_body_argument("q", "")[:100],
+            purpose=self.get_body_argument("purpose", "handling"),
+            purposes=PURPOSES,
+            closed=CLOSED,
+            divisions=self.divisions,
+            error=error,
+            errors=errors_by_field(error) if error else {},
+        )
 
 
 class OneCase(StaffPage):
@@ -96,12 +166,21 @@ class OneCase(StaffPage):
         self, case_id: str, *, action: str = "", typed: Mapping[str, Any] | None = None, error: HallError | None = None
     ) -> None:
         case = await self.hall.review.get(case_id, self.staff)
-        view = await self.hall.review.view(case, self.staff)
+        view = await staff_view(self.hall, case, self.staff)
+        marks = {mark["key"]: mark for mark in view["marks"]}
+        if not action and marks:  # the notice stands ready with everything that is marked
+            typed = {"missing": view["marks"]}
+        templates = await self.hall.opinions.of(self.staff, item_code=case.item_code, alias=view["item"]["alias"])
         await self.show(
             "staff_case.html",
             error.status if error else 200,
             case=view,
-            lamp=lamp_of(self.hall, case),
+            lamp=view["lamp"],
+            marks=marks,
+            can_mark=view["state"] not in CLOSED and review.is_theirs(case, self.staff),
+            file=self._shown_file(view),
+            templates=templates,
+            opinion_fields=opinions.FIELDS,
             divisions=self.divisions,
             special=handling.SPECIAL_PROCEDURES,
             methods={"electronic": "电子证照", "window": "窗口领取", "express": "邮寄"},
@@ -121,6 +200,30 @@ class OneCase(StaffPage):
 
 class Act(OneCase):
     """POST /staff/cases/<id>/<action>: the fields of the form as the body of the API's action."""
+    def _shown_file(self, view: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the file that stands beside the form: the one that was asked for, else the first."""
+        files = [{**file, "material": row["name"], "key": row["key"]} for row in view["materials"] for file in row["files"]]
+        asked = self.get_query_argument("file", "")
+        return next((file for file in files if file["id"] == asked), files[0] if files else None)
+
+
+class Mark(StaffPage):
+    """POST /staff/cases/<id>/marks: a reason marks, none takes the mark back."""
+
+    async def get(self, case_id: str) -> None:
+        self.redirect(f"/staff/cases/{case_id}", status=303)
+
+    async def post(self, case_id: str) -> None:
+        case = await self.hall.review.get(case_id, self.staff)
+        key, reason = self.text("key", limit=60), self.text("reason", limit=1000).strip()
+        if reason:
+            await self.hall.marks.put(case, self.staff, key, reason)
+        else:
+            await self.hall.marks.take_back(case, self.staff, key)
+        shown = f"?file={self.text('file', limit=40)}" if re.fullmatch(r"\w+", self.text("file", limit=40)) else ""
+        self.redirect(f"/staff/cases/{case_id}{shown}#f-{key if re.fullmatch(r'[a-z0-9_]+', key) else ''}", status=303)
+
+
 
     async def get(self, case_id: str, _action: str) -> None:
         self.redirect(f"/staff/cases/{case_id}", status=303)
@@ -134,6 +237,7 @@ class Act(OneCase):
             await self.hall.review.act(case_id, action, self.staff, body)
         except HallError as error:
             if error.status not in (403, 409, 422):
+            await self._keep_opinion(action, typed)
                 raise
             return await self.show_case(case_id, action=action, typed=typed, error=error)
         self.redirect(f"/staff/cases/{case_id}", status=303)
@@ -147,15 +251,23 @@ class Act(OneCase):
         schema: Schema = BODIES[action]()
         typed: dict[str, Any] = {}
         for name in schema.load_fields:
+        field = opinions.FIELDS.get(action, "")
             value = self.text(name, limit=2000).strip()
             if value:
                 typed[name] = int(value) if name == "days" and value.isascii() and value.isdigit() else value
         return typed
 
-
-class File(StaffPage):
-    async def get(self, case_id: str, file_id: str) -> None:
-        send_file(self, *await self.hall.review.read_material(case_id, self.staff, file_id))
+        if field and not typed.get(field) and (chosen := self.text("template").strip()):
+            typed[field] = chosen  # without script: the template is taken as it is
+    async def _keep_opinion(self, action: str, typed: Mapping[str, Any]) -> None:
+        field = opinions.FIELDS.get(action, "")
+        if self.text("keep") != "1" or not typed.get(field):
+            return
+        row = {"action": action, "outcome": typed.get("outcome", ""), "item": "", "text": typed[field][:1000]}
+        try:
+            await self.hall.opinions.add(self.staff, row, for_agency=False)
+        except opinions.TooManyOpinions:
+            return  # the action has been taken, which is what counts
 
 
 routes = [
@@ -164,6 +276,8 @@ routes = [
     (r"/staff/sign-out", SignOut),
     (r"/staff/tasks", Tasks),
     (rf"/staff/cases/{ID}", OneCase),
-    (rf"/staff/cases/{ID}/files/(\w+)", File),
+    (rf"/staff/cases/{ID}/marks", Mark),
+    (r"/staff/tasks/claim", Claim),
+    (r"/staff/search", Find),
     (rf"/staff/cases/{ID}/(\w+)", Act),
 ]

@@ -171,6 +171,11 @@ def full_day(value: date | str | None) -> str:
     return f"{short_day(day)}（星期{_WEEKDAYS[day.weekday()]}）"
 
 
+def bounded(count: int, most: int) -> str:
+    """Return a count as a list shows it: `7`, or `99+` for more than can be counted."""
+    return f"{most}+" if count > most else str(count)
+
+
 def days_left(value: date | str | None) -> str:
     """Return how far a day is: `今天`, `明天`, `还有5天`, `已过2天`."""
     left = _days_until(value)

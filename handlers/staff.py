@@ -6,6 +6,8 @@ from marshmallow import Schema, ValidationError, fields, pre_load, validate, val
 
 from app.cases import review, views
 from app.cases.model import Case, State
+from app.cases.queue import CURSOR, LAMPS, SCOPES, Wanted
+from app.identity.model import StaffSession
 from app.kernel.clock import today
 from app.kernel.errors import NotFound
 from app.supervision.lamps import lamp
@@ -19,10 +21,24 @@ class StaffLoginRequest(Schema):
 
 
 class TaskQuery(Schema):
-    state = fields.String(load_default=None, validate=validate.OneOf([state.value for state in State]))
+    """What of the list is wanted; what is left out is whatever it is. `mine` is `scope=mine`."""
+
+    scope = fields.String(load_default="all", validate=validate.OneOf(SCOPES))
     mine = fields.Boolean(load_default=False)
+    assignee = fields.String(load_default="", validate=validate.Length(max=80))
+    state = fields.String(load_default="", validate=validate.OneOf([state.value for state in State]))
+    lamp = fields.String(load_default="", validate=validate.OneOf(LAMPS))
+    division = fields.String(load_default="", validate=validate.Regexp(r"\d{6}(\d{3})?\Z"))
+    item = fields.String(load_default="", validate=validate.Length(max=50))
+    submitted_before = fields.Date(load_default=None)
     limit = fields.Integer(load_default=20, validate=validate.Range(1, 100))
-    cursor = fields.String(load_default=None, validate=validate.Regexp(r"\d{4}-\d\d-\d\d~case_[0-9A-Z]{26}\Z"))
+    cursor = fields.String(load_default=None, validate=validate.Regexp(CURSOR))
+
+
+class TaskListResponse(CaseListResponse):
+    """`counts`: {total, scopes: {all, mine, unclaimed}, lamps: {red, yellow, green, none}, at_most}; more than `at_most` is "99+"."""
+
+    counts = fields.Dict()
 
 
 _reason = validate.Length(1, 1000)
@@ -40,10 +56,16 @@ class MissingRow(Schema):
 
 
 class SupplementRequest(Schema):
-    """Every gap at once. `reason` is the head's, for a further notice."""
+    """Every gap at once, or `from_marks`: everything that is marked. `reason` is the head's, for a further notice."""
 
-    missing = fields.List(fields.Nested(MissingRow), required=True, validate=validate.Length(1, 60))
+    missing = fields.List(fields.Nested(MissingRow), load_default=list, validate=validate.Length(max=60))
+    from_marks = fields.Boolean(load_default=False, truthy={True}, falsy={False})
     reason = fields.String(load_default="", validate=validate.Length(max=1000))
+
+    @validates_schema
+    def _says_what(self, data: Any, **_kwargs: Any) -> None:
+        if not data["missing"] and not data["from_marks"]:
+            raise ValidationError("请写明要补正什么、为什么", "missing")
 
 
 class PreReviewRequest(Schema):
@@ -168,14 +190,37 @@ class StaffLogout(HallHandler):
 
 
 class Tasks(HallHandler):
-    @operation("The agency's open cases, most urgent first", query=TaskQuery, answers={200: CaseListResponse}, auth="staff")
+    @operation("The agency's open cases, most urgent first, with counts", query=TaskQuery, answers={200: TaskListResponse}, auth="staff")
     async def get(self) -> None:
-        cases, cursor = await self.hall.review.tasks(self.staff, **self.query)
-        rows = [
-            views.task(case, review.allowed_actions(case, self.staff)) | {"lamp": lamp_of(self.hall, case)}
-            for case in cases
-        ]
-        await self.answer({"items": rows, "next_cursor": cursor})
+        asked = self.query
+        if asked["item"]:
+            asked["item"] = item_code(self.hall, asked["item"])
+        wanted = Wanted(
+            scope="mine" if asked.pop("mine") else asked.pop("scope"),
+            **{name: asked[name] for name in ("assignee", "state", "lamp", "division", "item", "submitted_before")},
+        )
+        page = await self.hall.queue.page(self.staff, wanted, limit=asked["limit"], cursor=asked["cursor"])
+        rows = [task_row(self.hall, case, self.staff) for case in page.cases]
+        await self.answer({"items": rows, "next_cursor": page.next_cursor, "counts": page.counts})
+
+
+def item_code(hall: Any, name: str) -> str:
+    """Return the code of an item by code or alias; an unknown one stays as it is, and nothing is of it."""
+    try:
+        return str(hall.catalogue.item(name)["code"])
+    except NotFound:
+        return name
+
+
+def task_row(hall: Any, case: Case, staff: StaffSession) -> dict[str, Any]:
+    """Return a line of a list; the applicant is masked."""
+    return views.task(case, review.allowed_actions(case, staff)) | {"lamp": lamp_of(hall, case)}
+
+
+async def staff_view(hall: Any, case: Case, staff: StaffSession) -> dict[str, Any]:
+    """Return a case as this person sees it, with its lamp and the marks that nobody outside has been told of."""
+    view: dict[str, Any] = await hall.review.view(case, staff)
+    return view | {"lamp": lamp_of(hall, case), "marks": await hall.marks.of(case)}
 
 
 def lamp_of(hall: Any, case: Case) -> str:
@@ -187,13 +232,13 @@ class StaffCase(HallHandler):
     @operation("A case of the own agency", answers={200: CaseResponse}, auth="staff")
     async def get(self, case_id: str) -> None:
         case = await self.hall.review.get(case_id, self.staff)
-        await self.answer(await self.hall.review.view(case, self.staff) | {"lamp": lamp_of(self.hall, case)})
+        await self.answer(await staff_view(self.hall, case, self.staff))
 
 
 class StaffFile(HallHandler):
-    @operation("A file of a case of the own agency", auth="staff")
+    @operation("The original of a file of a case of the own agency; to look at it there is `/preview`", auth="staff")
     async def get(self, case_id: str, _key: str, file_id: str) -> None:
-        send_file(self, *await self.hall.review.read_material(case_id, self.staff, file_id))
+        send_file(self, *await self.hall.showing.original(case_id, self.staff, file_id), is_download=True)
 
 
 class StaffAction(HallHandler):
@@ -206,8 +251,10 @@ class StaffAction(HallHandler):
         if action not in BODIES:
             raise NotFound("没有这个操作。", en="No such action.")
         body = self.load_json(BODIES[action], optional=action in _BARE)
+        if body.pop("from_marks", False):
+            body["missing"] = await self.hall.marks.missing(await self.hall.review.get(case_id, self.staff))
         case = await self.hall.review.act(case_id, action, self.staff, body)
-        await self.answer(await self.hall.review.view(case, self.staff))
+        await self.answer(await staff_view(self.hall, case, self.staff))
 
 
 routes = [

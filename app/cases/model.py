@@ -225,6 +225,8 @@ class Case:
 
     @property
     def supplements(self) -> tuple[Mapping[str, Any], ...]:
+    channel: str = "online"  # or `window`: opened by a clerk for a resident who stands before them
+    taken_in_by: str | None = None  # that clerk's account
         """Return every notice of what is missing, oldest first."""
         return self.past_supplements + ((self.supplement,) if self.supplement is not None else ())
 

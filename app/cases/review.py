@@ -34,32 +34,6 @@ class Review:
         self._known_account = known_account  # async (account, agency_id) -> bool
         self._clock = clock
 
-    async def tasks(
-        self,
-        staff: StaffSession,
-        *,
-        state: str | None = None,
-        mine: bool = False,
-        limit: int = 20,
-        cursor: str | None = None,
-    ) -> tuple[list[Case], str | None]:
-        """Return the open cases of the clerk's agency, the most urgent first, and the cursor of the next page."""
-        query: dict[str, Any] = {"agency_id": staff.agency_id}
-        if state:
-            query |= {"state": state} if state != State.DRAFT else {"state": "none"}  # drafts are the resident's own
-        else:
-            query["is_open"] = True
-        if mine:
-            query["assignee"] = staff.account
-        if cursor:
-            due_on, _, case_id = cursor.partition("~")
-            query["$or"] = [{"due_on": {"$gt": due_on}}, {"due_on": due_on, "_id": {"$gt": case_id}}]
-        cases, more = await self._cases.store.page(query, [("due_on", 1), ("_id", 1)], limit)
-        if not more:
-            return cases, None
-        last = cases[-1]
-        return cases, f"{last.due_on.isoformat() if last.due_on else '9999-12-31'}~{last.id}"
-
     async def get(self, case_id: str, staff: StaffSession) -> Case:
         """Return a case of the clerk's agency; that it was read is recorded. Raises CaseNotFound."""
         case = await self._cases.store.load(_of_agency(case_id, staff))
@@ -99,7 +73,7 @@ class Review:
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
             transition = machine.transition(action, case.state)
             if transition is not None and action not in ("claim", "reassign"):
-                _check_assignee(case, staff)
+                check_assignee(case, staff)
                 # Whoever acts first on an unclaimed case has claimed it.
                 case = replace(case, assignee=case.assignee or staff.account)
             if machine.find(case, "deem_accepted", machine.SYSTEM, shanghai_day(now)) is not None and action == "accept":
@@ -119,9 +93,10 @@ class Review:
 
         return await self._cases.change(_of_agency(case_id, staff), step, audit)
 
-    def _claim(self, case: Case, _item: Body, staff: StaffSession, _body: Body, now: datetime) -> steps.Moved:
+    def _claim(self, case: Case, _item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         if case.assignee not in (None, staff.account):
-            _check_assignee(case, staff)
+            # Of many at once only what nobody has is taken, by a head too: whoever came first keeps it.
+            check_assignee(case, replace(staff, role="clerk") if body.get("only_unclaimed") else staff)
         starts_review = case.state is State.ACCEPTED
         return steps.advance(
             case,
@@ -200,7 +175,7 @@ class Review:
         return remedy(self._cases.catalogue.agency(case.agency_id))
 
     def _reassign(self, case: Case, _item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
-        _check_assignee(case, staff)
+        check_assignee(case, staff)
         return steps.advance(case, "reassign", machine.CLERK, now, by=case.agency_name, assignee=body["account"])
 
 
@@ -225,7 +200,7 @@ def allowed_actions(case: Case, staff: StaffSession) -> list[str]:
     names = machine.allowed_actions(case, _rank(staff))
     if case.assignee == staff.account and case.state is not State.ACCEPTED:
         names = [name for name in names if name != "claim"]
-    if not _is_theirs(case, staff):
+    if not is_theirs(case, staff):
         names = []
     return names
 
@@ -234,12 +209,14 @@ def _rank(staff: StaffSession) -> str:
     return machine.HEAD if staff.role == "head" else machine.CLERK
 
 
-def _is_theirs(case: Case, staff: StaffSession) -> bool:
+def is_theirs(case: Case, staff: StaffSession) -> bool:
+    """Say whether a person may act on a case of the agency: nobody's, their own, or as head anybody's."""
     return case.assignee in (None, staff.account) or staff.role == "head"
 
 
-def _check_assignee(case: Case, staff: StaffSession) -> None:
-    if not _is_theirs(case, staff):
+def check_assignee(case: Case, staff: StaffSession) -> None:
+    """Raise ActionNotAllowed when a colleague has claimed the case."""
+    if not is_theirs(case, staff):
         raise ActionNotAllowed(
             "这个办件已由同事认领，需要由负责人转派。",
             en="A colleague has claimed this case.",
