@@ -15,13 +15,18 @@ from app.cases import store as cases_store
 from app.cases.marks import Marks
 from app.cases.opinions import Opinions
 from app.cases.payables import CasePayables
+from app.cases.pieces import INDEXES as PIECES_INDEXES
+from app.cases.pieces import Pieces
 from app.cases.queue import Queue
 from app.cases.requests import Requests
+from app.cases.reuse import Reuse
 from app.cases.review import Review
 from app.cases.search import Search
 from app.cases.service import Cases
+from app.cases.showing import Showing
 from app.cases.store import CaseStore
 from app.cases.sweeps import Sweeps
+from app.cases.upkeep import Scanning, Upkeep
 from app.catalogue import publish as catalogue_publish
 from app.catalogue.live import LiveCatalogue
 from app.catalogue.load import Catalogue
@@ -44,8 +49,10 @@ from app.kernel.crypto import KeyRing
 from app.kernel.events import Event
 from app.licences import service as licences
 from app.platforms.alipay import AlipayGateway
+from app.platforms.clamav import ClamAV
 from app.platforms.http import HttpClient
 from app.platforms.wechat import WeChat
+from app.storage import files as stored_files
 from app.storage import idempotency, outbox
 from app.storage.files import Files
 from app.storage.limits import Limit
@@ -84,6 +91,10 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **identity_store.INDEXES,
     **catalogue_publish.INDEXES,
     **cases_store.INDEXES,
+    **cases_marks.INDEXES,
+    **cases_opinions.INDEXES,
+    **PIECES_INDEXES,
+    **stored_files.INDEXES,
     **checks_store.INDEXES,
     **checks_reports.INDEXES,
     **licences.INDEXES,
@@ -91,10 +102,6 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **supervision_cards.INDEXES,
     **supervision_measures.INDEXES,
     **payments_store.INDEXES,
-    **cases_marks.INDEXES,
-    **cases_opinions.INDEXES,
-    **PIECES_INDEXES,
-    **stored_files.INDEXES,
     **reconcile_store.INDEXES,
     "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],  # both look at the same collection
     **push_service.INDEXES,
@@ -126,15 +133,19 @@ class Hall:
     review: Review
     queue: Queue
     search: Search
+    marks: Marks
+    opinions: Opinions
     sweeps: Sweeps
+    pieces: Pieces
+    reuse: Reuse
+    showing: Showing
+    upkeep: Upkeep
     licences: licences.Licences
     feedback: feedback.Feedback
     checks: Checks
     bill_reports: BillReports
     payments: Payments
     reconcile: Reconcile
-    marks: Marks
-    opinions: Opinions
     push: Push
     relay: Relay
     notices: Notices
@@ -215,15 +226,22 @@ async def assemble(settings: Settings) -> Hall:
     push_holder.append(push)
     staff = StaffAccounts(database, keys)
     wallet = licences.Licences(database, lambda code: catalogue.snapshot.licences[code])
+    files = Files(database, keys)
+    scan = Scanning(ClamAV(settings.clamav_url) if settings.clamav_url else None)
+    if settings.is_production and not settings.clamav_url:
+        log.warning("uploads.not_scanned", mend="set HALL_CLAMAV_URL")
+    store = CaseStore(database, keys)
     cases = Cases(
         database,
-        CaseStore(database, keys),
+        store,
         catalogue=catalogue,
         people=identity,
         licences=wallet,
-        files=Files(database),
+        files=files,
+        scan=scan,
         calendar=calendar,
     )
+    pieces = Pieces(database, keys, cases.holdings, utc_now)
     departments = Departments(http, settings.departments_url)
     checks = Checks(
         database, redis, keys, catalogue=catalogue, people=identity, departments=departments, progress=cases.progress
@@ -249,7 +267,13 @@ async def assemble(settings: Settings) -> Hall:
         review=Review(database, cases, staff.is_of_agency),
         queue=Queue(database, cases.store, lambda: cases.calendar),
         search=Search(database, cases.store, keys, Limit(redis, "staff_search", most=60, per_s=600)),
+        marks=Marks(database, catalogue, keys),
+        opinions=Opinions(database, orjson.loads((ROOT / "config" / "opinions.json").read_bytes())),
         sweeps=Sweeps(cases),
+        pieces=pieces,
+        reuse=Reuse(store, catalogue, cases.holdings, utc_now),
+        showing=Showing(database, cases),
+        upkeep=Upkeep(database, files, pieces, store, scan),
         licences=wallet,
         feedback=feedback.Feedback(database, cases),
         checks=checks,
@@ -267,8 +291,6 @@ async def assemble(settings: Settings) -> Hall:
     hall.run_beside(catalogue.run(hall.stopping, redis))
     hall.run_beside(notices.run(hall.stopping))
     if not settings.is_production:
-        marks=Marks(database, catalogue, keys),
-        opinions=Opinions(database, orjson.loads((ROOT / "config" / "opinions.json").read_bytes())),
         await _follow_virtual_clock(hall)
     return hall
 

@@ -26,11 +26,13 @@ from handlers import (
     pages_pay,
     pages_requests,
     pages_staff,
+    previews,
     receipts,
     refunds,
     requests,
     stream,
     supervision,
+    uploads,
 )
 from handlers import (
     cases as case_routes,
@@ -44,10 +46,10 @@ from handlers import (
 from handlers import (
     staff as staff_routes,
 )
-from handlers.base import HallHandler
 from handlers import (
     staff_desk as staff_desk_routes,
 )
+from handlers.base import HallHandler
 from handlers.pages_base import PageNotFound
 from miniprogram_api import alipay as alipay_routes
 from miniprogram_api import message_push, templates
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 ROUTE_MODULES = (
     catalogue_routes,
     case_routes,
+    uploads,
     requests,
     auth,
     orders,
@@ -75,9 +78,10 @@ ROUTE_MODULES = (
     alipay_routes,
     templates,
     message_push,
-    staff_routes,
-    operations,
     staff_desk_routes,
+    staff_routes,
+    previews,
+    operations,
     openapi,
     pages_home,
     pages_account,

@@ -58,6 +58,7 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(60, stop, "reconcile", lambda: hall.reconcile.run_due(utc_now())))
         group.create_task(_every(1800, stop, "deadlines", hall.recompute_deadlines))
         group.create_task(_every(30, stop, "cases", hall.sweeps.run, sweep_soon))
+        group.create_task(_every(60, stop, "files", hall.upkeep.run))
         group.create_task(_every(30, stop, "cards", hall.cards.escalate_due, escalate_soon))
         group.create_task(_every(20, stop, "calendar", hall.recounts.run_due))
         group.create_task(_listen(hall, stop, deliver_soon))

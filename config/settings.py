@@ -54,6 +54,7 @@ class Settings:
     jpush_app_key: str
     realname_url: str
     departments_url: str
+    clamav_url: str  # tcp://host:port of clamd; empty: uploads are not scanned
     files_url: str
     log_level: str
     log_format: str
@@ -190,5 +191,9 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
             wrong.append(f"HALL_{name.upper()} is not an http(s) URL")
+    if settings.clamav_url:
+        scanner = urlsplit(settings.clamav_url)
+        if scanner.scheme != "tcp" or not scanner.hostname:
+            wrong.append("HALL_CLAMAV_URL is not tcp://host:port")
     if wrong:
         raise SettingsError("\n".join(f"settings: {line}" for line in wrong))

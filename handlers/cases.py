@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import quote
 
-from marshmallow import Schema, fields, validate
+from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from app.cases import views
 from app.cases.drafts import Save
@@ -27,8 +27,23 @@ class SaveCaseRequest(Schema):
     merge = fields.Boolean(load_default=False, truthy={True}, falsy={False})
 
 
-class LicenceRequest(Schema):
-    licence_id = fields.String(required=True, validate=validate.Length(1, 60))
+class ReuseRequest(Schema):
+    """A material of an earlier case, from `reusable` of the case's view."""
+
+    case_id = fields.String(required=True, validate=validate.Length(1, 60))
+    key = fields.String(required=True, validate=validate.Length(1, 60))
+
+
+class MaterialRequest(Schema):
+    """A licence of one's own in place of a file, or what an office has accepted before."""
+
+    licence_id = fields.String(validate=validate.Length(1, 60))
+    reuse = fields.Nested(ReuseRequest)
+
+    @validates_schema
+    def _one_of(self, data: Any, **_kwargs: Any) -> None:
+        if len(data) != 1:
+            raise ValidationError("请给出 licence_id 或 reuse 之一", "licence_id")
 
 
 class WithdrawRequest(Schema):
@@ -68,6 +83,8 @@ class MaterialResponse(Schema):
     status = fields.String(validate=validate.OneOf(["missing", "optional", "uploaded", "licence", "promised", "generated", "at_window"]))
     files = fields.List(fields.Dict())
     licence_id = fields.String(allow_none=True)
+    limits = fields.Dict()
+    reusable = fields.List(fields.Dict())
 
 
 class CaseResponse(Schema):
@@ -115,7 +132,8 @@ class Cases(HallHandler):
 class OneCase(HallHandler):
     @operation("A case", answers={200: CaseResponse}, auth="resident")
     async def get(self, case_id: str) -> None:
-        await self.answer(await self.hall.cases.view(await self.hall.cases.get(case_id, self.resident.resident_id)))
+        case = await self.hall.cases.get(case_id, self.resident.resident_id)
+        await self.answer(with_offers(await self.hall.cases.view(case), await self.hall.reuse.offers(case)))
 
     @operation("Keep answers of a draft; 409 with the conflicts when it was saved elsewhere meanwhile", body=SaveCaseRequest, answers={200: CaseResponse}, auth="resident")
     async def patch(self, case_id: str) -> None:
@@ -125,7 +143,7 @@ class OneCase(HallHandler):
 
 
 class Material(HallHandler):
-    @operation("Hand in a material: multipart `file`, or JSON {licence_id}", answers={200: MaterialResponse}, auth="resident")
+    @operation("Hand in a material: multipart `file`, JSON {licence_id}, or JSON {reuse: {case_id, key}}", answers={200: MaterialResponse}, auth="resident")
     async def put(self, case_id: str, key: str) -> None:
         cases, owner = self.hall.cases, self.resident.resident_id
         if self.request.headers.get("Content-Type", "").startswith("multipart/form-data"):
@@ -136,9 +154,14 @@ class Material(HallHandler):
                 raise TooLarge("文件超过10MB，请压缩后再传。", en="The file is larger than 10 MB.")
             case = await cases.put_material(case_id, owner, key, uploads[0].filename, uploads[0].body)
         else:
-            case = await cases.put_licence(case_id, owner, key, self.load_json(LicenceRequest)["licence_id"])
+            body = self.load_json(MaterialRequest)
+            if "reuse" in body:
+                wanted = body["reuse"]
+                case = await self.hall.reuse.take_over(case_id, owner, key, wanted["case_id"], wanted["key"])
+            else:
+                case = await cases.put_licence(case_id, owner, key, body["licence_id"])
         view = await cases.view(case)
-        await self.answer(_material(view, key) | {"version": case.version})
+        await self.answer(material_row(view, key) | {"version": case.version})
 
 
 class MaterialFile(HallHandler):
@@ -150,20 +173,33 @@ class MaterialFile(HallHandler):
     async def delete(self, case_id: str, key: str, file_id: str) -> None:
         case = await self.hall.cases.remove_material(case_id, self.resident.resident_id, key, file_id)
         view = await self.hall.cases.view(case)
-        await self.answer(_material(view, key) | {"version": case.version})
+        await self.answer(material_row(view, key) | {"version": case.version})
 
 
-def _material(view: dict[str, Any], key: str) -> dict[str, Any]:
+def with_offers(view: dict[str, Any], offers: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return a case's view with `reusable` at each material: what may be handed in once more."""
+    rows = [row | {"reusable": offers.get(row["key"], [])} for row in view["materials"]]
+    return view | {"materials": rows}
+
+
+def material_row(view: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return one material of a case's view. Raises NotFound."""
     for row in view["materials"]:
         if row["key"] == key:
             return dict(row)
     raise NotFound("这个事项没有这项材料，或按您的回答不再需要。", en="No such material.")
 
 
-def send_file(handler: HallHandler, name: str, content_type: str, content: bytes) -> None:
+_SUFFIXES = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "application/pdf": "pdf"}
+
+
+def send_file(handler: HallHandler, name: str, content_type: str, content: bytes, *, is_download: bool = False) -> None:
     """Send an uploaded file so that no browser runs it on the hall's origin."""
     handler.set_header("Content-Type", content_type)
-    handler.set_header("Content-Disposition", f"inline; filename*=UTF-8''{quote(name)}")
+    # RFC 6266: a plain name for old clients beside the real one.
+    suffix = _SUFFIXES.get(content_type, "bin")
+    way = "attachment" if is_download else "inline"
+    handler.set_header("Content-Disposition", f"{way}; filename=\"material.{suffix}\"; filename*=UTF-8''{quote(name, safe='')}")
     handler.set_header("Content-Security-Policy", "default-src 'none'; sandbox")
     handler.set_header("Cache-Control", "private, no-store")
     handler.finish(content)

@@ -8,11 +8,12 @@ from marshmallow import Schema
 
 from app.cases import claiming, handling, opinions, review
 from app.cases.model import STATE_NAMES, State
+from app.cases.queue import CURSOR, LAMPS, SCOPES, Wanted, days_before
+from app.cases.search import PURPOSES
 from app.identity.tokens import STAFF_FOR
 from app.kernel.clock import today
-from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized, ValidationFailed
+from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized, ValidationFailed, error_row
 from handlers import pages_text
-from handlers.cases import send_file
 from handlers.pages_base import STAFF_COOKIE, PageHandler, errors_by_field, local_path
 from handlers.problems import judged
 from handlers.staff import BODIES, staff_view, task_row
@@ -24,7 +25,7 @@ CLOSED = frozenset({State.COMPLETED.value, State.DENIED.value, State.NOT_ACCEPTE
 _METHOD_OF = {"self": "window", "window": "window", "express": "express", "post": "express", "electronic": "electronic"}
 
 
-class StaffPage(PageHandler):
+BLANK = "（写明"  # what a template leaves to be written
 # Days since it was handed in.
 AGES = {"3": "3天前或更早", "7": "7天前或更早", "15": "15天前或更早", "30": "30天前或更早"}
 
@@ -35,6 +36,7 @@ def items_of(hall: Any, agency_id: str) -> dict[str, str]:
     return {item["code"]: item["name"] for item in items if item["agency"] == agency_id and item["service_kind"] == "handle"}
 
 
+class StaffPage(PageHandler):
     needs = "staff"
 
 
@@ -70,7 +72,7 @@ class Start(StaffPage):
 
 
 class Tasks(StaffPage):
-    """The agency's open cases, most urgent first."""
+    """The agency's open cases, most urgent first; what is filtered stays in the address, so that a terminal can keep it as a bookmark."""
 
     async def get(self) -> None:
         await self.show_tasks()
@@ -91,11 +93,10 @@ class Tasks(StaffPage):
             closed=CLOSED,
             states={known.value: STATE_NAMES[known] for known in State if known is not State.DRAFT},
             divisions=self.divisions,
+            items=items_of(self.hall, self.staff.agency_id),
             agency=self.hall.catalogue.agency(self.staff.agency_id)["name"],
         )
 
-    @property
-    def _cursor(self) -> str | None:
     def _wanted(self) -> tuple[Wanted, int]:
         """Return what the address asks for; what it cannot mean is left out. `days`: handed in at least so many days ago."""
         known = {
@@ -114,6 +115,8 @@ class Tasks(StaffPage):
         item, assignee = self.text("item", limit=50), self.text("assignee", limit=80)
         return Wanted(**asked, item=item, assignee=assignee, submitted_before=before), since
 
+    @property
+    def _cursor(self) -> str | None:
         cursor = self.text("cursor", limit=60)
         return cursor if re.fullmatch(CURSOR, cursor) else None
 
@@ -180,7 +183,6 @@ class OneCase(StaffPage):
             can_mark=view["state"] not in CLOSED and review.is_theirs(case, self.staff),
             file=self._shown_file(view),
             templates=templates,
-            opinion_fields=opinions.FIELDS,
             divisions=self.divisions,
             special=handling.SPECIAL_PROCEDURES,
             methods={"electronic": "电子证照", "window": "窗口领取", "express": "邮寄"},
@@ -198,8 +200,6 @@ class OneCase(StaffPage):
         )
 
 
-class Act(OneCase):
-    """POST /staff/cases/<id>/<action>: the fields of the form as the body of the API's action."""
     def _shown_file(self, view: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the file that stands beside the form: the one that was asked for, else the first."""
         files = [{**file, "material": row["name"], "key": row["key"]} for row in view["materials"] for file in row["files"]]
@@ -224,6 +224,8 @@ class Mark(StaffPage):
         self.redirect(f"/staff/cases/{case_id}{shown}#f-{key if re.fullmatch(r'[a-z0-9_]+', key) else ''}", status=303)
 
 
+class Act(OneCase):
+    """POST /staff/cases/<id>/<action>: the fields of the form as the body of the API's action."""
 
     async def get(self, case_id: str, _action: str) -> None:
         self.redirect(f"/staff/cases/{case_id}", status=303)
@@ -233,11 +235,13 @@ class Mark(StaffPage):
             raise NotFound("没有这个操作。")
         typed = self._typed(action)
         try:
+            if BLANK in str(typed.get(opinions.FIELDS.get(action, ""), "")):
+                raise ValidationFailed([error_row("/" + opinions.FIELDS[action], "unfinished", f"请把“{BLANK}…）”改成实际内容")])
             body = judged(BODIES[action], typed, "")
             await self.hall.review.act(case_id, action, self.staff, body)
+            await self._keep_opinion(action, typed)
         except HallError as error:
             if error.status not in (403, 409, 422):
-            await self._keep_opinion(action, typed)
                 raise
             return await self.show_case(case_id, action=action, typed=typed, error=error)
         self.redirect(f"/staff/cases/{case_id}", status=303)
@@ -249,16 +253,16 @@ class Mark(StaffPage):
             missing = [{"key": key, "reason": self.text(f"reason.{key}", limit=1000)} for key in keys]
             return {"missing": missing, "reason": self.text("reason", limit=1000)}
         schema: Schema = BODIES[action]()
+        field = opinions.FIELDS.get(action, "")
         typed: dict[str, Any] = {}
         for name in schema.load_fields:
-        field = opinions.FIELDS.get(action, "")
             value = self.text(name, limit=2000).strip()
             if value:
                 typed[name] = int(value) if name == "days" and value.isascii() and value.isdigit() else value
-        return typed
-
         if field and not typed.get(field) and (chosen := self.text("template").strip()):
             typed[field] = chosen  # without script: the template is taken as it is
+        return typed
+
     async def _keep_opinion(self, action: str, typed: Mapping[str, Any]) -> None:
         field = opinions.FIELDS.get(action, "")
         if self.text("keep") != "1" or not typed.get(field):
@@ -275,9 +279,9 @@ routes = [
     (r"/staff/sign-in", SignIn),
     (r"/staff/sign-out", SignOut),
     (r"/staff/tasks", Tasks),
-    (rf"/staff/cases/{ID}", OneCase),
-    (rf"/staff/cases/{ID}/marks", Mark),
     (r"/staff/tasks/claim", Claim),
     (r"/staff/search", Find),
+    (rf"/staff/cases/{ID}", OneCase),
+    (rf"/staff/cases/{ID}/marks", Mark),
     (rf"/staff/cases/{ID}/(\w+)", Act),
 ]

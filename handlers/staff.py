@@ -148,6 +148,44 @@ class ReassignRequest(Schema):
     account = fields.String(required=True, validate=validate.Length(1, 80))
 
 
+class FinishStageRequest(Schema):
+    """The stage that runs has ended; `account`: the colleague who has the next one."""
+
+    note = fields.String(load_default="", validate=validate.Length(max=1000))
+    account = fields.String(load_default=None, allow_none=True, validate=validate.Length(1, 80))
+
+
+class GiveOpinionRequest(Schema):
+    """What a department says that was asked; a refusal says why."""
+
+    answer = fields.String(required=True, validate=validate.OneOf(["agreed", "refused", "noted"]))
+    opinion = fields.String(load_default="", validate=validate.Length(max=2000))
+
+    @validates_schema
+    def _reasons(self, data: Any, **_kwargs: Any) -> None:
+        if data["answer"] != "agreed" and not data["opinion"].strip():
+            raise ValidationError("请写明意见和理由", "opinion")
+
+
+class TransferRequest(Schema):
+    """To a body of the same line: city to county or back."""
+
+    agency_id = fields.String(required=True, validate=validate.Length(1, 60))
+    reason = fields.String(required=True, validate=_reason)
+
+
+class AuditSampleRequest(Schema):
+    """What looking at a decision of the rules has found; a wrong one says what."""
+
+    finding = fields.String(required=True, validate=validate.OneOf(["in_order", "wrong"]))
+    note = fields.String(load_default="", validate=validate.Length(max=1000))
+
+    @validates_schema
+    def _reasons(self, data: Any, **_kwargs: Any) -> None:
+        if data["finding"] == "wrong" and not data["note"].strip():
+            raise ValidationError("请写明问题", "note")
+
+
 BODIES: dict[str, type[Schema]] = {
     "claim": NoFields,
     "pre_review": PreReviewRequest,
@@ -161,10 +199,15 @@ BODIES: dict[str, type[Schema]] = {
     "decide": DecideRequest,
     "deliver": DeliverRequest,
     "reassign": ReassignRequest,
+    "propose": DecideRequest,
+    "finish_stage": FinishStageRequest,
+    "give_opinion": GiveOpinionRequest,
+    "transfer": TransferRequest,
+    "audit_sample": AuditSampleRequest,
 }
 
 
-_BARE = frozenset({"claim", "pre_review", "accept", "resume"})  # may come without a body
+_BARE = frozenset({"claim", "pre_review", "accept", "resume", "finish_stage"})  # may come without a body
 
 
 class StaffLogin(HallHandler):

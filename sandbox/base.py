@@ -35,6 +35,7 @@ FAULT_MODES = (
 HUGE_BYTES = 3 * 1024 * 1024
 FAULT_PROVIDERS = (
     "wechat", "wechatpay", "wechatpay_notice", "alipay", "alipay_notice", "sms", "jpush", "realname", "departments",
+    "clamd",
 )  # fmt: skip
 
 

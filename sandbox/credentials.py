@@ -15,6 +15,7 @@ from base64 import b64encode
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -87,7 +88,13 @@ class Credentials:
             "HALL_JPUSH_MASTER_SECRET": self.jpush_master_secret,
             "HALL_REALNAME_URL": f"{url}/realname",
             "HALL_DEPARTMENTS_URL": f"{url}/departments",
+            "HALL_CLAMAV_URL": f"tcp://127.0.0.1:{clamd_port(urlsplit(url).port or 80)}",
         }
+
+
+def clamd_port(sandbox_port: int) -> int:
+    """Return where the stand-in of clamd listens: it speaks no HTTP, so it needs a port beside the sandbox's own."""
+    return sandbox_port + 1 if sandbox_port < 65535 else sandbox_port - 1
 
 
 def load_or_make(data_dir: Path) -> Credentials:

@@ -16,10 +16,10 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from sandbox import alipay, cashier, control, departments, jpush, realname, sms, wechat, wechat_push, wechatpay
+from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, wechat, wechat_push, wechatpay
 from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
-from sandbox.credentials import Credentials, load_or_make
+from sandbox.credentials import Credentials, clamd_port, load_or_make
 from sandbox.notices import Courier
 from sandbox.store import Store
 
@@ -45,6 +45,8 @@ def make_application(
     """
     sandbox = Sandbox(credentials, store, hall_url, pace or Pace())
     sandbox.courier = Courier(sandbox)
+    if offset_s := store.get("clock", "offset_s"):
+        control_money.run_ahead(sandbox, offset_s)
     parts = (wechat, wechatpay, alipay, sms, jpush, realname, departments, control, wechat_push, cashier)
     money = (wechatpay_refunds, control_money)
     daily_bills = (bill_days, wechatpay_bills, alipay_bills)
@@ -66,9 +68,12 @@ class Running:
     sandbox: Sandbox
     _server: HTTPServer
     _courier: asyncio.Task[None]
+    _clamd: asyncio.Server | None = None
 
     async def stop(self) -> None:
         self._server.stop()
+        if self._clamd is not None:
+            self._clamd.close()
         self._courier.cancel()
         await asyncio.gather(self._courier, return_exceptions=True)
         await self._server.close_all_connections()
@@ -104,7 +109,16 @@ async def start(
     courier = asyncio.create_task(sandbox.courier.run(), name="sandbox-courier")
     url = f"http://{host}:{sockets[0].getsockname()[1]}"
     log.info("sandbox on %s", url)
-    return Running(url, sandbox, server, courier)
+    return Running(url, sandbox, server, courier, await _start_clamd(sandbox, host, sockets[0].getsockname()[1]))
+
+
+async def _start_clamd(sandbox: Sandbox, host: str, port: int) -> asyncio.Server | None:
+    # Its port is no setting of its own, so it may be taken: then there is no scanner, which the hall must bear anyhow.
+    try:
+        return await clamd.start(host, clamd_port(port), sandbox.faults, slow_s=sandbox.pace.slow_s)
+    except (OSError, OverflowError) as error:
+        log.warning("no clamd on port %s: %s", clamd_port(port), error)
+        return None
 
 
 async def serve(port: int, data_dir: Path) -> None:

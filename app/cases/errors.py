@@ -1,6 +1,6 @@
 """What can go wrong with a case."""
 
-from app.kernel.errors import Conflict, HallError, NotFound, TooLarge, ValidationFailed, WrongType
+from app.kernel.errors import Conflict, HallError, NotFound, RateLimited, TooLarge, ValidationFailed, WrongType
 
 
 class CaseNotFound(NotFound):
@@ -67,6 +67,59 @@ class FileBroken(HallError):
     code = "case.file_unreadable"
     status = 422
     title = "文件打不开"
+
+
+class FileInfected(HallError):
+    """The malware scanner found something; nothing of the file was kept."""
+
+    code = "case.file_infected"
+    status = 422
+    title = "文件不安全"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "这个文件没有通过安全检查，可能带有病毒，没有保存。请换一台设备重新拍照或扫描后再传。",
+            en="The malware check found something in this file; it was not kept.",
+        )
+
+
+class FileUnchecked(Conflict):
+    """The malware scanner has not looked at the file yet."""
+
+    code = "case.file_unchecked"
+
+    def __init__(self) -> None:
+        super().__init__("这个文件还在做安全检查，请几分钟后再看。", en="The malware check of this file is still to come.")
+
+
+class UploadNotFound(NotFound):
+    """No such upload, somebody else's, or over for more than a day."""
+
+    code = "upload.not_found"
+
+    def __init__(self) -> None:
+        super().__init__("没有找到这次上传，可能已经超过一天，请重新选择文件。", en="No such upload; start again.")
+
+
+class UploadIncomplete(Conflict):
+    """Pieces are missing: send those in `missing`, then complete again."""
+
+    code = "upload.incomplete"
+    public = ("missing",)
+
+
+class UploadBroken(HallError):
+    """What arrived is not what was announced; its pieces were dropped: send them again."""
+
+    code = "upload.checksum_mismatch"
+    status = 422
+    title = "文件没有传完整"
+
+
+class TooMuchWaiting(RateLimited):
+    """Too many unfinished uploads of one person."""
+
+    code = "upload.too_much_waiting"
 
 
 class NothingDue(Conflict):

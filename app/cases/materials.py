@@ -1,9 +1,12 @@
 """Materials of a case: which are needed under the answers given, and what state each is in."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
+from app.cases.uploads import LIMITS
 from app.catalogue.model import applies
+from app.kernel.clock import format_utc
 from app.kernel.errors import ErrorRow, error_row
 
 # What the resident brings or shows at the window cannot be uploaded, so it does not hold up an online application.
@@ -82,6 +85,7 @@ def _row(material: Mapping[str, Any], held: Mapping[str, Any] | None, required: 
         "licence_id": (held or {}).get("licence_id"),
         "licence_type": material.get("licence"),
         "notes": material.get("notes", ""),
+        "limits": dict(LIMITS),
     }
 
 
@@ -96,8 +100,27 @@ def _photo_row(key: str, label: str, held: Mapping[str, Any] | None, needed_now:
         "licence_id": None,
         "licence_type": None,
         "notes": "可上传照片，也可以在表单里填照片回执号",
+        "limits": dict(LIMITS),
     }
 
 
+def uploaded_at(entry: Mapping[str, Any]) -> datetime:
+    """Return when a file was first uploaded, whichever case it has come through since."""
+    moment: datetime = entry.get("uploaded_at") or entry["at"]
+    return moment
+
+
 def _file(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {"id": entry["id"], "name": entry["name"], "type": entry["type"], "size": entry["size"]}
+    """`trust`: `accepted_by_agency` when it was taken over from a case that an office had accepted (on `accepted_on`), else `uploaded`."""
+    return {
+        "id": entry["id"],
+        "name": entry["name"],
+        "type": entry["type"],
+        "size": entry["size"],
+        "pages": entry.get("pages"),
+        "uploaded_at": format_utc(uploaded_at(entry)),
+        "trust": "accepted_by_agency" if entry.get("accepted_on") else "uploaded",
+        "accepted_on": entry.get("accepted_on"),
+        "from_case": entry.get("from_case"),
+        "scan": entry.get("scan"),
+    }

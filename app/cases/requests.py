@@ -87,6 +87,7 @@ class Requests:
         if draft.from_case is not None or draft.state is not State.DRAFT:
             return draft
         held = await self._still_valid(old, item, resident_id)
+        await self._cases.holdings.hold(draft.id, held)
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
             now = self._clock()
@@ -127,7 +128,7 @@ class Requests:
                 except HallError:  # run out, annulled, or not theirs any more
                     continue
                 found[key] = {"files": [], "licence_id": licence["id"], "at": now}
-            fresh = [entry for entry in holding.get("files", ()) if entry["at"] >= now - CARRIED_FOR]
+            fresh = [entry for entry in holding.get("files", ()) if materials.uploaded_at(entry) >= now - CARRIED_FOR]
             if fresh:
                 # The file stays the earlier case's: taking it out of this draft does not delete it there.
                 found[key] = {"files": [{**entry, "from_case": old.id} for entry in fresh], "licence_id": None}

@@ -5,16 +5,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.cases import corrections, handling, machine, materials, promises, steps, views
+from app.cases import auto_decision, corrections, handling, machine, materials, promises, routing, steps, views
 from app.cases.completeness import has_delivery
-from app.cases.errors import ActionNotAllowed
-from app.cases.model import Case, State
+from app.cases.errors import ActionNotAllowed, CaseConflict
+from app.cases.listed import ANY, queue_key
+from app.cases.model import Acting, Case, State
 from app.cases.remedies import remedy
 from app.cases.service import Cases
 from app.identity.model import StaffSession
 from app.kernel.audit import record
 from app.kernel.clock import shanghai_day, utc_now
-from app.kernel.errors import ValidationFailed, error_row
+from app.kernel.errors import NotFound, ValidationFailed, error_row
 from app.storage.mongo import Database
 
 Body = Mapping[str, Any]
@@ -47,15 +48,27 @@ class Review:
         item = await self._cases.catalogue.item_at(case.item_code, case.item_version)
         view = views.for_staff(case, item, allowed_actions(case, staff))
         view["form"] |= self._cases.form_marks(case, item)
+        view["materials"] = await self._cases.holdings.for_staff(case, view["materials"])
+        view["joint"] = views.joint(case, with_opinions=True)
+        view["proposal"] = views.proposal(case)
+        view["auto"] = auto_decision.view(case)
         return view
 
-    async def read_material(self, case_id: str, staff: StaffSession, file_id: str) -> tuple[str, str, bytes]:
-        """Return (name, type, bytes) of a file of a case of the clerk's agency; the reading is recorded."""
-        case = await self._cases.store.load(_of_agency(case_id, staff))
-        await record(
-            self._database["audit"], actor=staff.account, action="material.read", subject=case.id, owner_id=case.owner_id
-        )
-        return await self._cases.read_file(case, file_id)
+    async def assigned(self, staff: StaffSession, account: str, limit: int) -> list[str]:
+        """Return the ids of up to `limit` open cases of the agency that a colleague has."""
+        query = {"queue_keys": queue_key(staff.agency_id, account, ANY, ANY, ANY)}
+        cases, _more = await self._cases.store.page(query, [("due_on", 1), ("_id", 1)], limit)
+        return [case.id for case in cases]
+
+    async def samples(
+        self, staff: StaffSession, *, state: str = "open", limit: int = 20, cursor: str | None = None
+    ) -> tuple[list[Case], str | None]:
+        """Return the decisions of rules that were drawn for the head of the agency to look at, oldest first, and the next cursor."""
+        query: dict[str, Any] = {"agency_id": staff.agency_id, "sample.state": state}
+        if cursor:
+            query["_id"] = {"$gt": cursor}
+        cases, more = await self._cases.store.page(query, [("_id", 1)], limit)
+        return cases, cases[-1].id if more else None
 
     async def act(self, case_id: str, action: str, staff: StaffSession, body: Body) -> Case:
         """Take a clerk's action.
@@ -66,14 +79,26 @@ class Review:
         Raises:
             CaseNotFound, ActionNotAllowed, ValidationFailed, CaseConflict.
         """
-        if action == "reassign" and not await self._known_account(body["account"], staff.agency_id):
+        colleague = body.get("account") if action in ("reassign", "finish_stage") else None
+        if colleague and not await self._known_account(colleague, staff.agency_id):
             raise ValidationFailed([error_row("/account", "unknown", "本单位没有这个账号")])
         now = self._clock()
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
+            case = seen_by(case, staff)
+            if action == "give_opinion":
+                return self._give_opinion(case, item, staff, body, now)
+            if case.agency_id != staff.agency_id:
+                raise ActionNotAllowed(
+                    "这个办件由另一个部门办理，本单位只反馈意见。",
+                    en="Another agency handles this case; yours is asked for its opinion.",
+                    state=case.state.value,
+                    allowed_actions=allowed_actions(case, staff),
+                )
             transition = machine.transition(action, case.state)
             if transition is not None and action not in ("claim", "reassign"):
-                check_assignee(case, staff)
+                if not (action == "decide" and _is_second_person(case, staff)):
+                    check_assignee(case, staff)
                 # Whoever acts first on an unclaimed case has claimed it.
                 case = replace(case, assignee=case.assignee or staff.account)
             if machine.find(case, "deem_accepted", machine.SYSTEM, shanghai_day(now)) is not None and action == "accept":
@@ -82,12 +107,17 @@ class Review:
             return ACTIONS[action](self, case, item, staff, body, now)
 
         async def audit(case: Case, session: Any) -> None:
+            # What was valid when it came in may have run out or been annulled since.
+            counts_on_materials = action == "accept" or (action == "decide" and body["outcome"] == "approved")
+            if counts_on_materials and (rows := await self._cases.holdings.spoiled(case)):
+                raise ValidationFailed(rows)
             await record(
                 self._database["audit"],
                 actor=staff.account,
                 action=f"case.{action}",
                 subject=case.id,
                 owner_id=case.owner_id,
+                purpose=_beyond_the_usual(case, action, staff),
                 session=session,
             )
 
@@ -131,7 +161,8 @@ class Review:
         missing = [{"key": row["key"], "name": names[row["key"]], "reason": row["reason"]} for row in body["missing"]]
         return handling.request_supplement(case, missing, self._cases.calendar, now, actor=_rank(staff), reason=reason)
 
-    def _accept(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+    def _accept(self, case: Case, item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        case = replace(case, accepted_by=staff.account)
         due_days = {row["key"]: row["due_on"] for row in body.get("tolerated", ())}
         if rows := promises.due_day_rows(case, due_days, shanghai_day(now)):
             raise ValidationFailed(rows)
@@ -168,6 +199,29 @@ class Review:
             case, body["outcome"], body["opinion"], self._cases.calendar, now, has_delivery(item), self._remedy(case)
         )
 
+    def _propose(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        return routing.propose(case, body["outcome"], body["opinion"], now)
+
+    def _finish_stage(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        return routing.finish_stage(case, body["note"], self._cases.calendar, now, body.get("account"))
+
+    def _give_opinion(self, case: Case, _item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        return routing.give_opinion(case, staff.agency_id, body["answer"], body["opinion"], now)
+
+    def _transfer(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        agency = self._cases.catalogue.agency
+        try:
+            to = agency(body["agency_id"])
+        except NotFound:
+            raise ValidationFailed([error_row("/agency_id", "unknown", "没有这个部门")]) from None
+        moved = routing.transfer(case, to, body["reason"], now)  # whether at all, before where to
+        if rows := routing.transfer_rows(case, to["id"], routing.same_line(case.agency_id, to["id"], agency)):
+            raise ValidationFailed(rows)
+        return moved
+
+    def _audit_sample(self, case: Case, _item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        return auto_decision.audit_sample(case, body["finding"], body["note"], staff.account, now, _rank(staff))
+
     def _deliver(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         return handling.deliver(case, body["method"], body["tracking"], now)
 
@@ -176,6 +230,8 @@ class Review:
 
     def _reassign(self, case: Case, _item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         check_assignee(case, staff)
+        if body.get("only_from") not in (None, case.assignee):
+            raise CaseConflict("这个办件已由别人接手。", en="Somebody else has the case now.", case_id=case.id)
         return steps.advance(case, "reassign", machine.CLERK, now, by=case.agency_name, assignee=body["account"])
 
 
@@ -190,6 +246,11 @@ ACTIONS: Mapping[str, Callable[[Review, Case, Body, StaffSession, Body, datetime
     "resume": Review._resume,
     "extend": Review._extend,
     "decide": Review._decide,
+    "propose": Review._propose,
+    "finish_stage": Review._finish_stage,
+    "give_opinion": Review._give_opinion,
+    "transfer": Review._transfer,
+    "audit_sample": Review._audit_sample,
     "deliver": Review._deliver,
     "reassign": Review._reassign,
 }
@@ -197,12 +258,20 @@ ACTIONS: Mapping[str, Callable[[Review, Case, Body, StaffSession, Body, datetime
 
 def allowed_actions(case: Case, staff: StaffSession) -> list[str]:
     """Return what this person can do with the case now."""
+    case = seen_by(case, staff)
+    if case.agency_id != staff.agency_id:
+        return machine.allowed_actions(case, machine.DEPARTMENT)
     names = machine.allowed_actions(case, _rank(staff))
     if case.assignee == staff.account and case.state is not State.ACCEPTED:
         names = [name for name in names if name != "claim"]
     if not is_theirs(case, staff):
-        names = []
+        names = [name for name in names if name == "decide" and _is_second_person(case, staff)]
     return names
+
+
+def seen_by(case: Case, staff: StaffSession) -> Case:
+    """Return the case as the guards must see it when this person is about to act."""
+    return replace(case, acting=Acting(staff.account, staff.agency_id, staff.role == "head"))
 
 
 def _rank(staff: StaffSession) -> str:
@@ -211,7 +280,27 @@ def _rank(staff: StaffSession) -> str:
 
 def is_theirs(case: Case, staff: StaffSession) -> bool:
     """Say whether a person may act on a case of the agency: nobody's, their own, or as head anybody's."""
-    return case.assignee in (None, staff.account) or staff.role == "head"
+    return case.assignee in (None, staff.account) or staff.role == "head" or case.assignee in staff.covers
+
+
+def _is_second_person(case: Case, staff: StaffSession) -> bool:
+    # Whoever decides what a colleague proposed need not have the case.
+    return case.proposal is not None and case.proposal["by"] != staff.account
+
+
+def _beyond_the_usual(case: Case, action: str, staff: StaffSession) -> str:
+    """Return what the audit must say beside who did what: for whom somebody stood in, and what a decision did not wait for."""
+    told = []
+    if case.assignee in staff.covers:
+        told.append(f"cover for {case.assignee}")
+    if action == "decide":
+        if case.open_departments:
+            told.append("unheard: " + ", ".join(asked.agency_id for asked in case.open_departments))
+        if case.skipped_stages:
+            told.append("left out: " + ", ".join(stage.key for stage in case.skipped_stages))
+        if case.proposal is not None:
+            told.append(f"proposed by {case.proposal['by']}")
+    return "; ".join(told)
 
 
 def check_assignee(case: Case, staff: StaffSession) -> None:
@@ -226,5 +315,6 @@ def check_assignee(case: Case, staff: StaffSession) -> None:
 
 
 def _of_agency(case_id: str, staff: StaffSession) -> dict[str, Any]:
-    # A draft is the resident's own: no agency sees it.
-    return {"_id": case_id, "agency_id": staff.agency_id, "state": {"$ne": State.DRAFT.value}}
+    # A draft is the resident's own: no agency sees it. A department that was asked sees the case, also after its answer.
+    theirs = [{"agency_id": staff.agency_id}, {"departments.agency_id": staff.agency_id}]
+    return {"_id": case_id, "$or": theirs, "state": {"$ne": State.DRAFT.value}}

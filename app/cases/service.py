@@ -11,18 +11,17 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.cases import errors, forms, machine, materials, promises, steps, views
+from app.cases import auto_decision, errors, forms, machine, routing, steps, views
 from app.cases.completeness import complete_form, facts_of, frozen_fees, has_delivery
 from app.cases.drafts import Drafts
+from app.cases.holdings import Holdings
 from app.cases.model import Case, State
 from app.cases.ports import Catalogue, Licences, People
 from app.cases.store import CaseStore
-from app.cases.uploads import MAX_FILES, judge_upload
 from app.catalogue.model import applies
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import shanghai_day, utc_now
-from app.kernel.errors import HallError, ValidationFailed, error_row
 from app.storage.files import Files
 from app.storage.mongo import Database
 
@@ -41,6 +40,7 @@ class Cases:
         people: People,
         licences: Licences,
         files: Files,
+        scan: Callable[[bytes], Awaitable[tuple[str, str]]],
         calendar: WorkingCalendar,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
@@ -49,10 +49,14 @@ class Cases:
         self.catalogue = catalogue
         self._people = people
         self._licences = licences
-        self._files = files
         self.calendar = calendar
         self._clock = clock
         self.drafts = Drafts(store, catalogue, people, licences, clock)
+        self.holdings = Holdings(self, files, licences, lambda: self._clock(), scan, database["audit"])
+        self.put_material = self.holdings.put_file
+        self.put_licence = self.holdings.put_licence
+        self.remove_material = self.holdings.remove
+        self.read_material = self.holdings.read_own
 
     # --- reading ---
 
@@ -79,6 +83,7 @@ class Cases:
         view = views.for_resident(case, item)
         view["form"] |= self.form_marks(case, item)
         return view | {
+            "materials": await self.holdings.with_scans(case, view["materials"]),
             "form_dropped": dict(case.form_dropped),
             "carried_over": case.carried_over if case.state is State.DRAFT else None,
             "possible_duplicates": await self.drafts.possible_duplicates(case),
@@ -99,107 +104,19 @@ class Cases:
             raise errors.CaseNotFound
         return views.progress(case)
 
-    # --- materials ---
-
-    async def put_material(self, case_id: str, resident_id: str, key: str, filename: str, data: bytes) -> Case:
-        """Add a file to a material. The same file again is the same file.
-
-        Raises:
-            MaterialNotFound, FileTooLarge, FileRefused, FileBroken, ActionNotAllowed.
-        """
-        case = await self.get(case_id, resident_id)
-        await self._material_of(case, key)
-        if not promises.is_owed(case, key):
-            self._may_save(case)
-        upload = await judge_upload(filename, data)
-        held = case.materials.get(key, {}).get("files", [])
-        if case.state is State.DRAFT and any(entry["sha256"] == upload.sha256 for entry in held):
-            return case  # while supplementing, the same file counts as handed in anew
-        now = self._clock()
-        # The name can tell whose papers these are: it stays with the case.
-        file_id = await self._files.put("material", upload.content, {"case_id": case_id, "type": upload.content_type})
-        entry = {
-            "id": file_id,
-            "name": upload.name,
-            "type": upload.content_type,
-            "size": len(upload.content),
-            "sha256": upload.sha256,
-            "at": now,
-        }
-
-        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
-            holding = case.materials.get(key, {})
-            held = [kept for kept in holding.get("files", []) if kept["sha256"] != upload.sha256]
-            if len(held) >= MAX_FILES:
-                raise errors.FileTooLarge(f"每项材料最多{MAX_FILES}个文件，请先删除不要的。", en="Too many files.")
-            return promises.held(case, key, {"files": [*held, entry], "licence_id": None}, now)
-
-        try:
-            return await self._change(case_id, resident_id, step)
-        except HallError:
-            # Refused, so nothing points to it. After a failure of the database the change may have been written all the same.
-            await self._files.delete(file_id)
-            raise
-
-    async def put_licence(self, case_id: str, resident_id: str, key: str, licence_id: str) -> Case:
-        """Let one of the resident's own valid licences stand in for a material (拿证照免提交)."""
-        case = await self.get(case_id, resident_id)
-        material = await self._material_of(case, key)
-        if not material.get("licence"):
-            raise ValidationFailed([error_row("/licence_id", "not_accepted", "这项材料不能用电子证照代替，请上传文件")])
-        licence = await self._licences.usable(licence_id, resident_id, material["licence"])
-
-        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
-            now = self._clock()
-            return promises.held(case, key, {"files": [], "licence_id": licence["id"], "at": now}, now)
-
-        return await self._change(case_id, resident_id, step)
-
-    async def remove_material(self, case_id: str, resident_id: str, key: str, file_id: str) -> Case:
-        """Take a file back out. Removing what is not there changes nothing."""
-
-        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
-            holding = case.materials.get(key, {})
-            left = [entry for entry in holding.get("files", []) if entry["id"] != file_id]
-            return steps.advance(
-                case,
-                "save",
-                machine.RESIDENT,
-                self._clock(),
-                by=steps.APPLICANT,
-                materials={**case.materials, key: {**holding, "files": left}},
-            )
-
-        case = await self.get(case_id, resident_id)
-        if any(entry["id"] == file_id for entry in case.materials.get(key, {}).get("files", [])):
-            entry = next(entry for entry in case.materials[key]["files"] if entry["id"] == file_id)
-            case = await self._change(case_id, resident_id, step)
-            if not entry.get("from_case"):  # else it is the earlier case's file, which stays there
-                await self._files.delete(file_id)
-        return case
-
-    async def read_material(self, case_id: str, resident_id: str, file_id: str) -> tuple[str, str, bytes]:
-        """Return (name, type, bytes) of a file of the resident's own case. Raises MaterialNotFound."""
-        return await self.read_file(await self.get(case_id, resident_id), file_id)
-
-    async def read_file(self, case: Case, file_id: str) -> tuple[str, str, bytes]:
-        """Return (name, type, bytes) of a file of a case that the caller may see. Raises MaterialNotFound."""
-        for holding in case.materials.values():
-            for entry in holding.get("files", []):
-                if entry["id"] == file_id and (stored := await self._files.get(file_id)) is not None:
-                    return entry["name"], entry["type"], stored.content
-        raise errors.MaterialNotFound("没有找到这个文件。", en="No such file.")
-
     # --- the steps ---
 
-    async def submit(self, case_id: str, resident_id: str, *, command: str | None = None) -> Case:
+    async def submit(self, case_id: str, resident_id: str, *, command: str | None = None, by_person: bool = False) -> Case:
         """Hand the application in. The same `command` again (a retry after a crash) returns the case as it is.
+
+        What rules can decide is decided at once, unless the applicant wants a person (`by_person`).
 
         Raises:
             LevelRequired: the item needs a higher identity level.
             Incomplete: one row for everything that is missing or wrong.
         """
         resident = await self._people.resident(resident_id)
+        valid = await self._licences.valid(resident_id)
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
             if command is not None and case.last_command == command:
@@ -207,10 +124,17 @@ class Cases:
             self._may(case, "submit")
             require_level(resident.level, int(item["identity_level"][1:]))
             form = self._complete_form(case, item)
-            case = replace(case, last_command=command)
-            return steps.submit(case, item, frozen_fees(item, case.answers), form, self.calendar, self._clock())
+            case = replace(case, last_command=command, by_person=case.by_person or by_person)
+            now = self._clock()
+            moved = steps.submit(case, item, frozen_fees(item, case.answers), form, self.calendar, now)
+            moved = steps.Moved(routing.with_names(moved.case, self.catalogue.agency), moved.events)
+            evidence = auto_decision.Evidence(resident.name, resident.id_number, valid)
+            judged = auto_decision.judged(moved.case, item, evidence, self.form_marks(moved.case, item)["advice"], now)
+            return steps.Moved(judged, moved.events).then(
+                auto_decision.decide(judged, item, self.calendar, now, has_delivery(item))
+            )
 
-        return await self._change(case_id, resident_id, step)
+        return await self._hand_over(case_id, resident_id, step, command)
 
     async def supplement(self, case_id: str, resident_id: str, *, command: str | None = None) -> Case:
         """Hand in what the one notice asked for; `command` as in submit. Raises Incomplete for what is still missing."""
@@ -222,7 +146,7 @@ class Cases:
             form = self._complete_form(case, item)
             return steps.supplement(replace(case, last_command=command), form, self.calendar, self._clock())
 
-        return await self._change(case_id, resident_id, step)
+        return await self._hand_over(case_id, resident_id, step, command)
 
     async def withdraw(self, case_id: str, resident_id: str, reason: str = "") -> Case:
         """Take the application back, before the decision."""
@@ -277,12 +201,38 @@ class Cases:
                 case.accept_by_on, case.deadline_on, case.deliver_by_on,
             ):  # fmt: skip
                 return steps.Moved(counted)  # the same day, certain now
-            return steps.advance(counted, "recompute", machine.SYSTEM, self._clock(), by=steps.HALL, title="办理期限已重新计算")
+            data: dict[str, Any] = {}
+            if counted.clock == "delivery" and counted.deliver_by_on is not None:  # the day that is waited for now
+                data = {"deadline_on": counted.deliver_by_on.isoformat(), "deadline_estimated": False}
+            return steps.advance(
+                counted, "recompute", machine.SYSTEM, self._clock(), by=steps.HALL, title="办理期限已重新计算", data=data
+            )
 
         await self._change(case_id, None, step)
         return changed[0]
 
     # --- inside ---
+
+    async def _hand_over(
+        self,
+        case_id: str,
+        resident_id: str,
+        step: Callable[[Case, Mapping[str, Any]], steps.Moved],
+        command: str | None,
+    ) -> Case:
+        """Take a step that counts on what was handed in: it is asked for again whether that is still worth something."""
+
+        async def recheck(case: Case, _session: Any) -> None:
+            is_retry = command is not None and case.last_command == command
+            if not is_retry and (rows := await self.holdings.spoiled(case)):
+                raise errors.Incomplete(rows)
+
+        try:
+            return await self.change({"_id": case_id, "owner_id": resident_id}, step, recheck)
+        except errors.Incomplete as error:
+            told = {row["pointer"] for row in error.errors}
+            more = [row for row in await self.holdings.spoiled(await self.get(case_id, resident_id)) if row["pointer"] not in told]
+            raise (errors.Incomplete([*error.errors, *more]) if more else error) from None
 
     async def _change(
         self, case_id: str, resident_id: str | None, step: Callable[[Case, Mapping[str, Any]], steps.Moved]
@@ -313,17 +263,9 @@ class Cases:
         if name not in machine.allowed_actions(case, machine.RESIDENT):
             steps.advance(case, name, machine.RESIDENT, self._clock(), by=steps.APPLICANT)  # raises with what is allowed
 
-    def _may_save(self, case: Case) -> None:
+    def may_save(self, case: Case) -> None:
+        """Raise ActionNotAllowed when the case takes nothing from its owner now."""
         self._may(case, "save")
-
-    async def _material_of(self, case: Case, key: str) -> Mapping[str, Any]:
-        item = await self.catalogue.item_at(case.item_code, case.item_version)
-        for material in materials.needed(item, case.answers):
-            if material["key"] == key:
-                return material
-        if key in materials.photo_fields(item):
-            return {"key": key, "licence": None}
-        raise errors.MaterialNotFound("这个事项没有这项材料。", en="No such material.")
 
     def _complete_form(self, case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         return complete_form(case, item, shanghai_day(self._clock()), self.catalogue.division_codes)

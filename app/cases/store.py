@@ -24,6 +24,11 @@ INDEXES = {
         IndexModel([("owner_id", ASCENDING), ("state", ASCENDING), ("_id", ASCENDING)], name="of_owner_by_state"),
         IndexModel([("number", ASCENDING)], name="number", unique=True),
         *listed.INDEXES,
+        IndexModel(
+            [("agency_id", ASCENDING), ("sample.state", ASCENDING), ("_id", ASCENDING)],
+            name="samples",
+            partialFilterExpression={"sample.state": {"$exists": True}},
+        ),
         # What the sweep looks for: the days on which the hall itself must look at a case.
         IndexModel(
             [("look_on", ASCENDING), ("_id", ASCENDING)], name="look_on", partialFilterExpression={"look_on": {"$type": "string"}}
@@ -153,26 +158,12 @@ class CaseStore:
             count += (await self._cases.update_one(same, {"$set": fields})).modified_count
         return count
 
-    async def estimated(self, after: str, limit: int) -> list[str]:
-        """Return the ids of up to `limit` open cases with an estimated day, in order, after the one given."""
-        cursor = self._cases.find({"is_estimated": True, "_id": {"$gt": after}}, {"_id": 1}).sort("_id", 1).limit(limit)
-        return [document["_id"] async for document in cursor]
-
-    async def due_since(self, day: date, after: str, limit: int) -> tuple[list[str], str]:
-        """Read `limit` cases in order after the one given; return the ids of the open ones that are due on `day` or later, and the last id read.
-
-        Bounded by what is read and not by what is found, so that each call is short however many cases are closed. At the end the last
-        id is empty.
-        """
-        shown = {"is_open": 1, "accept_by_on": 1, "deadline_on": 1, "deliver_by_on": 1}
-        read = await self._cases.find({"_id": {"$gt": after}}, shown).sort("_id", 1).limit(limit).to_list()
-        since = day.isoformat()
-        found = [
-            row["_id"]
-            for row in read
-            if row.get("is_open") and any((row.get(name) or "") >= since for name in ("accept_by_on", "deadline_on", "deliver_by_on"))
-        ]
-        return found, read[-1]["_id"] if len(read) == limit else ""
+    async def accepted_of(self, owner_id: str, limit: int) -> list[dict[str, Any]]:
+        """Return what was handed in with a resident's accepted cases, newest first: {id, number, item_code, item_version, accepted_at, materials}."""
+        wanted = ["number", "item_code", "item_version", "accepted_at", "materials"]
+        query = {"owner_id": owner_id, "accepted_at": {"$ne": None}, "state": {"$ne": "denied"}}
+        documents = await self._cases.find(query, wanted).sort("_id", -1).limit(limit).to_list()
+        return [{**document, "id": document["_id"]} for document in documents]
 
     async def reassign_owner(self, from_id: str, into_id: str) -> None:
         """Give all cases of a joined resident to the one that stays. Harmless when repeated.

@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import filetype
-import pikepdf
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from app.cases import isolation
 from app.cases.errors import FileBroken, FileRefused, FileTooLarge
 
 MAX_FILE_BYTES = 10 * 1024 * 1024
@@ -20,22 +22,33 @@ MAX_SIDE = 4096
 ACCEPTED = "JPG、PNG、WEBP 图片或 PDF"
 
 _FORMATS = {"image/jpeg": "JPEG", "image/png": "PNG", "image/webp": "WEBP"}
-# Places in a PDF from which a viewer runs or opens something by itself.
-_ACTIVE = ("/OpenAction", "/AA", "/JavaScript", "/JS", "/Launch", "/EmbeddedFiles", "/RichMedia", "/XFA")
+_PDF = "application/pdf"
 
-_ACTIVE_ACTIONS = (pikepdf.Name.JavaScript, pikepdf.Name.Launch, pikepdf.Name.SubmitForm, pikepdf.Name.ImportData)
+# What every material is told to take, before anything is sent (the API's `limits`).
+LIMITS: Mapping[str, Any] = {
+    "accept": [*_FORMATS, _PDF],
+    "max_bytes": MAX_FILE_BYTES,
+    "max_files": MAX_FILES,
+    "max_pages": MAX_PAGES,
+    "max_pixels": MAX_PIXELS,
+}
+SPOKEN_LIMITS = (
+    f"可以拍照，也可以选文件：{ACCEPTED}；每个不超过{MAX_FILE_BYTES // 2**20}MB，每项最多{MAX_FILES}个；"
+    f"PDF 不超过{MAX_PAGES}页，图片不超过{MAX_PIXELS // 10_000}万像素。"
+)
 
 Image.MAX_IMAGE_PIXELS = MAX_PIXELS
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that may be kept."""
+    """A file that may be kept. `pages` is None for a picture."""
 
     name: str
     content_type: str
     content: bytes
     sha256: str
+    pages: int | None = None
 
 
 # A picture of 25 megapixels takes some hundred megabytes while it is judged.
@@ -43,30 +56,35 @@ _AT_ONCE = asyncio.Semaphore(2)
 
 
 async def judge_upload(name: str, content: bytes) -> Upload:
-    """Judge a file off the loop, two at a time. Raises like check_upload."""
-    async with _AT_ONCE:
-        return await asyncio.to_thread(check_upload, name, content)
-
-
-def check_upload(name: str, content: bytes) -> Upload:
-    """Judge a file and return what is to be stored. CPU work (up to about a second): call it in a thread.
+    """Judge a file off the loop and return what is to be stored: pictures in a thread, PDFs in a process of their own, two at a time.
 
     Raises:
         FileTooLarge, FileRefused (kind not accepted), FileBroken (cannot be opened, active PDF, too many pages or pixels).
     """
-    if len(content) > MAX_FILE_BYTES:
+    mime = _kind_of(content)
+    if mime == _PDF:
+        pages = await _pages_of(content)
+        return Upload(_clean_name(name), mime, content, hashlib.sha256(content).hexdigest(), pages)
+    async with _AT_ONCE:
+        content, mime = await asyncio.to_thread(_clean_image, content, mime)
+    return Upload(_clean_name(name), mime, content, hashlib.sha256(content).hexdigest())
+
+
+def require_size(size: int) -> None:
+    """Raise FileTooLarge or FileBroken for a size that cannot be kept, however it was told."""
+    if size > MAX_FILE_BYTES:
         raise FileTooLarge("文件超过10MB，请压缩后再传。", en="The file is larger than 10 MB.")
-    if not content:
+    if size < 1:
         raise FileBroken("文件是空的，请重新选择。", en="The file is empty.")
+
+
+def _kind_of(content: bytes) -> str:
+    require_size(len(content))
     kind = filetype.guess(content)
     mime = kind.mime if kind else ""
-    if mime in _FORMATS:
-        content = _clean_image(content, _FORMATS[mime])
-    elif mime == "application/pdf":
-        _check_pdf(content)
-    else:
+    if mime not in LIMITS["accept"]:
         raise FileRefused(f"只能上传{ACCEPTED}。", en="Only JPG, PNG, WEBP or PDF is accepted.")
-    return Upload(_clean_name(name), mime, content, hashlib.sha256(content).hexdigest())
+    return mime
 
 
 def _clean_name(name: str) -> str:
@@ -75,39 +93,50 @@ def _clean_name(name: str) -> str:
     return name.strip(". ")[-80:] or "未命名"
 
 
-def _clean_image(content: bytes, form: str) -> bytes:
+def _clean_image(content: bytes, mime: str) -> tuple[bytes, str]:
+    form = _FORMATS[mime]
     try:
         with Image.open(io.BytesIO(content), formats=[form]) as image:
             if image.width * image.height > MAX_PIXELS:  # a small file can claim any size: ask before decoding
-                raise FileBroken("图片尺寸太大，请用手机相机重拍或压缩后再传。", en="The image has too many pixels.")
+                raise FileBroken(
+                    f"图片超过{MAX_PIXELS // 10_000}万像素，请用手机相机重拍或压缩后再传。", en="The image has too many pixels."
+                )
             image.draft(None, (MAX_SIDE, MAX_SIDE))  # a JPEG is decoded at the size that is kept
             image.thumbnail((MAX_SIDE, MAX_SIDE))
             upright = ImageOps.exif_transpose(image)
-            if form == "JPEG" and upright.mode not in ("RGB", "L"):
-                upright = upright.convert("RGB")
-            out = io.BytesIO()
             # Re-encoding leaves behind metadata (place, device) and whatever was hidden after the picture.
-            upright.save(out, form, **({"quality": 88} if form != "PNG" else {"optimize": False}))
-            return out.getvalue()
+            clean = _encoded(upright, form)
+            if len(clean) > MAX_FILE_BYTES:  # a photo kept as PNG grows: what is stored obeys the limit too
+                return _encoded(upright, "JPEG"), "image/jpeg"
+            return clean, mime
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise FileBroken("图片打不开，请重新拍照或换一张。", en="The image cannot be opened.") from error
 
 
-def _check_pdf(content: bytes) -> None:
+def _encoded(image: Image.Image, form: str) -> bytes:
+    if form == "JPEG" and image.mode not in ("RGB", "L"):
+        image = image.convert("RGB")
+    image.info = {}  # PNG and WEBP would write text, profiles and EXIF back
+    out = io.BytesIO()
+    image.save(out, form, **({"quality": 88} if form != "PNG" else {"optimize": False}))
+    return out.getvalue()
+
+
+_PDF_PROBLEMS = {
+    "encrypted": ("PDF 有密码，请去掉密码后再传。", "The PDF is encrypted."),
+    "pages": (f"PDF 超过{MAX_PAGES}页，请分开上传。", f"The PDF has more than {MAX_PAGES} pages."),
+    "active": ("PDF 里有脚本或附件，请打印成普通 PDF 后再传。", "The PDF holds scripts or attachments."),
+    "trailing": ("PDF 里夹带了别的文件，请打印成普通 PDF 后再传。", "Another file hides before or behind the PDF."),
+    "broken": ("PDF 打不开，请换一个文件。", "The PDF cannot be opened."),
+}
+
+
+async def _pages_of(content: bytes) -> int:
     try:
-        with pikepdf.open(io.BytesIO(content)) as pdf:
-            if pdf.is_encrypted:
-                raise FileBroken("PDF 有密码，请去掉密码后再传。", en="The PDF is encrypted.")
-            if len(pdf.pages) > MAX_PAGES:
-                raise FileBroken(f"PDF 超过{MAX_PAGES}页，请分开上传。", en=f"The PDF has more than {MAX_PAGES} pages.")
-            places = [pdf.Root, pdf.Root.get("/Names", {}), pdf.Root.get("/AcroForm", {})]
-            for page in pdf.pages:
-                places.append(page.obj)
-                for note in page.obj.get("/Annots", []):
-                    places += [note, note.get("/A", {})]
-            if any(key in place or place.get("/S") in _ACTIVE_ACTIONS for key in _ACTIVE for place in places):
-                raise FileBroken("PDF 里有脚本或附件，请打印成普通 PDF 后再传。", en="The PDF holds scripts or attachments.")
-    except pikepdf.PasswordError as error:
-        raise FileBroken("PDF 有密码，请去掉密码后再传。", en="The PDF is encrypted.") from error
-    except (pikepdf.PdfError, ValueError, TypeError) as error:
-        raise FileBroken("PDF 打不开，请换一个文件。", en="The PDF cannot be opened.") from error
+        found, _ = await isolation.run("check_pdf", content, {"max_pages": MAX_PAGES})
+    except isolation.Failed:
+        found = {"problem": "broken"}
+    if "problem" in found:
+        detail, english = _PDF_PROBLEMS[found["problem"]]
+        raise FileBroken(detail, en=english)
+    return int(found["pages"])

@@ -3,7 +3,7 @@
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validates_schema
-from marshmallow.validate import Length, OneOf, Regexp
+from marshmallow.validate import Length, OneOf, Range, Regexp
 
 from app.catalogue.fields import IDENTITY_LEVELS, KEY, UNITS, condition, flag, many, number, one, text, texts
 from app.catalogue.form_schema import FormField, Option, Rule
@@ -57,6 +57,7 @@ class Material(Schema):
     licence = text(allow_none=True)
     can_defer = flag()
     by_promise = fields.Boolean(truthy={True}, falsy={False})
+    reuse_days = fields.Integer(strict=True, validate=Range(0, 3650))  # how long one accepted once is offered again; 180 when not said
     notes = text(empty=True)
 
 
@@ -92,6 +93,35 @@ class Step(Schema):
     days = number()
     note = text(empty=True)
     clock = fields.String(validate=OneOf(("running", "stopped")))
+
+
+class AutoCheck(Schema):
+    """One comparison: a field with the verified identity, a material met by a valid licence, the age, or the answer to a question."""
+
+    kind = text(validate=OneOf(("identity", "licence", "age", "answer")))
+    field = fields.String(validate=KEY)
+    equals = fields.String(validate=OneOf(("name", "id_number")))
+    material = fields.String(validate=KEY)
+    least = fields.Integer(strict=True)
+    most = fields.Integer(strict=True)
+    key = fields.String(validate=KEY)
+    among = fields.List(fields.String())
+
+    @validates_schema
+    def _says_enough(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        needs = {"identity": ("field", "equals"), "licence": ("material",), "age": ("least", "most"), "answer": ("key", "among")}
+        for name in needs.get(data.get("kind", ""), ()):
+            if name not in data:
+                raise ValidationError("missing for this kind of check", name)
+
+
+class AutoRules(Schema):
+    """What decides without a person (秒批): a named, counted set of comparisons that must all hold."""
+
+    name = text()
+    version = number(1)
+    checks = many(AutoCheck, validate=Length(min=1))
+    sample_percent = fields.Integer(strict=True, validate=Range(0, 100))
 
 
 class SpecialProcedure(Schema):
@@ -150,6 +180,9 @@ class Item(Schema):
     supplement_expiry = fields.String(validate=OneOf(("close", "keep")))
     extension_limit = fields.Nested(Limit)
     deferral_until = fields.String(validate=OneOf(("decision", "delivery")))
+    refusal_rule = fields.String(validate=OneOf(("all_of", "lead_decides")))  # what one department's refusal does
+    four_eyes = fields.List(fields.String(validate=OneOf(("approved", "denied"))))  # outcomes that need a second person
+    auto_rules = fields.Nested(AutoRules)
     visits = number(high=9)
     online_depth = number(1, 4)
     cross_region = text(validate=OneOf(("nation", "province", "city", "county")))
@@ -179,3 +212,13 @@ class Item(Schema):
     status = text(validate=OneOf(("published", "withdrawn")))
     version = number(1)
     notes = text(empty=True)
+
+    @validates_schema
+    def _what_rules_can_decide(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        if "auto_rules" not in data:
+            return
+        if not data.get("auto_decide"):
+            raise ValidationError("rules decide only what auto_decide allows", "auto_rules")
+        # Money and other departments take time, in which what the rules looked at can change.
+        if data.get("fees") or data.get("joint_review") or data.get("co_agencies"):
+            raise ValidationError("rules decide at once: no fee, no other department", "auto_rules")
