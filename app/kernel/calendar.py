@@ -172,7 +172,7 @@ def notice_of(data: object, name: str) -> Notice:
     """
     try:
         if not isinstance(data, Mapping):
-            raise ValueError("want a JSON object")
+            raise TypeError("want a JSON object")
         notice = Notice(
             year=_year(data),
             number=_text(data, "notice"),
@@ -181,7 +181,7 @@ def notice_of(data: object, name: str) -> Notice:
             makeup_workdays=_days(data, "makeup_workdays"),
         )
         _judge(notice)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise CalendarBroken(f"{name}: {error}") from error
     return notice
 
@@ -203,7 +203,7 @@ def _text(data: Mapping[str, object], key: str) -> str:
 def _days(data: Mapping[str, object], key: str) -> frozenset[date]:
     listed = data.get(key)
     if not isinstance(listed, list):
-        raise ValueError(f"{key}: want a list of days such as 2027-01-01")
+        raise TypeError(f"{key}: want a list of days such as 2027-01-01")
     days: set[date] = set()
     for text in listed:
         day = _day(text, key)
