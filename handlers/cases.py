@@ -3,7 +3,7 @@
 from typing import Any
 from urllib.parse import quote
 
-from marshmallow import Schema, ValidationError, fields, validate, validates_schema
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate, validates_schema
 
 from app.cases import views
 from app.cases.drafts import Save
@@ -44,6 +44,15 @@ class MaterialRequest(Schema):
     def _one_of(self, data: Any, **_kwargs: Any) -> None:
         if len(data) != 1:
             raise ValidationError("请给出 licence_id 或 reuse 之一", "licence_id")
+
+
+class SubmitRequest(Schema):
+    """`by_person`: a person shall decide, also where rules could."""
+
+    class Meta:
+        unknown = EXCLUDE  # clients have always sent what they liked here
+
+    by_person = fields.Boolean(load_default=False)
 
 
 class WithdrawRequest(Schema):
@@ -206,10 +215,17 @@ def send_file(handler: HallHandler, name: str, content_type: str, content: bytes
 
 
 class Submit(HallHandler):
-    @operation("Hand the application in", answers={200: CaseResponse}, auth="resident", idempotent=True)
+    @operation(
+        "Hand the application in",
+        body=SubmitRequest,
+        answers={200: CaseResponse},
+        auth="resident",
+        idempotent=True,
+        body_optional=True,
+    )
     async def post(self, case_id: str) -> None:
-        command = self.idempotent_id("cmd")
-        case = await self.hall.cases.submit(case_id, self.resident.resident_id, command=command)
+        command, by_person = self.idempotent_id("cmd"), self.body["by_person"]
+        case = await self.hall.cases.submit(case_id, self.resident.resident_id, command=command, by_person=by_person)
         await self.answer(await self.hall.cases.view(case))
 
 

@@ -36,6 +36,8 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "case.extended",
         "case.material_handed_in",
         "case.promise_overdue",
+        "case.stage_finished",
+        "case.transferred",
         "case.correction_asked",
         "case.correction_answered",
         "case.evaluated",

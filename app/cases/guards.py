@@ -89,6 +89,92 @@ def nothing_holds_approval(case: Case, on: date) -> bool:
     )
 
 
+def may_approve(case: Case, on: date) -> bool:
+    """nothing is still to come, no department has refused where all must agree, a second person where one is needed"""
+    return (
+        nothing_holds_approval(case, on)
+        and not (case.rules.get("refusal_rule") == "all_of" and refusing(case))
+        and second_person(case, "approved")
+    )
+
+
+def may_deny(case: Case, on: date) -> bool:
+    """no correction waits for an answer, a second person where one is needed"""
+    return no_open_correction(case, on) and second_person(case, "denied")
+
+
+def refusing(case: Case) -> bool:
+    """Say whether a department that was asked has refused."""
+    return any(asked.answer == "refused" for asked in case.departments)
+
+
+def needs_second_person(case: Case, outcome: str) -> bool:
+    """Say whether two people must stand behind this outcome: the item says so, or it goes against a department's refusal."""
+    return outcome in case.rules.get("four_eyes", ()) or (outcome == "approved" and refusing(case))
+
+
+def second_person(case: Case, outcome: str) -> bool:
+    """Say whether the person about to decide is a second one: somebody else proposed this, or a head decides what somebody else accepted."""
+    if not needs_second_person(case, outcome):
+        return True
+    account = case.acting.account if case.acting else None
+    if case.proposal is not None and case.proposal["outcome"] == outcome and case.proposal["by"] != account:
+        return True
+    is_head = case.acting is not None and case.acting.is_head
+    return is_head and case.accepted_by is not None and case.accepted_by != account
+
+
+def asks_for_second_person(case: Case, _on: date) -> bool:
+    """one of the outcomes needs a second person"""
+    return any(needs_second_person(case, outcome) for outcome in ("approved", "denied"))
+
+
+def has_departments_to_ask(case: Case, _on: date) -> bool:
+    """the item names departments, not asked yet"""
+    return bool(case.rules.get("departments")) and not case.departments
+
+
+def is_consulted(case: Case, _on: date) -> bool:
+    """asked, its turn has come, not decided yet"""
+    if case.decision is not None:
+        return False
+    turn = True
+    for asked in case.departments:
+        if (asked.mode != "serial" or turn) and (case.acting is None or asked.agency_id == case.acting.agency_id):
+            return True
+        if asked.mode == "serial":  # the next one's turn comes with this one's answer, or with its silence
+            turn = turn and (bool(asked.answer) or asked.silent_on is not None)
+    return False
+
+
+def department_overdue(case: Case, on: date) -> bool:
+    """a department has not answered by its day, not noted yet"""
+    return case.decision is None and any(on > asked.due_on and asked.silent_on is None for asked in case.open_departments)
+
+
+def has_further_stage(case: Case, _on: date) -> bool:
+    """another stage follows"""
+    return bool(case.skipped_stages)
+
+
+MOST_TRANSFERS = 2
+
+
+def may_transfer(case: Case, _on: date) -> bool:
+    """not decided yet, transferred less than twice"""
+    return case.decision is None and len(case.transfers) < MOST_TRANSFERS
+
+
+def rules_are_sure(case: Case, _on: date) -> bool:
+    """rules decide this item, leave no doubt, and the applicant did not ask for a person"""
+    return case.auto is not None and not case.auto["doubts"] and not case.by_person and not case.open_promises
+
+
+def is_open_sample(case: Case, _on: date) -> bool:
+    """decided by rules, drawn as a sample, not looked at yet"""
+    return case.sample is not None and case.sample["state"] == "open"
+
+
 def paid_before(state: State) -> Guard:
     """Return the guard of a payment that was asked for in `state`."""
 
@@ -161,4 +247,11 @@ REASONS: Mapping[Guard, str] = {
     further_notice_in_time: "还没有告知过，或受理期限已过。",
     may_extend: "不能延长：没有法律依据，或已延长过一次，或原定期限已过。",
     nothing_holds_approval: "申请人的更正还没答复，或容缺的材料还没交齐，暂时不能准予。",
+    may_approve: "暂时不能准予：申请人的更正还没答复，或容缺的材料还没交齐，或有部门不同意，或需要另一个人提出同样的意见后再决定。",
+    may_deny: "暂时不能决定：申请人的更正还没答复，或需要另一个人提出同样的意见后再决定。",
+    asks_for_second_person: "这个办件不需要两人决定，可以直接作出决定。",
+    is_consulted: "没有征求本单位意见，或还没轮到，或已经作出决定。",
+    has_further_stage: "没有下一个环节，审查完成后直接作出决定。",
+    may_transfer: "已经作出决定，或已经转办过两次，不能再转。",
+    is_open_sample: "这个办件没有等待抽查。",
 }

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
-from app.cases import deadlines, machine, promises
+from app.cases import deadlines, machine, promises, routing
 from app.cases.model import Case, State, Suspension
 from app.cases.procedure import REMIND_WORKING_DAYS_BEFORE, SUPPLEMENT_LIMIT, rule
 from app.cases.steps import (
@@ -78,6 +78,13 @@ def accept(
         detail=will_decide(case) + promises.sentence(case),
         data={"missing": promises.rows(case)},
     )
+    return begin_review(moved, calendar, now)
+
+
+def begin_review(moved: Moved, calendar: WorkingCalendar, now: datetime) -> Moved:
+    """What follows an acceptance: the stages begin, the departments are asked at once, and a fee may fall due."""
+    moved = Moved(routing.with_stages(moved.case, calendar, now), moved.events)
+    moved = moved.then(routing.ask_departments(moved.case, calendar, now))
     return moved.then(require_fee(moved.case, "on_acceptance", now))
 
 
@@ -101,7 +108,7 @@ def deem_accepted(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar
         detail=f"{case.agency_name}没有按期告知，依法自{chinese_day(received_on)}起即为受理。{will_decide(case)}",
         data={"received_on": received_on.isoformat(), "silent_until_on": silent_until.isoformat(), "card": "red"},
     )
-    return moved.then(require_fee(moved.case, "on_acceptance", now))
+    return begin_review(moved, calendar, now)
 
 
 def request_supplement(
@@ -266,6 +273,9 @@ def decide(
     """The decision. Denied: with reasons and remedies (行政许可法 art. 38). Approved: to be handed over within ten days (art. 44)."""
     approved = outcome == "approved"
     remedy = {} if approved else dict(remedy or {})
+    # Nobody waits for ever: what was not waited for stands with the decision and counts with whoever left it out.
+    unheard = [asked.name for asked in case.open_departments]
+    left_out = [stage.name for stage in case.skipped_stages]
     moved = advance(
         with_delivery_day(case, calendar, now) if approved else case,
         "decide",
@@ -275,8 +285,16 @@ def decide(
         by=case.agency_name,
         title="准予办理" if approved else "不予办理",
         detail=opinion,
-        data={"outcome": outcome, "opinion": opinion, "reason": opinion, "has_delivery": has_delivery, **remedy},
-        decision={"outcome": outcome, "opinion": opinion, "at": now, **remedy},
+        data={
+            "outcome": outcome,
+            "opinion": opinion,
+            "reason": opinion,
+            "has_delivery": has_delivery,
+            "unheard": unheard,
+            "left_out": left_out,
+            **remedy,
+        },
+        decision={"outcome": outcome, "opinion": opinion, "at": now, "unheard": unheard, "left_out": left_out, **remedy},
         decided_at=now,
     )
     if not approved:

@@ -16,7 +16,7 @@ from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
 
-from app.cases.model import Case, State
+from app.cases.model import CONSULTED, Case, State
 from app.kernel.crypto import KeyRing
 
 VERSION = 1
@@ -32,6 +32,12 @@ INDEXES = [
     ),
     IndexModel(
         [("find_by", ASCENDING), ("_id", DESCENDING)], name="find_by", partialFilterExpression={"find_by": {"$exists": True}}
+    ),
+    # What a clerk has at the window just now.
+    IndexModel(
+        [("taken_in_by", ASCENDING), ("state", ASCENDING), ("_id", DESCENDING)],
+        name="taken_in",
+        partialFilterExpression={"taken_in_by": {"$type": "string"}},
     ),
     # The number from its end: people read out the last digits.
     IndexModel(
@@ -65,8 +71,9 @@ def listed(case: Case, keys: KeyRing) -> dict[str, Any]:
 
 
 def agencies_of(case: Case) -> list[str]:
-    """Return the agencies that have to act on a case."""
-    return [case.agency_id]
+    """Return the agencies that have to act on a case: its own, and the departments that are asked and have not answered."""
+    asked = [each.agency_id for each in case.open_departments if case.state in CONSULTED and case.decision is None]
+    return list(dict.fromkeys([case.agency_id, *asked]))
 
 
 def queue_keys(agencies: list[str], case: Case) -> list[bytes]:

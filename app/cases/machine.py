@@ -10,12 +10,13 @@ from datetime import date
 from enum import StrEnum
 
 from app.cases import guards
-from app.cases.model import CLOCK_OF, Case, State
+from app.cases.model import CLOCK_OF, CONSULTED, Case, State
 from app.kernel.clock import today
 
 RESIDENT, CLERK, HEAD, SYSTEM = "resident", "clerk", "head", "system"
+DEPARTMENT = "department"  # the staff of another agency, which is asked
 # A head may do all that a clerk may.
-_RANKS = {RESIDENT: (RESIDENT,), CLERK: (CLERK,), HEAD: (CLERK, HEAD), SYSTEM: (SYSTEM,)}
+_RANKS = {RESIDENT: (RESIDENT,), CLERK: (CLERK,), HEAD: (CLERK, HEAD), DEPARTMENT: (DEPARTMENT,), SYSTEM: (SYSTEM,)}
 
 Guard = Callable[[Case, date], bool]
 S = State
@@ -120,9 +121,14 @@ TABLE: tuple[Transition, ...] = (
     ),
     _t(
         "decide", CLERK, (S.ACCEPTED, S.IN_REVIEW), S.APPROVED, "case.approved",
-        Clock.STARTS_DELIVERY, guards.nothing_holds_approval, "许可法 34, 38, 44",
+        Clock.STARTS_DELIVERY, guards.may_approve, "许可法 34, 38, 44",
     ),
-    _t("decide", CLERK, (S.ACCEPTED, S.IN_REVIEW), S.DENIED, "case.denied", Clock.ENDS, guards.no_open_correction, "许可法 38"),
+    _t("decide", CLERK, (S.ACCEPTED, S.IN_REVIEW), S.DENIED, "case.denied", Clock.ENDS, guards.may_deny, "许可法 38"),
+    # Between colleagues: the applicant is told of the decision, not of what was proposed.
+    _t("propose", CLERK, (S.ACCEPTED, S.IN_REVIEW), guard=guards.asks_for_second_person, law="许可法 34"),
+    _t("finish_stage", CLERK, (S.ACCEPTED, S.IN_REVIEW), None, "case.stage_finished", guard=guards.has_further_stage),
+    _t("transfer", CLERK, (S.SUBMITTED, S.ACCEPTED, S.IN_REVIEW), None, "case.transferred", guard=guards.may_transfer, law="许可法 26, 32"),
+    _t("give_opinion", DEPARTMENT, tuple(CONSULTED), None, "case.department_answered", guard=guards.is_consulted, law="许可法 26"),
     # By post without a tracking number: on its way to the post; with one, or in any other way: done.
     _t("deliver", CLERK, (S.APPROVED,), S.DELIVERING, "case.delivering", law="许可法 44"),
     _t("deliver", CLERK, (S.APPROVED, S.DELIVERING), S.COMPLETED, "case.completed", Clock.ENDS, law="许可法 44"),
@@ -135,6 +141,11 @@ TABLE: tuple[Transition, ...] = (
     _t("fee_paid", SYSTEM, (S.AWAITING_PAYMENT,), S.ACCEPTED, "case.fee_paid", Clock.RESUMES_DECISION, guards.paid_before(S.ACCEPTED)),
     _t("fee_paid", SYSTEM, (S.AWAITING_PAYMENT,), S.APPROVED, "case.fee_paid", Clock.RESUMES_DELIVERY, guards.paid_before(S.APPROVED)),
     _t("complete", SYSTEM, (S.APPROVED,), S.COMPLETED, "case.completed", Clock.ENDS),
+    _t("ask_departments", SYSTEM, (S.ACCEPTED,), None, "case.departments_asked", guard=guards.has_departments_to_ask, law="许可法 26"),
+    # 秒批: rules on shared data, no discretion; any doubt, and the case stays with people.
+    _t("auto_accept", SYSTEM, (S.SUBMITTED,), S.ACCEPTED, "case.accepted", Clock.STARTS_DECISION, guards.rules_are_sure, "国务院令 716"),
+    _t("auto_approve", SYSTEM, (S.ACCEPTED,), S.APPROVED, "case.approved", Clock.STARTS_DELIVERY, guards.rules_are_sure, "国务院令 716"),
+    _t("audit_sample", HEAD, (S.APPROVED, S.DELIVERING, S.COMPLETED), guard=guards.is_open_sample),
     _t("recompute", SYSTEM, _HANDLED + (S.AWAITING_PAYMENT, S.APPROVED, S.DELIVERING), None, "case.deadline_changed", Clock.RECOMPUTES, law="许可法 82"),
     # --- the hall itself, when a day has passed: the sweep takes them in this order ---
     _t(
@@ -149,12 +160,14 @@ TABLE: tuple[Transition, ...] = (
     _t("warn_suspension", SYSTEM, (S.SUSPENDED,), None, "case.suspension_overdue", guard=guards.suspension_too_long, law="许可法 45"),
     _t("remind_fee", SYSTEM, (S.AWAITING_PAYMENT,), None, "case.fee_reminder", guard=guards.fee_unpaid_for_long),
     _t("warn_promise", SYSTEM, _HAND_IN, None, "case.promise_overdue", guard=guards.promise_overdue, law="广东营商条例 32, 36"),
+    _t("note_silence", SYSTEM, tuple(CONSULTED), None, "case.department_silent", guard=guards.department_overdue, law="许可法 26"),
     _t("warn_yellow", SYSTEM, _ON_THE_CLOCK, None, "case.warned", guard=guards.clock_runs_short),
     _t("warn_red", SYSTEM, _ON_THE_CLOCK, None, "case.warned", guard=guards.clock_overdue),
 )  # fmt: skip
 
 SWEPT = (
-    "deem_accepted", "expire_supplement", "remind_supplement", "warn_suspension", "remind_fee", "warn_promise", "warn_yellow", "warn_red",
+    "deem_accepted", "expire_supplement", "remind_supplement", "warn_suspension", "remind_fee", "warn_promise", "note_silence",
+    "warn_yellow", "warn_red",
 )  # fmt: skip
 
 

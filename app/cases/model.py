@@ -132,6 +132,48 @@ class Correction:
 
 
 @dataclass(frozen=True)
+class Consultation:
+    """A department that is asked beside or before the decision (并联审批), with a clock of its own.
+
+    `mode` is `parallel` (all at once) or `serial` (one after the other). `answer` is empty while nobody has answered, then agreed, refused
+    or noted (an opinion that neither agrees nor refuses); the last one given counts. `silent_on` is the day on which its time was over.
+    """
+
+    agency_id: str
+    name: str
+    task: str
+    mode: str
+    asked_at: datetime
+    due_on: date
+    answer: str = ""
+    opinion: str = ""
+    answered_at: datetime | None = None
+    silent_on: date | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage of the review, one after the other; the last one ends with the decision. `due_on` is planned when the one before has ended."""
+
+    key: str
+    name: str
+    days: int
+    clock: str = "running"
+    due_on: date | None = None
+    done_at: datetime | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Acting:
+    """Who of the staff is about to act on a case. Guards look at it; it is not stored."""
+
+    account: str
+    agency_id: str
+    is_head: bool = False
+
+
+@dataclass(frozen=True)
 class Case:
     """A case, opened. `form` and `applicant_name` hold personal data in clear here: never log them.
 
@@ -171,9 +213,20 @@ class Case:
     refusal: Mapping[str, Any] | None = None  # {"at", "reason", "rule", "right_body", "code"}: why not accepted
     promises: tuple[Promise, ...] = ()
     corrections: tuple[Correction, ...] = ()
+    departments: tuple[Consultation, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    proposal: Mapping[str, Any] | None = None  # {"at", "by", "outcome", "opinion"}: what a second person shall decide
+    accepted_by: str | None = None  # the account that accepted it
+    transfers: tuple[Mapping[str, Any], ...] = ()  # {"at", "from", "from_name", "to", "reason"}: bodies that had it before
+    by_person: bool = False  # the applicant wants a person to decide, not rules
+    auto: Mapping[str, Any] | None = None  # {"at", "rule_set", "version", "facts": [...], "doubts": [...]}: what rules found (秒批)
+    sample: Mapping[str, Any] | None = None  # {"state": open | done, "finding", "note", "by", "at"}: decided by rules, looked at afterwards
+    acting: Acting | None = None  # not stored
     extension: Mapping[str, Any] | None = None  # {"at", "days", "unit", "reason", "old_deadline_on"} (行政许可法 art. 42)
     is_deemed_accepted: bool = False  # by law, because the office was silent (art. 32)
     reminded: tuple[str, ...] = ()  # what was reminded or warned of, each once
+    channel: str = "online"  # or `window`: opened by a clerk for a resident who stands before them
+    taken_in_by: str | None = None  # that clerk's account
     from_case: str | None = None  # the earlier case whose data this one began with
     decision: Mapping[str, Any] | None = None  # {"outcome", "opinion", "at"}
     delivery: Mapping[str, Any] | None = None  # {"method", "tracking", "at"}
@@ -224,9 +277,27 @@ class Case:
         return next((asked for asked in self.corrections if not asked.outcome), None)
 
     @property
+    def open_departments(self) -> tuple[Consultation, ...]:
+        """Return the departments that were asked and have not answered."""
+        return tuple(asked for asked in self.departments if not asked.answer)
+
+    @property
+    def joint_due_on(self) -> date | None:
+        """Return the day by which all departments should have answered: the longest path, never the sum of those side by side."""
+        return max((asked.due_on for asked in self.departments), default=None)
+
+    @property
+    def stage(self) -> Stage | None:
+        """Return the stage that runs now."""
+        return next((stage for stage in self.stages if stage.done_at is None), None) if self.decision is None else None
+
+    @property
+    def skipped_stages(self) -> tuple[Stage, ...]:
+        """Return what a decision now would leave out. The last stage is the decision's own."""
+        return tuple(stage for stage in self.stages[:-1] if stage.done_at is None)
+
+    @property
     def supplements(self) -> tuple[Mapping[str, Any], ...]:
-    channel: str = "online"  # or `window`: opened by a clerk for a resident who stands before them
-    taken_in_by: str | None = None  # that clerk's account
         """Return every notice of what is missing, oldest first."""
         return self.past_supplements + ((self.supplement,) if self.supplement is not None else ())
 
@@ -250,9 +321,8 @@ class Case:
         document["look_on"] = look.isoformat() if look else None
         document["is_open"] = self.is_open and self.state is not State.DRAFT
         # What must be counted again when the notice of a year comes.
-        document["is_estimated"] = document["is_open"] and (
-            self.deadline_estimated or (self.clock == "acceptance" and self.accept_by_estimated)
-        )
+        is_estimated = self.accept_by_estimated if self.clock == "acceptance" else self.deadline_estimated
+        document["is_estimated"] = document["is_open"] and self.decided_at is None and is_estimated
         return document
 
     @classmethod
@@ -276,12 +346,18 @@ class Case:
             values["corrections"] = tuple(Correction(**_with_moments(item, "asked_at", "answered_at")) for item in asked)
         # Cases from before this was kept: the last thing that came in began the clock.
         values.setdefault("received_at", (values.get("supplement") or {}).get("returned_at") or values.get("submitted_at"))
-        for name in ("past_supplements", "reminded"):
+        values["departments"] = tuple(
+            Consultation(**_with_days(row, "due_on", "silent_on")) for row in document.get("departments", ())
+        )
+        values["stages"] = tuple(Stage(**_with_days(row, "due_on")) for row in document.get("stages", ()))
+        for name in ("past_supplements", "reminded", "transfers"):
             values[name] = tuple(document.get(name, ()))
         return cls(**_with_days(values, "accept_by_on", "deadline_on", "fee_due_on", "deliver_by_on", "warn_on"))
 
 
-_SEALED = frozenset({"id", "form", "form_dropped", "corrections"})
+_SEALED = frozenset({"id", "form", "form_dropped", "corrections", "acting"})
+# While a case is in one of these, a department that was asked can answer.
+CONSULTED = frozenset({State.ACCEPTED, State.IN_REVIEW, State.SUSPENDED, State.AWAITING_PAYMENT})
 
 FEE_REMINDER = timedelta(days=3)  # no period of any law: a friendly word, once
 
@@ -304,6 +380,8 @@ def look_on(case: Case) -> date | None:
     if case.clock and case.due_on and card_of(case, "red") not in case.reminded:
         is_warned = case.warn_on is None or card_of(case, "yellow") in case.reminded
         days.append(case.due_on + past if is_warned else case.warn_on)
+    if case.state in CONSULTED and case.decision is None:
+        days += [asked.due_on + past for asked in case.open_departments if asked.silent_on is None]
     if case.is_open or case.state is State.COMPLETED:
         days += [
             promise.due_on + past

@@ -34,6 +34,8 @@ def rules_of(item: Item) -> dict[str, Any]:
         extension: {"days", "unit"} at most, or None when no law allows one.
         promisable: material key -> `deferral` or `commitment`.
         deferral_until: `decision` (approved only once all of it has come) or `delivery`.
+        departments: {"agency", "task", "days", "mode"} of those that are asked; refusal_rule: `all_of` or `lead_decides`.
+        stages: {"key", "name", "days", "clock"} of the review, in turn; four_eyes: outcomes that need a second person.
     """
     is_licence = item["item_type"]["code"] == _LICENCE
     return {
@@ -43,6 +45,10 @@ def rules_of(item: Item) -> dict[str, Any]:
         "extension": item.get("extension_limit") or (dict(EXTENSION_LIMIT) if is_licence else None),
         "promisable": promisable(item),
         "deferral_until": item.get("deferral_until", "decision"),
+        "departments": departments(item),
+        "refusal_rule": item.get("refusal_rule", "lead_decides"),
+        "stages": stages(item),
+        "four_eyes": list(item.get("four_eyes", ())),
     }
 
 
@@ -56,6 +62,29 @@ def promisable(item: Item) -> dict[str, str]:
         elif item["tolerate_missing"] and material["can_defer"]:
             found[material["key"]] = "deferral"
     return found
+
+
+def departments(item: Item) -> list[dict[str, Any]]:
+    """Return the departments that are asked: those of the joint review, then other co-agencies, who have a day."""
+    rows = [
+        {"agency": row["agency"], "task": row["task"], "days": row["days"], "mode": row["mode"]} for row in item.get("joint_review", ())
+    ]
+    named = {row["agency"] for row in rows} | {item.get("agency")}
+    rest = [agency for agency in item.get("co_agencies", ()) if agency not in named]
+    return rows + [{"agency": agency, "task": "", "days": 1, "mode": "parallel"} for agency in rest]
+
+
+# Not of the review: what the applicant does, the steps the table has of its own, and the time in which departments answer.
+_OTHER_STEPS = frozenset({"apply", "accept", "decide", "deliver", "rate", "parallel", "verify"})
+
+
+def stages(item: Item) -> list[dict[str, Any]]:
+    """Return the stages of the review, in the order in which they follow each other."""
+    return [
+        {"key": step["stage"], "name": step["name"], "days": step["days"], "clock": step.get("clock", "running")}
+        for step in item.get("steps", ())
+        if step["stage"] not in _OTHER_STEPS and step.get("actor", "agency") == "agency"
+    ]
 
 
 def rule(rules: Mapping[str, Any], name: str, otherwise: Limit) -> tuple[int, str]:

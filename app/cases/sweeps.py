@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from app.cases import handling, machine, promises
+from app.cases import handling, machine, promises, routing
 from app.cases.errors import CaseConflict, CaseNotFound
 from app.cases.model import Case, card_of, reminder_of
 from app.cases.service import Cases
@@ -109,6 +109,7 @@ _STEPS: Mapping[str, _Step] = {
     "warn_suspension": warn_suspension,
     "remind_fee": remind_fee,
     "warn_promise": lambda case, _item, _calendar, now: promises.warn(case, now),
+    "note_silence": lambda case, _item, _calendar, now: routing.note_silence(case, now),
     "warn_yellow": warn_yellow,
     "warn_red": warn_red,
 }

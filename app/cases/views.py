@@ -5,7 +5,7 @@ from datetime import date
 from typing import Any
 
 from app.cases import machine, materials, promises
-from app.cases.model import STATE_NAMES, Case, Correction, Fee, Promise, State, Suspension
+from app.cases.model import STATE_NAMES, Case, Correction, Fee, Promise, Stage, State, Suspension
 from app.catalogue import model as items
 from app.kernel.clock import chinese_day, format_utc
 from app.kernel.numbers import mask_name
@@ -34,6 +34,7 @@ def for_resident(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         **_common(case, item),
         "query_code": case.query_code,
         "form": {"fields": forms_fields(item, case), "values": dict(case.form)},
+        "by_person": case.by_person,
         "allowed_actions": machine.allowed_actions(case, machine.RESIDENT),
         "identity_level": item["identity_level"],
         "evaluation": case.evaluation_level,
@@ -49,6 +50,8 @@ def for_staff(
         "form": {"fields": forms_fields(item, case), "values": dict(case.form)},
         "allowed_actions": list(allowed),
         "assignee": case.assignee,
+        "channel": case.channel,
+        "taken_in_by": case.taken_in_by,
     }
 
 
@@ -176,6 +179,11 @@ def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         "corrections": [_correction(asked) for asked in case.corrections],
         "suspensions": [_suspension(stop) for stop in case.suspensions],
         "extension": _moment_in(case.extension),
+        "joint": joint(case),
+        "stages": stages(case),
+        "transfers": [
+            {"at": format_utc(row["at"]), "from": row["from_name"], "reason": row["reason"]} for row in case.transfers
+        ],
         "refusal": _moment_in(case.refusal),
         "decision": _moment_in(case.decision),
         "delivery": _moment_in(case.delivery),
@@ -236,6 +244,68 @@ def _materials(case: Case, item: Mapping[str, Any]) -> list[dict[str, Any]]:
         else row
         for row in rows
     ]
+
+
+def joint(case: Case, *, with_opinions: bool = False) -> dict[str, Any] | None:
+    """Return the departments that were asked, each with its own day, and the day by which all should have answered; None without any.
+
+    What they say is the agency's; the applicant sees who has answered, and the reasons with the decision.
+    """
+    if not case.departments:
+        return None
+    return {
+        "due_on": _day(case.joint_due_on),
+        "refusal_rule": case.rules.get("refusal_rule", "lead_decides"),
+        "departments": [
+            {
+                "agency": {"id": asked.agency_id, "name": asked.name},
+                "task": asked.task,
+                "mode": asked.mode,
+                "asked_at": format_utc(asked.asked_at),
+                "due_on": _day(asked.due_on),
+                "has_answered": bool(asked.answer),
+                "answered_at": format_utc(asked.answered_at),
+                "is_silent": asked.silent_on is not None and not asked.answer,
+            }
+            | ({"answer": asked.answer or None, "opinion": asked.opinion} if with_opinions else {})
+            for asked in case.departments
+        ],
+    }
+
+
+def stages(case: Case) -> list[dict[str, Any]]:
+    """Return the stages of the review in turn; `state`: done, running, to_come, left_out."""
+    current = case.stage
+    return [
+        {
+            "key": stage.key,
+            "name": stage.name,
+            "days": stage.days,
+            "clock": stage.clock,
+            "due_on": _day(stage.due_on),
+            "done_at": format_utc(stage.done_at),
+            "state": _stage_state(case, stage, stage is current),
+        }
+        for stage in case.stages
+    ]
+
+
+def _stage_state(case: Case, stage: Stage, is_current: bool) -> str:
+    if stage.done_at is not None or (case.decision is not None and stage is case.stages[-1]):
+        return "done"
+    if case.decision is not None:
+        return "left_out"
+    return "running" if is_current else "to_come"
+
+
+def proposal(case: Case) -> dict[str, Any] | None:
+    """Return what was proposed for a second person to decide, as the agency sees it."""
+    return _moment_in(case.proposal)
+
+
+def sample(case: Case) -> dict[str, Any] | None:
+    """Return what a head found who looked at a decision of the rules."""
+    return None if case.sample is None else {**case.sample, "at": format_utc(case.sample.get("at"))}
 
 
 def _supplement(notice: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -25,6 +25,7 @@ class StaffSession:
     name: str
     role: str  # clerk | head
     agency_id: str
+    covers: frozenset[str] = frozenset()  # colleagues on leave today whose cases this person may act on
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Iterable
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -14,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 from app.identity import tokens
 from app.identity.errors import StaffLoginRefused, TokenInvalid
 from app.identity.model import StaffSession
-from app.kernel.clock import real_now, utc_now
+from app.kernel.clock import real_now, shanghai_day, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import RateLimited, Unauthorized
 from app.kernel.ids import new_id
@@ -106,6 +106,25 @@ class StaffAccounts:
         query = {"_id": account, "agency_id": agency_id, "disabled": {"$ne": True}}
         return await self._staff.find_one(query, {"_id": 1}) is not None
 
+    async def set_absence(self, account: str, cover: str, from_on: date, until_on: date) -> None:
+        """Let a colleague act on the cases of somebody who is away, on Shanghai days from first to last; it replaces what was said before.
+
+        The two writes are not one: a process that dies between them leaves nobody as cover, and saying it again mends that.
+        """
+        await self.end_absence(account)
+        row = {"account": account, "from": from_on.isoformat(), "until": until_on.isoformat()}
+        await self._staff.update_one({"_id": cover}, {"$push": {"covers": row}})
+
+    async def end_absence(self, account: str) -> None:
+        """Take back what was said of somebody's leave. Harmless when repeated."""
+        await self._staff.update_many({"covers.account": account}, {"$pull": {"covers": {"account": account}}})
+
+    async def absences(self, agency_id: str) -> list[dict[str, str]]:
+        """Return the leaves of an agency that are not over: account, cover, from, until (Shanghai days)."""
+        today = shanghai_day(utc_now()).isoformat()
+        found = await self._staff.find({"agency_id": agency_id, "covers.until": {"$gte": today}}, {"covers": 1}).to_list()
+        return [{**row, "cover": document["_id"]} for document in found for row in document["covers"] if row["until"] >= today]
+
     async def role_of(self, account: str) -> str:
         """Return the role of an account, "" when there is none or it is disabled."""
         found = await self._staff.find_one({"_id": account, "disabled": {"$ne": True}}, {"role": 1})
@@ -168,4 +187,6 @@ class StaffAccounts:
 
 
 def _session(document: dict[str, Any]) -> StaffSession:
-    return StaffSession(document["_id"], document["name"], document["role"], document["agency_id"])
+    today = shanghai_day(utc_now()).isoformat()
+    covers = {row["account"] for row in document.get("covers", ()) if row["from"] <= today <= row["until"]}
+    return StaffSession(document["_id"], document["name"], document["role"], document["agency_id"], frozenset(covers))

@@ -85,6 +85,13 @@ class Licences:
             raise LicenceNotUsable("这张证照不能代替这项材料：类型不符、已过期或已作废。", en="The licence cannot stand in.")
         return view(document)
 
+    async def valid(self, resident_id: str) -> dict[str, str]:
+        """Return the licences of a resident that can stand in for a material today: id -> type."""
+        today = shanghai_day(utc_now()).isoformat()
+        query = {"holder_id": resident_id, "state": "valid", "$or": [{"valid_to": None}, {"valid_to": {"$gte": today}}]}
+        documents = await self._licences.find(query, {"type": 1}).limit(100).to_list()
+        return {document["_id"]: document["type"] for document in documents}
+
     async def prefill_sources(self, resident_id: str) -> Mapping[str, str]:
         """Return `licence:<type>.<field>` -> value for forms. The wallet's licences carry numbers only so far."""
         documents = await self._licences.find({"holder_id": resident_id, "state": "valid"}).limit(100).to_list()

@@ -7,7 +7,7 @@ import pytest
 
 from app.cases import guards, machine, steps
 from app.cases.model import Fee, State
-from tests.app.cases.walking import MOVES, STEPS, draft, item, walk
+from tests.app.cases.walking import BEGIN, MOVES, STEPS, draft, item, walk
 
 
 def fee(when_paid):
@@ -24,6 +24,27 @@ VARIANTS = [
         tuple(map(fee, ("on_application", "on_acceptance", "before_issue"))),
     ),
 ]
+# Departments side by side and in turn, stages, a second person; and what rules decide. Without promises, so that the walk stays small.
+_PLAIN = {"commitment": False, "tolerate_missing": False}
+JOINT = [
+    draft(
+        item(
+            joint_review=[
+                {"agency": "d", "task": "核验", "days": 1, "mode": "parallel"},
+                {"agency": "e", "task": "审查", "days": 3, "mode": "parallel"},
+            ],
+            refusal_rule=rule,
+            four_eyes=["denied"],
+            steps=[{"stage": "survey", "name": "现场查验", "days": 2}, {"stage": "review", "name": "审查", "days": 1}],
+            **_PLAIN,
+        )
+    )
+    for rule in ("all_of", "lead_decides")
+]
+BY_RULES = [draft(item(auto_decide=True, auto_rules={"name": "r", "version": 1, "checks": [], "sample_percent": 100}, **_PLAIN))]
+BY_RULES[0] = replace(
+    BY_RULES[0], case=replace(BY_RULES[0].case, auto={"at": BEGIN, "rule_set": "r", "version": 1, "facts": [], "doubts": []})
+)
 
 
 def short(found):
@@ -31,12 +52,14 @@ def short(found):
 
 
 def test_every_path_of_twelve_steps_ends_somewhere_and_no_clock_runs_while_it_is_stopped():
-    found = walk(VARIANTS)
-    assert short(found) == []
-    assert found.depth == STEPS
-    never = [row for row in machine.TABLE if row not in found.taken and row.name != "recompute"]
+    # Each kind of item by itself: worlds of different rules are different though they look alike.
+    walks = [walk(starts) for starts in (VARIANTS, *([start] for start in JOINT), BY_RULES)]
+    assert [short(found) for found in walks] == [[], [], [], []]
+    assert walks[0].depth == STEPS
+    taken = set().union(*(found.taken for found in walks))
+    never = [row for row in machine.TABLE if row not in taken and row.name != "recompute"]
     assert [(row.name, row.actor, row.target) for row in never] == [], "every row was walked"
-    assert found.worlds > 10_000
+    assert walks[0].worlds > 10_000
 
 
 def planted(monkeypatch, rows, removed=()):

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from app.cases import corrections, handling, machine, promises, steps, sweeps
+from app.cases import auto_decision, corrections, handling, machine, promises, routing, steps, sweeps
 from app.cases.errors import ActionNotAllowed
 from app.cases.model import FINAL, Case, Fee, State, card_of, look_on, reminder_of
 from app.cases.procedure import rules_of
@@ -18,6 +18,7 @@ from tests.app.cases.counting import DAY, last_day
 CALENDAR = WorkingCalendar.load(Path(__file__).resolve().parents[3] / "config" / "calendars")
 BEGIN = datetime(2026, 3, 2, 2, tzinfo=UTC)
 STEPS = 12
+FOLLOW = ("require_fee", "complete")  # change the state as a consequence of another step
 
 
 def item(*, delivers: bool = True, **changes: Any) -> dict[str, Any]:
@@ -58,6 +59,9 @@ class World:
             tuple(fee.state for fee in case.fees), min(len(case.suspensions), 1), case.extension is not None,
             tuple((each.key, each.met_at is not None, bool(each.due_on and today > each.due_on)) for each in case.promises),
             case.open_correction is not None, case.evaluation_level,
+            tuple((each.answer, each.silent_on is not None, today > each.due_on) for each in case.departments),
+            len(case.skipped_stages), case.proposal and case.proposal["outcome"], min(len(case.transfers), 2),
+            case.accepted_by is not None, case.auto is not None, case.sample and case.sample["state"],
             tuple(mark in case.reminded for mark in (reminder_of(case), card_of(case, "yellow"), card_of(case, "red"))),
             (case.delivery or {}).get("method"), look_on(case) is not None and look_on(case) <= today,
             bool(case.due_on and today > case.due_on), bool(case.deadline_on and today > case.deadline_on),
@@ -120,6 +124,12 @@ def _decide(outcome: str) -> Move:
     return lambda w: handling.decide(w.case, outcome, "", CALENDAR, w.now, _delivers(w), {})
 
 
+def _auto_approve(w: World) -> Moved:
+    if w.case.auto is None:
+        return _simple("auto_approve", S)(w)
+    return auto_decision.approve(w.case, w.item, CALENDAR, w.now, _delivers(w))
+
+
 # (name of the action, who, the move). An action that leads to two states stands here twice.
 MOVES: tuple[tuple[str, str, State | None, Move], ...] = (
     ("save", R, None, _simple("save", R)),
@@ -149,6 +159,15 @@ MOVES: tuple[tuple[str, str, State | None, Move], ...] = (
     ("extend", H, None, lambda w: handling.extend(w.case, w.item, 10, "复杂", CALENDAR, w.now)),
     ("decide", C, State.APPROVED, _decide("approved")),
     ("decide", C, State.DENIED, _decide("denied")),
+    ("propose", C, None, lambda w: routing.propose(w.case, "denied", "", w.now)),
+    ("propose", C, None, lambda w: routing.propose(w.case, "approved", "", w.now)),
+    ("finish_stage", C, None, lambda w: routing.finish_stage(w.case, "", CALENDAR, w.now)),
+    ("transfer", C, None, lambda w: routing.transfer(w.case, {"id": "b", "name": "县局"}, "属地", w.now)),
+    ("give_opinion", machine.DEPARTMENT, None, lambda w: routing.give_opinion(w.case, "d", "agreed", "", w.now)),
+    ("give_opinion", machine.DEPARTMENT, None, lambda w: routing.give_opinion(w.case, "e", "refused", "不符", w.now)),
+    ("audit_sample", H, None, lambda w: auto_decision.audit_sample(w.case, "in_order", "", "h", w.now)),
+    ("auto_accept", S, None, lambda w: auto_decision.accept(_received(w.case), w.item, CALENDAR, w.now)),
+    ("auto_approve", S, None, _auto_approve),
     ("deliver", C, State.DELIVERING, lambda w: handling.deliver(w.case, "post", None, w.now)),
     ("deliver", C, State.COMPLETED, lambda w: handling.deliver(w.case, "post", "EMS1", w.now)),
     ("reassign", C, None, _simple("reassign", C, assignee="d")),
@@ -255,11 +274,11 @@ def _consequences(moved: Moved) -> set[machine.Transition]:
     told = [(event.name, State(event.data["state"])) for event in moved.events]
     found = set()
     for row in machine.TABLE:
-        if row.actor == machine.SYSTEM and row.name in ("require_fee", "complete"):
+        if row.actor == machine.SYSTEM and row.name in (*FOLLOW, "ask_departments"):
             before = [state for _name, state in told]
             for place, (name, state) in enumerate(told):
                 source = before[place - 1] if place else None
-                if name == row.event and state is row.target and source in row.sources:
+                if name == row.event and state is (row.target or source) and source in row.sources:
                     found.add(row)
     return found
 
@@ -275,7 +294,7 @@ def _judged(world: World, name: str, row: machine.Transition, moved: Moved) -> I
     while state is not after.state:
         follow = [
             step for step in machine.TABLE
-            if step.actor == machine.SYSTEM and step.name in ("require_fee", "complete") and state in step.sources
+            if step.actor == machine.SYSTEM and step.name in FOLLOW and state in step.sources
         ]  # fmt: skip
         if after.state not in {step.target for step in follow}:
             yield f"{name} from {before.state} ended in {after.state}, where no row leads"
