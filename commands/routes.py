@@ -44,6 +44,9 @@ from handlers import (
     checks as check_routes,
 )
 from handlers import (
+    routing as routing_routes,
+)
+from handlers import (
     staff as staff_routes,
 )
 from handlers import (
@@ -79,6 +82,7 @@ ROUTE_MODULES = (
     templates,
     message_push,
     staff_desk_routes,
+    routing_routes,
     staff_routes,
     previews,
     operations,
