@@ -70,6 +70,11 @@ ACTIONS = {
     "decide": "作出决定",
     "deliver": "送达",
     "reassign": "转给他人",
+    "propose": "提出意见，请另一人决定",
+    "finish_stage": "完成本环节",
+    "give_opinion": "反馈本单位意见",
+    "transfer": "转办（市、县之间）",
+    "audit_sample": "抽查自动办理的决定",
 }
 
 STAGES = ("提交", "受理", "审查", "决定", "送达")
