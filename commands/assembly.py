@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from app.cases import marks as cases_marks
 from app.cases import opinions as cases_opinions
 from app.cases import store as cases_store
+from app.cases.intake import Intake
 from app.cases.marks import Marks
 from app.cases.opinions import Opinions
 from app.cases.payables import CasePayables
@@ -43,6 +44,7 @@ from app.identity.realname import RealName
 from app.identity.service import Identity
 from app.identity.sms_codes import SmsCodes, SmsLimits
 from app.identity.staff import StaffAccounts
+from app.identity.window import Window
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import run_ahead, utc_now
 from app.kernel.crypto import KeyRing
@@ -135,6 +137,7 @@ class Hall:
     search: Search
     marks: Marks
     opinions: Opinions
+    intake: Intake
     sweeps: Sweeps
     pieces: Pieces
     reuse: Reuse
@@ -268,6 +271,7 @@ async def assemble(settings: Settings) -> Hall:
         queue=Queue(database, cases.store, lambda: cases.calendar),
         search=Search(database, cases.store, keys, Limit(redis, "staff_search", most=60, per_s=600)),
         marks=Marks(database, catalogue, keys),
+        intake=Intake(database, cases, Window(database, keys)),
         opinions=Opinions(database, orjson.loads((ROOT / "config" / "opinions.json").read_bytes())),
         sweeps=Sweeps(cases),
         pieces=pieces,

@@ -22,6 +22,7 @@ from handlers import (
     pages_drafts,
     pages_home,
     pages_inbox,
+    pages_intake,
     pages_money,
     pages_pay,
     pages_requests,
@@ -44,10 +45,13 @@ from handlers import (
     checks as check_routes,
 )
 from handlers import (
+    staff as staff_routes,
+)
+from handlers import (
     routing as routing_routes,
 )
 from handlers import (
-    staff as staff_routes,
+    intake as intake_routes,
 )
 from handlers import (
     staff_desk as staff_desk_routes,
@@ -82,6 +86,7 @@ ROUTE_MODULES = (
     templates,
     message_push,
     staff_desk_routes,
+    intake_routes,
     routing_routes,
     staff_routes,
     previews,
@@ -95,6 +100,7 @@ ROUTE_MODULES = (
     pages_pay,
     pages_checks,
     pages_inbox,
+    pages_intake,
     pages_money,
     pages_staff,
     pages_base,

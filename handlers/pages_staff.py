@@ -186,7 +186,7 @@ class OneCase(StaffPage):
             divisions=self.divisions,
             special=handling.SPECIAL_PROCEDURES,
             methods={"electronic": "电子证照", "window": "窗口领取", "express": "邮寄"},
-            actions=sorted(view["allowed_actions"], key=list(pages_text.ACTIONS).index),
+            actions=[name for name in pages_text.ACTIONS if name in view["allowed_actions"]],
             # What the resident asked for on the form, when it is a way the desk has.
             wanted=_METHOD_OF.get(str(view["form"]["values"].get("delivery") or ""), ""),
             is_closed=view["state"] in CLOSED,
@@ -215,7 +215,7 @@ class Mark(StaffPage):
 
     async def post(self, case_id: str) -> None:
         case = await self.hall.review.get(case_id, self.staff)
-        key, reason = self.text("key", limit=60), self.text("reason", limit=1000).strip()
+        key, reason = self.text("on", limit=60), self.text("reason", limit=1000).strip()
         if reason:
             await self.hall.marks.put(case, self.staff, key, reason)
         else:

@@ -54,9 +54,12 @@ class Drafts:
         self._clock = clock
 
     async def open(
-        self, resident_id: str, item_code: str, division_code: str, answers: Mapping[str, Any], *, case_id: str
+        self, resident_id: str, item_code: str, division_code: str, answers: Mapping[str, Any], *, case_id: str,
+        taken_in_by: str | None = None,
     ) -> Case:
         """Open a draft, prefilled from the profile. The same `case_id` again returns the case that was made.
+
+        `taken_in_by` is the account of the clerk at whose window the resident stands.
 
         Raises:
             NotFound (unknown item), ValidationFailed (division, answers).
@@ -90,7 +93,9 @@ class Drafts:
             answers=dict(answers),
             form=forms.with_computed(item, known, shanghai_day(now)),
             rules=rules_of(item),
-            timeline=(TimelineEntry(now, "case.created", steps.APPLICANT, "开始填写"),),
+            channel="window" if taken_in_by else "online",
+            taken_in_by=taken_in_by,
+            timeline=(_begun(now, self._catalogue.agency(item["agency"])["name"] if taken_in_by else ""),),
         )
         return await self._store.insert(case, [steps.told(case, "case.created", now)], forms.personal_keys(item))
 
@@ -171,6 +176,12 @@ class Drafts:
             for other in await self.open_cases(case.owner_id, case.item_code)
             if other.id != case.id
         ]
+
+
+def _begun(now: datetime, window: str) -> TimelineEntry:
+    if window:
+        return TimelineEntry(now, "case.created", window, "窗口收件", "工作人员当面核对了身份证件，代为填写。")
+    return TimelineEntry(now, "case.created", steps.APPLICANT, "开始填写")
 
 
 def answer_rows(item: Mapping[str, Any], answers: Mapping[str, Any]) -> list[ErrorRow]:

@@ -15,7 +15,7 @@ from app.cases import auto_decision, errors, forms, machine, routing, steps, vie
 from app.cases.completeness import complete_form, facts_of, frozen_fees, has_delivery
 from app.cases.drafts import Drafts
 from app.cases.holdings import Holdings
-from app.cases.model import Case, State
+from app.cases.model import Case, State, TimelineEntry
 from app.cases.ports import Catalogue, Licences, People
 from app.cases.store import CaseStore
 from app.catalogue.model import applies
@@ -106,9 +106,10 @@ class Cases:
 
     # --- the steps ---
 
-    async def submit(self, case_id: str, resident_id: str, *, command: str | None = None, by_person: bool = False) -> Case:
+    async def submit(self, case_id: str, resident_id: str, *, command: str | None = None, by_person: bool = False, level: int = 0) -> Case:
         """Hand the application in. The same `command` again (a retry after a crash) returns the case as it is.
 
+        `level`: what a clerk has seen at the window, when that is more than the resident has proven.
         What rules can decide is decided at once, unless the applicant wants a person (`by_person`).
 
         Raises:
@@ -122,10 +123,13 @@ class Cases:
             if command is not None and case.last_command == command:
                 return steps.Moved(case)
             self._may(case, "submit")
-            require_level(resident.level, int(item["identity_level"][1:]))
+            require_level(max(resident.level, level), int(item["identity_level"][1:]))
             form = self._complete_form(case, item)
             case = replace(case, last_command=command, by_person=case.by_person or by_person)
             now = self._clock()
+            if case.channel == "window":
+                entry = TimelineEntry(now, "case.taken_in", case.agency_name, "窗口收件", "申请人当面确认后提交。")
+                case = replace(case, timeline=(*case.timeline, entry))
             moved = steps.submit(case, item, frozen_fees(item, case.answers), form, self.calendar, now)
             moved = steps.Moved(routing.with_names(moved.case, self.catalogue.agency), moved.events)
             evidence = auto_decision.Evidence(resident.name, resident.id_number, valid)
