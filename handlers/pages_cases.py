@@ -5,11 +5,11 @@ from typing import Any
 
 from app.cases import errors, views
 from app.cases.model import Case, State
-from app.cases.uploads import ACCEPTED, MAX_FILE_BYTES
+from app.cases.uploads import MAX_FILE_BYTES, SPOKEN_LIMITS
 from app.catalogue.model import applies
 from app.kernel.errors import HallError, NotFound, TooLarge, ValidationFailed
 from handlers import pages_text
-from handlers.cases import send_file
+from handlers.cases import send_file, with_offers
 from handlers.pages_base import PageHandler
 
 ID = r"(case_[0-9A-Z]{26})"
@@ -57,6 +57,9 @@ class Materials(CasePage):
                 await self.hall.cases.put_material(case_id, self.owner, key, upload.filename, upload.body)
             if self.text("licence_id", limit=60):
                 await self.hall.cases.put_licence(case_id, self.owner, key, self.text("licence_id", limit=60))
+            elif self.text("reuse", limit=130):
+                from_case, _, from_key = self.text("reuse", limit=130).partition(" ")
+                await self.hall.reuse.take_over(case_id, self.owner, key, from_case, from_key)
             elif not uploads:
                 raise errors.FileBroken("还没有选文件，请先选择照片或文件。")
         except HallError as error:
@@ -74,8 +77,8 @@ class Materials(CasePage):
         await self.show(
             "case_materials.html",
             error.status if error else 200,
-            case=view,
-            accepted=ACCEPTED,
+            case=with_offers(dict(view), await self.hall.reuse.offers(case)),
+            limits=SPOKEN_LIMITS,
             photos=open_photos(view),
             stale=stale_keys(case),
             licences=await licences_by_type(self),
@@ -173,7 +176,7 @@ class OneCase(CasePage):
         await self.show_case(case)
 
     async def show_case(self, case: Case, status: int = 200, error: HallError | None = None) -> None:
-        view: Mapping[str, Any] = await self.hall.cases.view(case)
+        view: Mapping[str, Any] = with_offers(await self.hall.cases.view(case), await self.hall.reuse.offers(case))
         missing = {row["key"] for row in (view["supplement"] or {}).get("missing", ())}
         promised = [row for row in view["materials"] if row["status"] == "promised"] if "hand_in" in view["allowed_actions"] else []
         material_keys = {row["key"] for row in view["materials"]}
@@ -184,7 +187,7 @@ class OneCase(CasePage):
             timeline=list(reversed(view["timeline"])),
             to_upload=[row for row in view["materials"] if row["key"] in missing],
             to_answer=sorted(missing - material_keys),
-            accepted=ACCEPTED,
+            limits=SPOKEN_LIMITS,
             photos=set(),
             stale=stale_keys(case),
             licences=await licences_by_type(self) if view["state"] == "supplement_required" or promised else {},
