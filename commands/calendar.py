@@ -3,22 +3,22 @@
 import asyncio
 import calendar as months
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 import orjson
 
-from app.kernel.calendar import CalendarBroken, WorkingCalendar
+from app.kernel.calendar import CalendarBroken, WorkingCalendar, notice_of
 from app.kernel.clock import today
 from commands.environment import load_settings, start_logging
 from commands.servers import CannotStart
+from config.settings import ROOT, Settings
 
 if TYPE_CHECKING:
     from commands.assembly import Hall
-
-T = TypeVar("T")
 
 
 @click.group()
@@ -36,6 +36,9 @@ def load(path: Path) -> None:
     """
     try:
         data = orjson.loads(path.read_bytes())
+        notice = notice_of(data, path.name)
+    except CalendarBroken as error:
+        raise CannotStart(str(error)) from error
     except (OSError, ValueError) as error:
         raise CannotStart(f"{path.name}: {error}") from error
 
@@ -43,11 +46,7 @@ def load(path: Path) -> None:
         while not hall.catalogue.is_loaded:
             if not await hall.catalogue.load():
                 raise CannotStart("no catalogue is published: ./hall publish first")
-        try:
-            loaded = await hall.notices.load(data, path.name)
-        except CalendarBroken as error:
-            raise CannotStart(str(error)) from error
-        notice = loaded.notice
+        loaded = await hall.notices.load(data, path.name)
         word = "unchanged" if not loaded.changed else "replaces the earlier notice" if loaded.replaced else "loaded"
         click.echo(f"{notice.year}: {notice.number}, {len(notice.holidays)} days off, {len(notice.makeup_workdays)} make-up workdays: {word}")
 
@@ -58,18 +57,14 @@ def load(path: Path) -> None:
         looked_at, changed = await hall.recounts.run(notice.year, tell=tell)
         click.echo(f"{looked_at} open cases counted again, {changed} changed; residents whose day moved are told.")
 
-    _run(run)
+    _with_hall(run)
 
 
 @command.command()
 @click.argument("year", type=click.IntRange(1950, 2200))
 def show(year: int) -> None:
     """Print the months of a year with its days off: [ ] day off, + make-up workday."""
-
-    async def run(hall: "Hall") -> WorkingCalendar:
-        return hall.calendar
-
-    calendar = _run(run)
+    calendar = asyncio.run(_calendar(_settings()))
     notice = calendar.notice(year)
     click.echo(f"{year}  " + (f"{notice.number}, {notice.issued_on}" if notice else "no notice published: weekends and statutory days, estimated"))
     for month in range(1, 13):
@@ -78,7 +73,7 @@ def show(year: int) -> None:
 
 def month_lines(calendar: WorkingCalendar, year: int, month: int) -> list[str]:
     """Return a month as lines of weeks, Monday first; a day off stands in brackets, a make-up workday after a plus."""
-    lines = [f"\n{year}-{month:02d}   Mo   Tu   We   Th   Fr   Sa   Su"]
+    lines = [f"\n{year}-{month:02d}  Mo   Tu   We   Th   Fr   Sa   Su"]
     first = date(year, month, 1)
     day = first - timedelta(days=first.weekday())
     last = date(year, month, months.monthrange(year, month)[1])
@@ -94,19 +89,38 @@ def month_lines(calendar: WorkingCalendar, year: int, month: int) -> list[str]:
     return lines
 
 
-def _run(work: "Callable[[Hall], Awaitable[T]]") -> T:
-    from commands.assembly import assemble
-
+def _settings() -> Settings:
     settings = load_settings()
     if not settings.mongodb_uri:
         raise CannotStart("no hall runs here: start ./hall dev first, or set HALL_MONGODB_URI")
+    settings = replace(settings, log_level="error")
     start_logging(settings, "calendar")
+    return settings
 
-    async def run() -> T:
+
+async def _calendar(settings: Settings) -> WorkingCalendar:
+    from app.storage.mongo import Database
+    from app.supervision.notices import Notices
+
+    database = Database(settings.mongodb_uri, settings.mongodb_database)
+    try:
+        notices = Notices(database, WorkingCalendar.load(ROOT / "config" / "calendars"))
+        await notices.refresh()
+        return notices.calendar
+    finally:
+        await database.close()
+
+
+def _with_hall(work: "Callable[[Hall], Awaitable[None]]") -> None:
+    from commands.assembly import assemble
+
+    settings = _settings()
+
+    async def run() -> None:
         hall = await assemble(settings)
         try:
-            return await work(hall)
+            await work(hall)
         finally:
             await hall.close()
 
-    return asyncio.run(run())
+    asyncio.run(run())

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import aiohttp
@@ -9,7 +10,7 @@ import click
 
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import SHANGHAI, chinese_moment, real_now
-from commands.environment import load_settings
+from commands.environment import load_settings, start_logging
 from commands.servers import CannotStart
 from config.settings import Settings
 
@@ -33,6 +34,7 @@ def command(words: tuple[str, ...]) -> None:
         raise CannotStart("the clock cannot be moved with HALL_ENV=production")
     if not settings.mongodb_uri:
         raise CannotStart("no hall runs here: start ./hall dev first, or set HALL_MONGODB_URI")
+    start_logging(replace(settings, log_level="error"), "clock")
     ahead, has_sandbox = asyncio.run(move(settings, words))
     if words and not has_sandbox:
         click.echo("the stand-ins do not run; they follow when they are told again", err=True)
