@@ -23,13 +23,13 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 # Benchmarks that take minutes run only when named.
-NAMED = ("reconcile", "notices", "growth")
+NAMED = ("reconcile", "notices", "growth", "queue")
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(["reads", *NAMED]))
 def command(names: tuple[str, ...]) -> None:
-    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile, notices, growth)."""
+    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile, notices, growth, queue)."""
     with tempfile.TemporaryDirectory(prefix="hall-bench-") as folder:
         servers = start_embedded(Path(folder), mongod=True, redis=True)
         try:
@@ -47,6 +47,10 @@ def command(names: tuple[str, ...]) -> None:
                 from bench import growth
 
                 asyncio.run(growth.run(servers, Path(folder), console))
+            if "queue" in names:
+                from bench import queue
+
+                asyncio.run(queue.run(servers, Path(folder), console))
         finally:
             for server in servers.values():
                 server.stop()
