@@ -29,6 +29,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "case.withdrawn",
         "case.pre_reviewed",
         "case.deemed_accepted",
+        "case.escalated",
         "case.supplement_reminder",
         "case.supplement_expired",
         "case.fee_reminder",

@@ -179,7 +179,7 @@ class Cards:
 
 def _escalated(card: Mapping[str, Any], now: datetime) -> Event:
     kept = ("number", "item_code", "item_name", "agency_id", "agency_name", "card", "rule", "clock", "due_on")
-    data = {name: card[name] for name in kept} | {"card_id": card["_id"]}
+    data = {name: card[name] for name in kept} | {"card_id": card["_id"], "deadline_on": card["due_on"]}
     return new_event("case.escalated", subject=("case", card["case_id"]), owner_id=card["owner_id"], data=data, at=now)
 
 

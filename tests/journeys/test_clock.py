@@ -88,7 +88,7 @@ async def test_an_office_that_sleeps_is_warned_then_red_then_its_superior_knows(
         await asyncio.sleep(0.1)
     assert await cards_of(head, case) == {}
     inbox = [name for name in events_of(await settled(resident)) if name.startswith("case.")]
-    assert inbox.count("case.deemed_accepted") == 1
+    assert (inbox.count("case.deemed_accepted"), inbox.count("case.escalated")) == (1, 2)
     timeline = [entry["title"] for entry in decided["timeline"]]
     assert timeline.count("超过办理期限") == 1
 
