@@ -14,7 +14,9 @@ function prepare(form) {
     input.addEventListener('change', () => { if (input.files.length) sendAll(form, [...input.files]).finally(() => { input.value = ''; }); });
   }
   // A phone has a camera to open at once; elsewhere there is only the file to choose.
-  if (matchMedia('(pointer: coarse)').matches) form.querySelectorAll('label[data-camera]').forEach((label) => { label.hidden = false; });
+  if (!matchMedia('(pointer: coarse)').matches) return;
+  form.querySelector('label[data-camera]').hidden = false;
+  form.querySelector('label:not([data-camera])').firstChild.data = '选照片或文件';
 }
 
 async function sendAll(form, files) {
@@ -72,7 +74,7 @@ async function checksum(file) {
 
 // Everything may be sent again without harm, so what was not answered simply is.
 async function call(form, method, path, body, say) {
-  const headers = { 'X-XSRFToken': form.elements._xsrf.value };
+  const headers = { 'X-XSRFToken': form.elements._xsrf.value, 'Accept-Language': 'zh-CN' };
   if (typeof body === 'string' && body) headers['Content-Type'] = 'application/json';
   for (let tries = 1; ; tries += 1) {
     try {
