@@ -61,6 +61,7 @@ RULES: tuple[Rule, ...] = (
     Rule("delivery_near", "yellow", "case.warned", {"card": "yellow", "clock": "delivery"}, "delivery", "clerk", "送达期限快到"),
     Rule("procedure_over", "yellow", "case.suspension_overdue", {}, "procedure", "clerk", "特别程序超过告知的时间"),
     Rule("noticed_again", "yellow", "case.supplement_requested", {"by_superior": True}, "decision", "head", "不止一次告知补正"),
+    Rule("department_silent", "yellow", "case.department_silent", {}, "decision", "head", "有部门逾期没有反馈"),
     Rule("acceptance_silent", "red", "case.deemed_accepted", {"card": "red"}, "decision", "head", "逾期没有告知，依法视为受理"),
     Rule("decision_over", "red", "case.warned", {"card": "red", "clock": "decision"}, "decision", "head", "逾期没有作出决定"),
     Rule("delivery_over", "red", "case.warned", {"card": "red", "clock": "delivery"}, "delivery", "head", "逾期没有送达"),

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from app.cases import machine
 from app.cases.sweeps import Sweeps
 from app.identity.model import StaffSession
 from app.kernel.errors import ValidationFailed
@@ -14,7 +15,9 @@ from app.kernel.events import Event, new_event
 from app.kernel.ids import new_id
 from app.supervision import cards as cards_module
 from app.supervision import desk as desk_module
+from app.supervision import printed
 from app.supervision.cards import Cards
+from config.settings import ROOT
 from tests.app.cases.dying import mortal
 from tests.app.cases.handled import events_of, set_clock, staff_of, submitted
 
@@ -259,8 +262,11 @@ async def test_measures_are_a_heads_and_another_agencys_are_the_superiors(hall):
         await hall.supervision.measures(HEAD, at(3, 2).date(), at(3, 1).date(), None)
 
 
-def test_every_rule_is_made_of_something_that_is_told():
-    from app.cases import machine
+def test_the_rules_stand_in_the_docs_as_they_are():
+    page = (ROOT / "docs" / "cases.md").read_text(encoding="utf-8")
+    assert printed.with_table(page) == page, "python -m app.supervision.printed docs/cases.md"
 
+
+def test_every_rule_is_made_of_something_that_is_told():
     told_of = {row.event for row in machine.TABLE}
     assert {rule.event for rule in cards_module.RULES} | set(cards_module.ENDS) <= told_of
