@@ -25,6 +25,10 @@ VARIANTS = [
     ),
 ]
 # Departments side by side and in turn, stages, a second person; and what rules decide. Without promises, so that the walk stays small.
+ROUTING = frozenset(
+    "submit withdraw accept claim suspend resume decide propose finish_stage transfer give_opinion audit_sample auto_accept auto_approve"
+    " deliver".split()
+)
 _PLAIN = {"commitment": False, "tolerate_missing": False}
 JOINT = [
     draft(
@@ -52,8 +56,10 @@ def short(found):
 
 
 def test_every_path_of_twelve_steps_ends_somewhere_and_no_clock_runs_while_it_is_stopped():
-    # Each kind of item by itself: worlds of different rules are different though they look alike.
-    walks = [walk(starts) for starts in (VARIANTS, *([start] for start in JOINT), BY_RULES)]
+    # Each kind of item by itself: worlds of different rules are different though they look alike. What has nothing to do with routing is
+    # walked with the other items.
+    few = tuple(move for move in MOVES if move[0] in ROUTING)
+    walks = [walk(VARIANTS), *(walk([start], few) for start in JOINT), walk(BY_RULES, few)]
     assert [short(found) for found in walks] == [[], [], [], []]
     assert walks[0].depth == STEPS
     taken = set().union(*(found.taken for found in walks))
