@@ -123,3 +123,41 @@ def test_a_killed_part_is_started_again_and_a_killed_supervisor_leaves_nothing(t
             break
         time.sleep(0.1)
     assert left_running(tmp_path) == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_commands_beside_it_find_its_servers_and_its_lines_tell_the_moved_clock_also_after_a_restart(tmp_path):
+    values = environment(tmp_path)
+
+    def beside(*words):
+        result = subprocess.run(
+            [sys.executable, "main.py", *words], cwd=ROOT, env=values, capture_output=True, text=True, timeout=60, check=True
+        )
+        return result.stdout
+
+    def lines_of_a_run(until, *then):
+        out = tmp_path / "out"
+        with out.open("wb") as sink:
+            supervisor = subprocess.Popen([sys.executable, "main.py", "dev"], cwd=ROOT, env=values, stdout=sink, stderr=sink)
+        try:
+            for wanted in (until, *then):
+                if callable(wanted):
+                    wanted()
+                    continue
+                for _ in range(400):
+                    if wanted in out.read_text():
+                        break
+                    time.sleep(0.1)
+                assert wanted in out.read_text()
+        finally:
+            supervisor.terminate()
+            supervisor.wait(40)
+        return out.read_text()
+
+    lines_of_a_run("已就绪", lambda: beside("clock", "+40d"), "ahead by 40 days")
+    again = lines_of_a_run("已就绪")
+    assert "ahead by 40 days" in again.partition("已就绪")[0], "kept over the restart"
+    refused = subprocess.run(
+        [sys.executable, "main.py", "clock", "reset"], cwd=ROOT, env=values, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "no hall runs here" in refused.stderr
