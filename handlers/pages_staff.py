@@ -244,7 +244,8 @@ class Act(OneCase):
             if error.status not in (403, 409, 422):
                 raise
             return await self.show_case(case_id, action=action, typed=typed, error=error)
-        self.redirect(f"/staff/cases/{case_id}", status=303)
+        # What was transferred is another body's now.
+        self.redirect("/staff/tasks" if action == "transfer" else f"/staff/cases/{case_id}", status=303)
 
     def _typed(self, action: str) -> dict[str, Any]:
         """Return the body that the API would be sent, from the form's fields."""

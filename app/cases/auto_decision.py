@@ -64,7 +64,7 @@ def judged(
         doubts.append("有承诺后补的材料")
     if case.fees:
         doubts.append("要先缴费")
-    doubts += [f"表单提示：{row['message']}" for row in advice]
+    doubts += [f"表单提示：{row['detail']}" for row in advice]
     if any(held.get("files") for held in case.materials.values()):
         doubts.append("有上传的文件，需要人看")
     facts = [fact for fact, _doubt in found]

@@ -37,7 +37,7 @@ class Review:
 
     async def get(self, case_id: str, staff: StaffSession) -> Case:
         """Return a case of the clerk's agency; that it was read is recorded. Raises CaseNotFound."""
-        case = await self._cases.store.load(_of_agency(case_id, staff))
+        case = await self._cases.store.load(of_agency(case_id, staff))
         await record(
             self._database["audit"], actor=staff.account, action="case.read", subject=case.id, owner_id=case.owner_id
         )
@@ -121,7 +121,7 @@ class Review:
                 session=session,
             )
 
-        return await self._cases.change(_of_agency(case_id, staff), step, audit)
+        return await self._cases.change(of_agency(case_id, staff), step, audit)
 
     def _claim(self, case: Case, _item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         if case.assignee not in (None, staff.account):
@@ -314,7 +314,8 @@ def check_assignee(case: Case, staff: StaffSession) -> None:
         )
 
 
-def _of_agency(case_id: str, staff: StaffSession) -> dict[str, Any]:
+def of_agency(case_id: str, staff: StaffSession) -> dict[str, Any]:
+    """Return the query that finds a case only for those who may see it: its agency, and the departments that were asked."""
     # A draft is the resident's own: no agency sees it. A department that was asked sees the case, also after its answer.
     theirs = [{"agency_id": staff.agency_id}, {"departments.agency_id": staff.agency_id}]
     return {"_id": case_id, "$or": theirs, "state": {"$ne": State.DRAFT.value}}

@@ -1,11 +1,11 @@
 """Files of cases before a clerk's eyes: pages with a watermark to look at, the original only when asked for. Every look is recorded first."""
 
 from datetime import datetime
-from typing import Any
 
 from app.cases import isolation
 from app.cases.errors import FileBroken, MaterialNotFound
-from app.cases.model import Case, State
+from app.cases.model import Case
+from app.cases.review import of_agency
 from app.cases.service import Cases
 from app.identity.model import StaffSession
 from app.kernel.audit import record
@@ -44,9 +44,7 @@ class Showing:
         return await self._cases.holdings.read_as_staff(case, file_id)
 
     async def _recorded(self, case_id: str, staff: StaffSession, action: str, what: str) -> Case:
-        # A draft is the resident's own: no agency sees it.
-        query: dict[str, Any] = {"_id": case_id, "agency_id": staff.agency_id, "state": {"$ne": State.DRAFT.value}}
-        case = await self._cases.store.load(query)
+        case = await self._cases.store.load(of_agency(case_id, staff))
         await record(self._audit, actor=staff.account, action=action, subject=case.id, owner_id=case.owner_id, purpose=what)
         return case
 

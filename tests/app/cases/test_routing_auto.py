@@ -12,6 +12,7 @@ from app.cases.drafts import Save
 from app.cases.errors import ActionNotAllowed, Incomplete
 from app.cases.model import State
 from app.identity import store
+from app.kernel.errors import error_row
 from app.kernel.ids import new_id
 from commands.story import id_number, picture
 from tests.app.cases.handled import a_person, events_of, opened, set_clock, staff_of
@@ -79,6 +80,15 @@ async def test_any_doubt_goes_to_a_person_who_sees_it(hall):
         assert "auto" not in await hall.cases.view(case)
         await hall.review.act(case.id, "accept", clerk, {})
         assert (await hall.review.act(case.id, "decide", clerk, {"outcome": "approved", "opinion": ""})).state is State.COMPLETED
+
+
+async def test_what_looks_wrong_on_the_form_is_a_doubt(hall):
+    draft = await ready(hall)
+    item = hall.catalogue.item("unemployment_register")
+    evidence = auto_decision.Evidence("张示例", draft.form["id_number"], {draft.materials["id_card"]["licence_id"]: "LIC-IDCARD"})
+    assert auto_decision.judged(draft, item, evidence, [], BEGIN).auto["doubts"] == []
+    advice = [error_row("/form/wish", "unusual", "看起来不对")]
+    assert auto_decision.judged(draft, item, evidence, advice, BEGIN).auto["doubts"] == ["表单提示：看起来不对"]
 
 
 async def test_the_applicant_may_ask_for_a_person(hall):
