@@ -90,8 +90,7 @@ class Pieces:
             await self._uploads.insert_one(document)
         except DuplicateKeyError:
             known = await self._uploads.find_one({"_id": upload_id})
-            is_alive = known is not None and known["expires_at"] > now
-            if is_alive and (known["state"] == "open" or (known["state"] == "done" and _is_in(case, key, upload_id))):
+            if known is not None and known["expires_at"] > now and _goes_on(known, case):
                 return await self._view(known), False
             # It was refused, taken out of the case since, or has ended: from the beginning. A slower device finds it open.
             await self._pieces.delete_many({"upload_id": upload_id})
@@ -232,6 +231,11 @@ class Pieces:
         ended = await self._uploads.delete_many({"expires_at": {"$lte": now}})
         await self._pieces.delete_many({"expires_at": {"$lte": now}})
         return ended.deleted_count
+
+
+def _goes_on(upload: Mapping[str, Any], case: Case) -> bool:
+    """Say whether announcing it again finds it, rather than beginning anew."""
+    return upload["state"] == "open" or (upload["state"] == "done" and _is_in(case, upload["key"], upload["_id"]))
 
 
 def _count(size: int) -> int:

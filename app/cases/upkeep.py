@@ -68,10 +68,16 @@ class Upkeep:
             if scan == stored.INFECTED:
                 log.warning("case.file_infected", case_ids=cases, signature=signature)
                 for case_id in cases:
-                    await record(
-                        self._audit, actor="worker", action="material.infected", subject=case_id, owner_id="", purpose=signature[:100]
-                    )
+                    await self._record_infected(case_id, signature)
         return judged
+
+    async def _record_infected(self, case_id: str, signature: str) -> None:
+        try:
+            owner_id = (await self._store.load({"_id": case_id})).owner_id
+        except errors.CaseNotFound:
+            return
+        told = {"subject": case_id, "owner_id": owner_id, "purpose": signature[:100]}
+        await record(self._audit, actor="worker", action="material.infected", **told)
 
     async def _is_named(self, file_id: str, case_ids: list[str]) -> bool:
         for case_id in case_ids:

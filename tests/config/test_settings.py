@@ -51,3 +51,10 @@ def test_urls_lose_their_final_slash_and_nonsense_is_refused():
 def test_a_file_that_cannot_be_read_is_named():
     with pytest.raises(SettingsError, match="HALL_WECHAT_APP_SECRET_FILE"):
         read(wechat_app_secret_file="/no/such/file")
+
+
+def test_the_scanner_has_an_address_of_its_own_kind():
+    assert read(clamav_url="tcp://clamd:3310").clamav_url == "tcp://clamd:3310"
+    for wrong in ("http://clamd:3310", "clamd:3310", "tcp://"):
+        with pytest.raises(SettingsError, match="HALL_CLAMAV_URL"):
+            read(clamav_url=wrong)

@@ -79,7 +79,7 @@ async def test_in_pieces_by_the_api(world):  # noqa: F811
     assert (await client.call("GET", here))[1]["state"] == "done"
 
     file_id = first[1]["files"][0]["id"]
-    status, body, headers = await client.call("GET", f"/v1/cases/{case['id']}/materials/hukou/files/{file_id}")
+    status, _body, headers = await client.call("GET", f"/v1/cases/{case['id']}/materials/hukou/files/{file_id}")
     assert status == 200 and headers["Content-Type"] == "image/jpeg" and headers["X-Content-Type-Options"] == "nosniff"
     assert "filename*=UTF-8''%E6%88%B7%E5%8F%A3%E7%B0%BF.jpg" in headers["Content-Disposition"]
     assert "sandbox" in headers["Content-Security-Policy"] and "no-store" in headers["Cache-Control"]

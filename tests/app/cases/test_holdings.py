@@ -228,6 +228,8 @@ async def test_what_is_found_later_is_gone_and_must_be_replaced(hall, scanner):
     file_id = case.materials["rules"]["files"][0]["id"]
     scanner.back()
     await hall.upkeep.run()
+    found = await hall.database["audit"].find_one({"action": "material.infected"})
+    assert (found["actor"], found["subject"], found["owner_id"]) == ("worker", case.id, owner)
     row = rows_of(await hall.cases.view(case))["rules"]
     assert (row["status"], row["files"][0]["scan"]) == ("missing", "infected")
     with pytest.raises(errors.MaterialNotFound):
