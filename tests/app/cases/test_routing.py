@@ -16,8 +16,15 @@ from tests.app.cases.handled import events_of, set_clock, staff_of, submitted
 BEGIN = datetime(2026, 3, 2, 2, tzinfo=UTC)  # a Monday
 APPROVE = {"outcome": "approved", "opinion": "符合条件"}
 DENY = {"outcome": "denied", "opinion": "不符合条件"}
-LEAD, PLANNING = staff_of("sg-nyj"), staff_of("sg-zrzy")  # homestead: planning must agree
-TAX, LAND, HOUSING = staff_of("sg-swj"), staff_of("sg-bdc"), staff_of("sg-zjj")  # housing_transfer_tax: two verify side by side
+LEAD, PLANNING = (
+    staff_of("sg-nyj"),
+    staff_of("sg-zrzy"),
+)  # homestead: planning must agree
+TAX, LAND, HOUSING = (
+    staff_of("sg-swj"),
+    staff_of("sg-bdc"),
+    staff_of("sg-zjj"),
+)  # housing_transfer_tax: two verify side by side
 
 
 async def accepted(hall, alias, clerk, at=BEGIN):
@@ -27,7 +34,12 @@ async def accepted(hall, alias, clerk, at=BEGIN):
 
 
 async def audits(hall, case, action):
-    rows = await hall.database["audit"].find({"subject": case.id, "action": f"case.{action}"}).sort("_id", 1).to_list()
+    rows = (
+        await hall.database["audit"]
+        .find({"subject": case.id, "action": f"case.{action}"})
+        .sort("_id", 1)
+        .to_list()
+    )
     return [(row["actor"], row["purpose"]) for row in rows]
 
 
@@ -36,18 +48,28 @@ async def queue_of(hall, staff):
 
 
 def answer(hall, case, staff, what="agreed"):
-    return hall.review.act(case.id, "give_opinion", staff, {"answer": what, "opinion": "核验意见"})
+    return hall.review.act(
+        case.id, "give_opinion", staff, {"answer": what, "opinion": "核验意见"}
+    )
 
 
-async def test_departments_are_asked_at_acceptance_and_answer_from_their_own_lists(hall):
+async def test_departments_are_asked_at_acceptance_and_answer_from_their_own_lists(
+    hall,
+):
     case = await accepted(hall, "school_enrol", staff_of("sg-jyj"))
     asked = ["sg-gaj", "sg-bdc", "sg-sbj"]
     assert [each.agency_id for each in case.departments] == asked
-    assert case.joint_due_on == max(each.due_on for each in case.departments) == date(2026, 3, 4), "the longest path, not the sum"
+    assert (
+        case.joint_due_on
+        == max(each.due_on for each in case.departments)
+        == date(2026, 3, 4)
+    ), "the longest path, not the sum"
     assert case.joint_due_on <= case.deadline_on
     for agency in asked:
         assert await queue_of(hall, staff_of(agency)) == [case.id]
-        seen = await hall.review.view(await hall.review.get(case.id, staff_of(agency)), staff_of(agency))
+        seen = await hall.review.view(
+            await hall.review.get(case.id, staff_of(agency)), staff_of(agency)
+        )
         assert seen["allowed_actions"] == ["give_opinion"]
     with pytest.raises(CaseNotFound):
         await hall.review.get(case.id, staff_of("sg-mzj"))
@@ -56,24 +78,40 @@ async def test_departments_are_asked_at_acceptance_and_answer_from_their_own_lis
     with pytest.raises(ActionNotAllowed):
         await hall.review.act(case.id, "decide", staff_of("sg-gaj", "head"), APPROVE)
     with pytest.raises(ActionNotAllowed):
-        await answer(hall, case, staff_of("sg-jyj"))  # the lead decides, it is not asked
+        await answer(
+            hall, case, staff_of("sg-jyj")
+        )  # the lead decides, it is not asked
     after = await answer(hall, case, staff_of("sg-gaj"))
-    assert (after.state, after.assignee) == (case.state, case.assignee), "an answer moves nothing"
+    assert (after.state, after.assignee) == (case.state, case.assignee), (
+        "an answer moves nothing"
+    )
     assert await queue_of(hall, staff_of("sg-gaj")) == []
-    await hall.review.get(case.id, staff_of("sg-gaj"))  # what one has answered can still be seen
+    await hall.review.get(
+        case.id, staff_of("sg-gaj")
+    )  # what one has answered can still be seen
     view = await hall.cases.view(await hall.cases.get(case.id, case.owner_id))
-    assert [row["has_answered"] for row in view["joint"]["departments"]] == [True, False, False]
-    assert "opinion" not in view["joint"]["departments"][0], "what they say is the agency's until the decision"
+    assert [row["has_answered"] for row in view["joint"]["departments"]] == [
+        True,
+        False,
+        False,
+    ]
+    assert "opinion" not in view["joint"]["departments"][0], (
+        "what they say is the agency's until the decision"
+    )
 
 
-async def test_one_refusal_closes_nothing_and_where_all_must_agree_holds_the_approval(hall):
+async def test_one_refusal_closes_nothing_and_where_all_must_agree_holds_the_approval(
+    hall,
+):
     case = await accepted(hall, "homestead", LEAD)
     case = await answer(hall, case, PLANNING, "refused")
     assert case.is_open and case.rules["refusal_rule"] == "all_of"
     for who in (LEAD, staff_of("sg-nyj", "head")):
         with pytest.raises(ActionNotAllowed, match="部门不同意"):
             await hall.review.act(case.id, "decide", who, APPROVE)
-    await answer(hall, case, PLANNING, "agreed")  # a department may think again until the decision
+    await answer(
+        hall, case, PLANNING, "agreed"
+    )  # a department may think again until the decision
     case = await hall.review.act(case.id, "decide", LEAD, APPROVE)
     assert case.decision["outcome"] == "approved"
 
@@ -107,7 +145,9 @@ async def test_silence_is_noted_once_and_blocks_nobody(hall):
     await answer(hall, case, LAND)
     set_clock(hall, BEGIN + timedelta(days=1))
     await hall.sweeps.run()
-    assert "case.department_silent" not in await events_of(hall, case), "its day has not passed"
+    assert "case.department_silent" not in await events_of(hall, case), (
+        "its day has not passed"
+    )
     set_clock(hall, BEGIN + timedelta(days=2))
     await asyncio.gather(*(hall.sweeps.run() for _ in range(4)))
     await hall.sweeps.run()
@@ -123,71 +163,124 @@ async def test_two_departments_and_the_lead_at_the_same_instant(hall):
     for _ in range(5):
         case = await accepted(hall, "housing_transfer_tax", TAX)
         results = await asyncio.gather(
-            answer(hall, case, LAND), answer(hall, case, HOUSING), hall.review.act(case.id, "decide", TAX, DENY), return_exceptions=True
+            answer(hall, case, LAND),
+            answer(hall, case, HOUSING),
+            hall.review.act(case.id, "decide", TAX, DENY),
+            return_exceptions=True,
         )
         final = await hall.cases.get(case.id, case.owner_id)
         told = await events_of(hall, final)
         assert final.state is State.DENIED
         heard = [each.name for each in final.departments if each.answer]
-        assert told.count("case.department_answered") == len(heard) == sum(not isinstance(r, Exception) for r in results[:2])
-        assert sorted(final.decision["unheard"]) == sorted(each.name for each in final.departments if not each.answer)
-        assert all(isinstance(r, ActionNotAllowed | CaseConflict) for r in results if isinstance(r, Exception))
+        assert (
+            told.count("case.department_answered")
+            == len(heard)
+            == sum(not isinstance(r, Exception) for r in results[:2])
+        )
+        assert sorted(final.decision["unheard"]) == sorted(
+            each.name for each in final.departments if not each.answer
+        )
+        assert all(
+            isinstance(r, ActionNotAllowed | CaseConflict)
+            for r in results
+            if isinstance(r, Exception)
+        )
 
 
 async def test_an_answer_and_the_sweep_at_the_same_instant(hall):
     for _ in range(5):
         case = await accepted(hall, "homestead", LEAD)
         set_clock(hall, BEGIN + timedelta(days=20))
-        await asyncio.gather(hall.sweeps.run(), answer(hall, case, PLANNING), hall.sweeps.run())
+        await asyncio.gather(
+            hall.sweeps.run(), answer(hall, case, PLANNING), hall.sweeps.run()
+        )
         final = await hall.cases.get(case.id, case.owner_id)
-        assert final.departments[0].answer == "agreed", "an answer is never lost to the sweep"
+        assert final.departments[0].answer == "agreed", (
+            "an answer is never lost to the sweep"
+        )
         told = await events_of(hall, final)
         assert told.count("case.department_answered") == 1
-        assert told.count("case.department_silent") == (final.departments[0].silent_on is not None)
+        assert told.count("case.department_silent") == (
+            final.departments[0].silent_on is not None
+        )
 
 
 async def test_stages_follow_each_other_each_with_its_day_and_its_person(hall):
     clerk = staff_of("sg-mzj")
     case = await accepted(hall, "dibao", clerk)
-    assert [stage.key for stage in case.stages] == ["visit", "check", "publicity", "review"]
+    assert [stage.key for stage in case.stages] == [
+        "visit",
+        "check",
+        "publicity",
+        "review",
+    ]
     assert (case.stage.key, case.stage.due_on) == ("visit", date(2026, 3, 9))
     set_clock(hall, BEGIN + timedelta(days=2))
     with pytest.raises(ValidationFailed):
-        await hall.review.act(case.id, "finish_stage", clerk, {"note": "", "account": "clerk.sg-gaj"})
-    case = await hall.review.act(case.id, "finish_stage", clerk, {"note": "已入户", "account": "head.sg-mzj"})
-    assert (case.stage.key, case.stage.due_on, case.assignee) == ("check", date(2026, 3, 11), "head.sg-mzj")
+        await hall.review.act(
+            case.id, "finish_stage", clerk, {"note": "", "account": "clerk.sg-gaj"}
+        )
+    case = await hall.review.act(
+        case.id, "finish_stage", clerk, {"note": "已入户", "account": "head.sg-mzj"}
+    )
+    assert (case.stage.key, case.stage.due_on, case.assignee) == (
+        "check",
+        date(2026, 3, 11),
+        "head.sg-mzj",
+    )
     head = staff_of("sg-mzj", "head")
     case = await hall.review.act(case.id, "decide", head, APPROVE)
     assert case.decision["left_out"] == ["经济状况核对", "村（社区）公示"]
-    assert [row["state"] for row in (await hall.cases.view(case))["stages"]] == ["done", "left_out", "left_out", "done"]
+    assert [row["state"] for row in (await hall.cases.view(case))["stages"]] == [
+        "done",
+        "left_out",
+        "left_out",
+        "done",
+    ]
     assert "left out: check, publicity" in (await audits(hall, case, "decide"))[0][1]
 
 
 async def test_a_sensitive_denial_takes_two_people(hall):
-    clerk, other, head = staff_of("sg-mzj"), replace(staff_of("sg-mzj"), account="other.sg-mzj"), staff_of("sg-mzj", "head")
+    clerk, other, head = (
+        staff_of("sg-mzj"),
+        replace(staff_of("sg-mzj"), account="other.sg-mzj"),
+        staff_of("sg-mzj", "head"),
+    )
     case = await accepted(hall, "dibao", clerk)
     with pytest.raises(ActionNotAllowed, match="另一个人"):
         await hall.review.act(case.id, "decide", clerk, DENY)
     with pytest.raises(ActionNotAllowed):
-        await hall.review.act(case.id, "decide", other, DENY)  # a colleague's case, nothing proposed
+        await hall.review.act(
+            case.id, "decide", other, DENY
+        )  # a colleague's case, nothing proposed
     case = await hall.review.act(case.id, "propose", clerk, DENY)
-    assert case.state is State.ACCEPTED and "case.denied" not in await events_of(hall, case)
+    assert case.state is State.ACCEPTED and "case.denied" not in await events_of(
+        hall, case
+    )
     view = await hall.cases.view(case)
     assert "proposal" not in view, "between colleagues"
     with pytest.raises(ActionNotAllowed):
         await hall.review.act(case.id, "decide", clerk, DENY)
     results = await asyncio.gather(
-        *(hall.review.act(case.id, "decide", who, DENY) for who in (other, head, clerk)), return_exceptions=True
+        *(
+            hall.review.act(case.id, "decide", who, DENY)
+            for who in (other, head, clerk)
+        ),
+        return_exceptions=True,
     )
     assert sum(not isinstance(result, Exception) for result in results) == 1
     assert isinstance(results[2], ActionNotAllowed)
     assert (await events_of(hall, case)).count("case.denied") == 1
     alone = await accepted(hall, "dibao", clerk)
-    assert (await hall.review.act(alone.id, "decide", head, DENY)).state is State.DENIED, "the clerk accepted, the head decides"
+    assert (
+        await hall.review.act(alone.id, "decide", head, DENY)
+    ).state is State.DENIED, "the clerk accepted, the head decides"
     by_head = await accepted(hall, "dibao", head)
     with pytest.raises(ActionNotAllowed):
         await hall.review.act(by_head.id, "decide", head, DENY)
-    assert (await hall.review.act(by_head.id, "decide", head, APPROVE)).state is not State.DENIED
+    assert (
+        await hall.review.act(by_head.id, "decide", head, APPROVE)
+    ).state is not State.DENIED
 
 
 async def test_a_transfer_stays_in_the_line_keeps_the_clock_and_does_not_go_round(hall):
@@ -196,26 +289,45 @@ async def test_a_transfer_stays_in_the_line_keeps_the_clock_and_does_not_go_roun
     case = await submitted(hall, "no_crime_cert")
     due = case.accept_by_on
     with pytest.raises(ValidationFailed) as refused:
-        await hall.review.act(case.id, "transfer", police, {"agency_id": "sg-mzj", "reason": "不归我管"})
+        await hall.review.act(
+            case.id, "transfer", police, {"agency_id": "sg-mzj", "reason": "不归我管"}
+        )
     assert refused.value.errors[0]["code"] == "other_line"
     with pytest.raises(ValidationFailed):
-        await hall.review.act(case.id, "transfer", police, {"agency_id": "nobody", "reason": "x"})
+        await hall.review.act(
+            case.id, "transfer", police, {"agency_id": "nobody", "reason": "x"}
+        )
     set_clock(hall, BEGIN + timedelta(days=1))
-    case = await hall.review.act(case.id, "transfer", police, {"agency_id": "sg-jj", "reason": "属交警"})
+    case = await hall.review.act(
+        case.id, "transfer", police, {"agency_id": "sg-jj", "reason": "属交警"}
+    )
     assert (case.agency_id, case.assignee, case.accept_by_on) == ("sg-jj", None, due)
-    assert await queue_of(hall, traffic) == [case.id] and await queue_of(hall, police) == []
+    assert (
+        await queue_of(hall, traffic) == [case.id]
+        and await queue_of(hall, police) == []
+    )
     with pytest.raises(CaseNotFound):
         await hall.review.get(case.id, police)
     with pytest.raises(ValidationFailed) as refused:
-        await hall.review.act(case.id, "transfer", traffic, {"agency_id": "sg-gaj", "reason": "退回"})
+        await hall.review.act(
+            case.id, "transfer", traffic, {"agency_id": "sg-gaj", "reason": "退回"}
+        )
     assert refused.value.errors[0]["code"] == "had_it"
-    case = await hall.review.act(case.id, "transfer", traffic, {"agency_id": "sg-crj", "reason": "属出入境"})
-    assert "transfer" not in (await hall.review.view(case, border))["allowed_actions"], "twice is enough"
+    case = await hall.review.act(
+        case.id, "transfer", traffic, {"agency_id": "sg-crj", "reason": "属出入境"}
+    )
+    assert (
+        "transfer" not in (await hall.review.view(case, border))["allowed_actions"]
+    ), "twice is enough"
     assert (await events_of(hall, case)).count("case.transferred") == 2
-    assert (await hall.review.act(case.id, "accept", border, {})).state is State.ACCEPTED
+    assert (
+        await hall.review.act(case.id, "accept", border, {})
+    ).state is State.ACCEPTED
 
 
-async def test_whoever_covers_a_colleague_on_leave_may_act_and_it_is_said_for_whom(hall):
+async def test_whoever_covers_a_colleague_on_leave_may_act_and_it_is_said_for_whom(
+    hall,
+):
     set_clock(hall, BEGIN)
     agency = "sg-rsj"
     assert await hall.staff.add("cover.sg-rsj", "代理", "clerk", agency, "Pass-word-1")
@@ -227,13 +339,29 @@ async def test_whoever_covers_a_colleague_on_leave_may_act_and_it_is_said_for_wh
         return await hall.staff.authenticate(token)
 
     with pytest.raises(ActionNotAllowed):
-        await hall.review.act(case.id, "suspend", await cover(), {"kind": "hearing", "days": 3})
-    await hall.staff.set_absence(f"clerk.{agency}", "cover.sg-rsj", today - timedelta(days=1), today + timedelta(days=1))
-    await hall.staff.set_absence(f"clerk.{agency}", "cover.sg-rsj", today - timedelta(days=1), today + timedelta(days=2))
+        await hall.review.act(
+            case.id, "suspend", await cover(), {"kind": "hearing", "days": 3}
+        )
+    await hall.staff.set_absence(
+        f"clerk.{agency}",
+        "cover.sg-rsj",
+        today - timedelta(days=1),
+        today + timedelta(days=1),
+    )
+    await hall.staff.set_absence(
+        f"clerk.{agency}",
+        "cover.sg-rsj",
+        today - timedelta(days=1),
+        today + timedelta(days=2),
+    )
     assert len(await hall.staff.absences(agency)) == 1, "said again, it replaces"
     assert "suspend" in (await hall.review.view(case, await cover()))["allowed_actions"]
-    case = await hall.review.act(case.id, "suspend", await cover(), {"kind": "hearing", "days": 3})
-    assert await audits(hall, case, "suspend") == [("cover.sg-rsj", "cover for clerk.sg-rsj")]
+    case = await hall.review.act(
+        case.id, "suspend", await cover(), {"kind": "hearing", "days": 3}
+    )
+    assert await audits(hall, case, "suspend") == [
+        ("cover.sg-rsj", "cover for clerk.sg-rsj")
+    ]
     await hall.staff.end_absence(f"clerk.{agency}")
     with pytest.raises(ActionNotAllowed):
         await hall.review.act(case.id, "resume", await cover(), {})
@@ -243,8 +371,17 @@ async def test_a_head_hands_over_many_and_a_request_that_died_is_sent_again(hall
     clerk, head = staff_of("sg-rsj"), staff_of("sg-rsj", "head")
     mine = [(await accepted(hall, "injury_identify", clerk)).id for _ in range(3)]
     taken = await hall.review.act(mine[0], "reassign", head, {"account": "head.sg-rsj"})
-    rows, more = await handover.hand_over(hall.review, head, clerk.account, "head.sg-rsj", [*mine, "case_none"])
-    assert [row["outcome"] for row in rows] == ["failed", "moved", "moved", "failed"] and not more
-    rows, _more = await handover.hand_over(hall.review, head, clerk.account, "head.sg-rsj")
+    rows, more = await handover.hand_over(
+        hall.review, head, clerk.account, "head.sg-rsj", [*mine, "case_none"]
+    )
+    assert [row["outcome"] for row in rows] == [
+        "failed",
+        "moved",
+        "moved",
+        "failed",
+    ] and not more
+    rows, _more = await handover.hand_over(
+        hall.review, head, clerk.account, "head.sg-rsj"
+    )
     assert rows == [], "nothing is left to move"
     assert (await hall.cases.get(taken.id, taken.owner_id)).assignee == "head.sg-rsj"

@@ -23,7 +23,9 @@ _seeds = itertools.count(7)
 
 async def verified(hall, number, name="张示例"):
     resident_id = await a_person(hall)
-    sealed = store.sealed_fields(hall.keys, resident_id, {"name": name, "id_number": number})
+    sealed = store.sealed_fields(
+        hall.keys, resident_id, {"name": name, "id_number": number}
+    )
     await hall.database["residents"].update_one({"_id": resident_id}, {"$set": sealed})
     return resident_id
 
@@ -43,9 +45,15 @@ async def ready(hall, *, name="张示例", with_licence=True, **fields):
     number = id_number(next(_seeds))
     owner = await verified(hall, number)
     case = await opened(hall, "unemployment_register", owner)
-    case = await hall.cases.drafts.save(case.id, owner, Save({"name": name, "id_number": number, **fields}, {}, case.version))
+    case = await hall.cases.drafts.save(
+        case.id,
+        owner,
+        Save({"name": name, "id_number": number, **fields}, {}, case.version),
+    )
     if with_licence:
-        await hall.cases.put_licence(case.id, owner, "id_card", await id_card(hall, owner))
+        await hall.cases.put_licence(
+            case.id, owner, "id_card", await id_card(hall, owner)
+        )
     else:
         await hall.cases.put_material(case.id, owner, "id_card", "a.png", picture())
     return await hall.cases.get(case.id, owner)
@@ -55,13 +63,31 @@ async def test_what_is_sure_is_decided_at_once_with_the_reasons_written_down(hal
     draft = await ready(hall)
     case = await hall.cases.submit(draft.id, draft.owner_id, command="c")
     assert case.state is State.COMPLETED and case.decision["is_automatic"]
-    assert (await events_of(hall, case))[1:] == ["case.submitted", "case.accepted", "case.approved", "case.completed"]
-    assert (case.auto["rule_set"], case.auto["version"], case.auto["doubts"]) == ("unemployment_register", 1, [])
-    assert len(case.auto["facts"]) == 4 and all(fact["holds"] for fact in case.auto["facts"])
-    assert "unemployment_register" in case.decision["opinion"] and "第1版" in case.decision["opinion"]
-    stored = await hall.database["cases"].find_one({"_id": case.id}, {"auto": 1, "timeline": 1, "decision": 1})
+    assert (await events_of(hall, case))[1:] == [
+        "case.submitted",
+        "case.accepted",
+        "case.approved",
+        "case.completed",
+    ]
+    assert (case.auto["rule_set"], case.auto["version"], case.auto["doubts"]) == (
+        "unemployment_register",
+        1,
+        [],
+    )
+    assert len(case.auto["facts"]) == 4 and all(
+        fact["holds"] for fact in case.auto["facts"]
+    )
+    assert (
+        "unemployment_register" in case.decision["opinion"]
+        and "第1版" in case.decision["opinion"]
+    )
+    stored = await hall.database["cases"].find_one(
+        {"_id": case.id}, {"auto": 1, "timeline": 1, "decision": 1}
+    )
     kept = encode(stored)
-    assert draft.form["id_number"].encode() not in kept and "张示例".encode() not in kept, "what the rules looked at is kept masked"
+    assert (
+        draft.form["id_number"].encode() not in kept and "张示例".encode() not in kept
+    ), "what the rules looked at is kept masked"
     again = await hall.cases.submit(draft.id, draft.owner_id, command="c")
     assert again.version == case.version, "sent again, nothing happens again"
     assert case.accepted_at <= case.decided_at <= case.completed_at
@@ -79,16 +105,26 @@ async def test_any_doubt_goes_to_a_person_who_sees_it(hall):
         assert any(why in doubt for doubt in seen["auto"]["doubts"]), seen["auto"]
         assert "auto" not in await hall.cases.view(case)
         await hall.review.act(case.id, "accept", clerk, {})
-        assert (await hall.review.act(case.id, "decide", clerk, {"outcome": "approved", "opinion": ""})).state is State.COMPLETED
+        assert (
+            await hall.review.act(
+                case.id, "decide", clerk, {"outcome": "approved", "opinion": ""}
+            )
+        ).state is State.COMPLETED
 
 
 async def test_what_looks_wrong_on_the_form_is_a_doubt(hall):
     draft = await ready(hall)
     item = hall.catalogue.item("unemployment_register")
-    evidence = auto_decision.Evidence("张示例", draft.form["id_number"], {draft.materials["id_card"]["licence_id"]: "LIC-IDCARD"})
+    evidence = auto_decision.Evidence(
+        "张示例",
+        draft.form["id_number"],
+        {draft.materials["id_card"]["licence_id"]: "LIC-IDCARD"},
+    )
     assert auto_decision.judged(draft, item, evidence, [], BEGIN).auto["doubts"] == []
     advice = [error_row("/form/wish", "unusual", "看起来不对")]
-    assert auto_decision.judged(draft, item, evidence, advice, BEGIN).auto["doubts"] == ["表单提示：看起来不对"]
+    assert auto_decision.judged(draft, item, evidence, advice, BEGIN).auto[
+        "doubts"
+    ] == ["表单提示：看起来不对"]
 
 
 async def test_the_applicant_may_ask_for_a_person(hall):
@@ -100,17 +136,25 @@ async def test_the_applicant_may_ask_for_a_person(hall):
 
 async def test_a_licence_that_was_annulled_meanwhile_decides_nothing(hall):
     draft = await ready(hall)
-    await hall.database["licences"].update_many({"holder_id": draft.owner_id}, {"$set": {"state": "annulled"}})
+    await hall.database["licences"].update_many(
+        {"holder_id": draft.owner_id}, {"$set": {"state": "annulled"}}
+    )
     with pytest.raises(Incomplete):
         await hall.cases.submit(draft.id, draft.owner_id)
 
 
 async def test_only_items_whose_data_carries_rules_are_decided_by_rules(hall):
-    by_rules = {item["alias"] for item in hall.catalogue.snapshot.items if item.get("auto_rules")}
+    by_rules = {
+        item["alias"]
+        for item in hall.catalogue.snapshot.items
+        if item.get("auto_rules")
+    }
     assert by_rules == {"unemployment_register", "tax_paid_cert"}
     set_clock(hall, BEGIN)
     owner = await verified(hall, id_number(next(_seeds)))
-    case = await opened(hall, "pension_cert", owner)  # auto_decide, and nothing to upload: no rules, so people
+    case = await opened(
+        hall, "pension_cert", owner
+    )  # auto_decide, and nothing to upload: no rules, so people
     assert (await hall.cases.submit(case.id, owner)).state is State.SUBMITTED
 
 
@@ -134,8 +178,15 @@ async def test_a_head_looks_at_the_sample_once(hall, monkeypatch):
     finding = {"finding": "wrong", "note": "年龄算错"}
     with pytest.raises(ActionNotAllowed):
         await hall.review.act(case.id, "audit_sample", clerk, finding)
-    results = await asyncio.gather(*(hall.review.act(case.id, "audit_sample", head, finding) for _ in range(3)), return_exceptions=True)
+    results = await asyncio.gather(
+        *(hall.review.act(case.id, "audit_sample", head, finding) for _ in range(3)),
+        return_exceptions=True,
+    )
     assert sum(not isinstance(result, Exception) for result in results) == 1
     assert (await hall.review.samples(head))[0] == []
     [done] = (await hall.review.samples(head, state="done"))[0]
-    assert (done.sample["finding"], done.sample["by"], done.state) == ("wrong", head.account, State.COMPLETED)
+    assert (done.sample["finding"], done.sample["by"], done.state) == (
+        "wrong",
+        head.account,
+        State.COMPLETED,
+    )

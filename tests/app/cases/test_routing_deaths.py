@@ -7,7 +7,13 @@ import pytest
 from app.cases import auto_decision, handover
 from app.cases.model import State
 from tests.app.cases.dying import mortal
-from tests.app.cases.handled import a_person, opened, set_clock, staff_of, with_materials
+from tests.app.cases.handled import (
+    a_person,
+    opened,
+    set_clock,
+    staff_of,
+    with_materials,
+)
 from tests.app.cases.test_deaths import trace, whole
 from tests.app.cases.test_routing_auto import ready
 
@@ -31,7 +37,9 @@ async def carried(hall, monkeypatch, case_id, steps, after):
             assert now != start, f"{name} was never done"
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before_the_command", "before_its_answer"])
+@pytest.mark.parametrize(
+    "after", [False, True], ids=["before_the_command", "before_its_answer"]
+)
 async def test_departments_stages_proposals_and_the_decision(hall, monkeypatch, after):
     set_clock(hall, BEGIN)
     owner = await a_person(hall)
@@ -42,7 +50,9 @@ async def test_departments_stages_proposals_and_the_decision(hall, monkeypatch, 
         return lambda: hall.review.act(case.id, action, who, body)
 
     def later():
-        set_clock(hall, BEGIN + timedelta(days=5))  # the department's day has passed, the office's has not
+        set_clock(
+            hall, BEGIN + timedelta(days=5)
+        )  # the department's day has passed, the office's has not
         return hall.sweeps.run()
 
     await carried(
@@ -50,12 +60,37 @@ async def test_departments_stages_proposals_and_the_decision(hall, monkeypatch, 
         monkeypatch,
         case.id,
         [
-            ("accept", staff("accept", LEAD), ["case.accepted", "case.departments_asked"], ["case.accept"]),
-            ("finish_stage", staff("finish_stage", LEAD, note="", account=None), ["case.stage_finished"], ["case.finish_stage"]),
+            (
+                "accept",
+                staff("accept", LEAD),
+                ["case.accepted", "case.departments_asked"],
+                ["case.accept"],
+            ),
+            (
+                "finish_stage",
+                staff("finish_stage", LEAD, note="", account=None),
+                ["case.stage_finished"],
+                ["case.finish_stage"],
+            ),
             ("note_silence", later, ["case.department_silent"], []),
-            ("give_opinion", staff("give_opinion", PLANNING, **REFUSED), ["case.department_answered"], ["case.give_opinion"]),
-            ("propose", staff("propose", LEAD, outcome="denied", opinion="规划不符"), [], ["case.propose"]),
-            ("decide", staff("decide", HEAD, outcome="denied", opinion="规划不符"), ["case.denied"], ["case.decide"]),
+            (
+                "give_opinion",
+                staff("give_opinion", PLANNING, **REFUSED),
+                ["case.department_answered"],
+                ["case.give_opinion"],
+            ),
+            (
+                "propose",
+                staff("propose", LEAD, outcome="denied", opinion="规划不符"),
+                [],
+                ["case.propose"],
+            ),
+            (
+                "decide",
+                staff("decide", HEAD, outcome="denied", opinion="规划不符"),
+                ["case.denied"],
+                ["case.decide"],
+            ),
         ],
         after,
     )
@@ -64,29 +99,58 @@ async def test_departments_stages_proposals_and_the_decision(hall, monkeypatch, 
     assert final.departments[0].answer == "refused" and final.departments[0].silent_on
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before_the_command", "before_its_answer"])
+@pytest.mark.parametrize(
+    "after", [False, True], ids=["before_the_command", "before_its_answer"]
+)
 async def test_a_transfer_and_a_handing_over(hall, monkeypatch, after):
     set_clock(hall, BEGIN)
     owner = await a_person(hall)
     case = await with_materials(hall, await opened(hall, "no_crime_cert", owner))
     await hall.cases.submit(case.id, owner)
-    to, clerk, head = {"agency_id": "sg-jj", "reason": "属交警"}, staff_of("sg-jj"), staff_of("sg-jj", "head")
+    to, clerk, head = (
+        {"agency_id": "sg-jj", "reason": "属交警"},
+        staff_of("sg-jj"),
+        staff_of("sg-jj", "head"),
+    )
     await carried(
         hall,
         monkeypatch,
         case.id,
         [
-            ("transfer", lambda: hall.review.act(case.id, "transfer", staff_of("sg-gaj"), to), ["case.transferred"], ["case.transfer"]),
-            ("accept", lambda: hall.review.act(case.id, "accept", clerk, {}), ["case.accepted"], ["case.accept"]),
-            ("reassign", lambda: handover.hand_over(hall.review, head, clerk.account, head.account), [], ["case.reassign"]),
+            (
+                "transfer",
+                lambda: hall.review.act(case.id, "transfer", staff_of("sg-gaj"), to),
+                ["case.transferred"],
+                ["case.transfer"],
+            ),
+            (
+                "accept",
+                lambda: hall.review.act(case.id, "accept", clerk, {}),
+                ["case.accepted"],
+                ["case.accept"],
+            ),
+            (
+                "reassign",
+                lambda: handover.hand_over(
+                    hall.review, head, clerk.account, head.account
+                ),
+                [],
+                ["case.reassign"],
+            ),
         ],
         after,
     )
     final = await hall.cases.get(case.id, owner)
-    assert (final.agency_id, final.assignee, len(final.transfers)) == ("sg-jj", head.account, 1)
+    assert (final.agency_id, final.assignee, len(final.transfers)) == (
+        "sg-jj",
+        head.account,
+        1,
+    )
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["before_the_command", "before_its_answer"])
+@pytest.mark.parametrize(
+    "after", [False, True], ids=["before_the_command", "before_its_answer"]
+)
 async def test_a_decision_by_rules_and_its_sample(hall, monkeypatch, after):
     monkeypatch.setattr(auto_decision, "is_sampled", lambda _case_id, _percent: True)
     draft = await ready(hall)
@@ -97,8 +161,20 @@ async def test_a_decision_by_rules_and_its_sample(hall, monkeypatch, after):
         monkeypatch,
         draft.id,
         [
-            ("submit", lambda: hall.cases.submit(draft.id, draft.owner_id, command="c"), told, []),
-            ("audit_sample", lambda: hall.review.act(draft.id, "audit_sample", staff_of("sg-rsj", "head"), finding), [], ["case.audit_sample"]),
+            (
+                "submit",
+                lambda: hall.cases.submit(draft.id, draft.owner_id, command="c"),
+                told,
+                [],
+            ),
+            (
+                "audit_sample",
+                lambda: hall.review.act(
+                    draft.id, "audit_sample", staff_of("sg-rsj", "head"), finding
+                ),
+                [],
+                ["case.audit_sample"],
+            ),
         ],
         after,
     )
