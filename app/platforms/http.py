@@ -13,8 +13,8 @@ ProviderUnavailable (kernel)
 
 import asyncio
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -71,11 +71,12 @@ def is_host_away(error: ProviderUnavailable) -> bool:
 
 @dataclass(frozen=True)
 class Response:
-    """An answer: status, headers by lower-case name, the bytes as they came."""
+    """An answer: status, headers by lower-case name, the bytes as they came. `is_repeat`: to a call that was made twice."""
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    is_repeat: bool = False
 
     def header(self, name: str) -> str:
         return self.headers.get(name.lower(), "")
@@ -115,6 +116,7 @@ class HttpClient:
         timeout_s: float,
         max_bytes: int = MAX_ANSWER_BYTES,
         repeatable: bool = False,
+        headers_again: Callable[[], Mapping[str, str]] | None = None,
     ) -> Response:
         """Send one request, exactly this URL and these bytes, and return the answer, whatever its status below 500.
 
@@ -123,7 +125,9 @@ class HttpClient:
             url: complete and already percent-encoded; nothing in it is changed (signatures cover it).
             timeout_s: for everything, waiting for a free place included.
             repeatable: the very same call may be made twice, so it is, once, when the connection breaks before any answer (a kept
-                connection that the other side was just closing, most often).
+                connection that the other side was just closing, most often). The answer says so (`is_repeat`): a refusal may then be
+                one of the repetition alone.
+            headers_again: makes the headers of the repetition, where a signature counts once.
 
         Raises:
             VendorUnreachable, VendorUnknown.
@@ -138,7 +142,9 @@ class HttpClient:
                 except VendorUnknown as error:
                     if not (repeatable and isinstance(error.__cause__, _CUT_OFF)):
                         raise
-                    response = await self._send(vendor, method, url, headers, body, timeout_s, max_bytes)
+                    again = headers_again() if headers_again else headers
+                    response = await self._send(vendor, method, url, again, body, timeout_s, max_bytes)
+                    response = replace(response, is_repeat=True)
             outcome, status = "answered", response.status
             return response
         except OpenedState as error:

@@ -97,6 +97,8 @@ class WeChatPayClient:
             raise NotEnoughFunds(code)
         if plain(code) in _UNKNOWN_CODES or not code:
             raise ProviderUnknown(f"status {response.status} {code}")
+        if response.is_repeat and method != "GET":
+            raise ProviderUnknown(f"{code} to a repetition")  # the first one, cut off, may have worked all the same: a query tells
         raise ProviderRefused(code)
 
     async def fetch_certificates(self) -> Response:
@@ -147,21 +149,24 @@ class WeChatPayClient:
         self, host: str, method: str, path: str, body: bytes, timeout_s: float, serial: str
     ) -> Response:
         url = host + path
-        headers = {
-            "Authorization": self.authorization(method, url, body),
-            "Accept": "application/json",
-            "Content-Type": "application/json",
-        }
-        if serial:
-            headers["Wechatpay-Serial"] = serial  # selects the key the answer is signed with
+
+        def headers() -> dict[str, str]:
+            signed = {
+                "Authorization": self.authorization(method, url, body),
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+            }
+            return signed | {"Wechatpay-Serial": serial} if serial else signed  # selects the key the answer is signed with
+
         return await self._http.request(
             NAME,
             method,
             url,
-            headers=headers,
+            headers=headers(),
             body=body or None,
             timeout_s=timeout_s,
             repeatable=True,  # everything here is told apart by the number in it, not by how often it comes
+            headers_again=headers,  # a signature (time, nonce) counts once
         )
 
     def authorization(self, method: str, url: str, body: bytes = b"") -> str:

@@ -30,10 +30,15 @@ REFUND = RefundTry(TRY.out_trade_no, "rfd_1", "{}")
 @pytest.fixture
 async def scripted(hall):
     """Both providers at a host that answers what the test says: `(status, body)`, signed where it is a 200 or 204."""
-    own, say = hall.credentials, SimpleNamespace(status=200, body=b"{}", requests=[])
+    own, say = hall.credentials, SimpleNamespace(status=200, body=b"{}", requests=[], signatures=[], cut_off=0)
 
     async def wechat(request):
         say.requests.append(await request.read())
+        say.signatures.append(request.headers.get("Authorization", ""))
+        if say.cut_off and request.method == "POST":
+            say.cut_off -= 1
+            request.transport.close()
+            return web.Response()
         headers = {"Content-Type": "application/json"}
         if say.status < 300:
             headers |= wechatpay_notice.signature_headers(
@@ -101,6 +106,16 @@ async def test_not_there_in_every_spelling(scripted, code):
     scripted.status, scripted.body = 404, orjson.dumps({"code": code})
     assert (await scripted.wechatpay.query(TRY)).state is PaymentState.NOT_FOUND
     assert (await scripted.wechatpay.query_refund(REFUND)).state is RefundProviderState.NOT_FOUND
+
+
+async def test_a_call_that_was_cut_off_is_signed_afresh_and_a_refusal_of_its_repetition_proves_nothing(scripted):
+    scripted.status, scripted.body, scripted.cut_off = 401, b'{"code":"SIGN_ERROR"}', 1
+    with pytest.raises(ProviderUnknown):
+        await scripted.wechatpay.create(TRY)
+    (first, second), (signed, signed_again) = scripted.requests[-2:], scripted.signatures[-2:]
+    assert first == second == b"{}" and signed != signed_again
+    with pytest.raises(ProviderRefused):
+        await scripted.wechatpay.create(TRY)
 
 
 def order(**changes):
