@@ -50,7 +50,7 @@ class _Calls(HallHandler):
     async def put_piece(self, case_id: str, key: str, upload_id: str, number: str) -> None:
         if len(self.request.body) > MAX_PIECE_BYTES:
             raise TooLarge("一片最多1MB，请按 piece_size 分片。", en="A piece is at most 1 MiB: see piece_size.")
-        if len(number) > 6:
+        if not number.isascii() or not number.isdigit() or len(number) > 6:
             raise NotFound("没有这一片。", en="No such piece.")
         resident_id = self.resident.resident_id
         upload = await self.hall.pieces.put(case_id, resident_id, key, upload_id, int(number), self.request.body)
@@ -123,10 +123,10 @@ _PAGE = rf"/cases/(case_{ULID})/materials/(\w+)/uploads"
 
 routes = [
     (_API, Uploads),
-    (_API + r"/(upl_\w+)", Upload),
-    (_API + r"/(upl_\w+)/pieces/(\d+)", Piece),
-    (_API + r"/(upl_\w+)/complete", Complete),
+    (_API + r"/([\w-]+)", Upload),
+    (_API + r"/([\w-]+)/pieces/([\w-]+)", Piece),
+    (_API + r"/([\w-]+)/complete", Complete),
     (_PAGE, PageUploads),
-    (_PAGE + r"/(upl_\w+)/pieces/(\d+)", PagePiece),
-    (_PAGE + r"/(upl_\w+)/complete", PageComplete),
+    (_PAGE + r"/([\w-]+)/pieces/([\w-]+)", PagePiece),
+    (_PAGE + r"/([\w-]+)/complete", PageComplete),
 ]
