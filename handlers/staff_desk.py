@@ -115,5 +115,5 @@ routes = [
     (r"/staff/v1/cases/([\w-]+)/marks", CaseMarks),
     (r"/staff/v1/cases/([\w-]+)/marks/(\w+)", CaseMark),
     (r"/staff/v1/opinions", OpinionList),
-    (r"/staff/v1/opinions/(opn_[0-9A-Z]{26})", OneOpinion),
+    (r"/staff/v1/opinions/([\w-]{1,64})", OneOpinion),
 ]
