@@ -161,6 +161,10 @@ def start_mongod(data_dir: Path, port: int | None = None, *, journal_every_ms: i
             "--setParameter", "diagnosticDataCollectionEnabled=false",
             "--setParameter", f"transactionLifetimeLimitSeconds={TRANSACTION_LIFETIME_S}",
             "--journalCommitInterval", str(journal_every_ms),
+            # A dropped collection is a file for each index, kept open for minutes: tests, which drop hundreds, would use up the files
+            # that a process may open, and mongod ends when there are no more.
+            "--setParameter", "minSnapshotHistoryWindowInSeconds=5",
+            "--wiredTigerEngineConfigString", "file_manager=(close_idle_time=5,close_scan_interval=2,close_handle_minimum=200)",
         ],
         data_dir,
         f"mongodb://127.0.0.1:{port}/?directConnection=true",
