@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pymongo
 import pytest
+from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -18,6 +19,10 @@ from app.storage.mongo import Database  # noqa: E402
 from app.storage.redis import connect  # noqa: E402
 from commands.servers import start_embedded  # noqa: E402
 from sandbox.credentials import FILE_NAME, load_or_make  # noqa: E402
+
+# How long an example takes says something about the machine, nothing about the code.
+settings.register_profile("hall", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hall")
 
 _JOURNEYS = "tests/journeys/"
 _MEMORY = Path("/dev/shm")  # noqa: S108
