@@ -62,7 +62,10 @@ class Courier:
         if seconds == 0.0 and self._under_way:
             seconds = 0.5
         try:
-            await asyncio.wait_for(self._woken.wait(), timeout=seconds)
+            # Not wait_for: on Python 3.11 it loses a cancellation that comes in the very moment in which it is woken, and whoever
+            # stops the courier would wait for ever.
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
         except TimeoutError:
             pass
 

@@ -49,6 +49,7 @@ async def until_card(head, case, rule, **query):
     raise AssertionError(f"no {rule} among {sorted(found)}")
 
 
+@pytest.mark.long
 async def test_an_office_that_sleeps_is_warned_then_red_then_its_superior_knows(hall, anyone, clerk, move):
     resident, _name = await someone(anyone)
     officer = await clerk("sg-rsj")

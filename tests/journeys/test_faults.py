@@ -106,6 +106,7 @@ async def test_web_killed_between_notice_and_answer(hall, anyone):
     assert sorted(events_of(await settled(resident))) == sorted(PAID_STORY)
 
 
+@pytest.mark.long
 async def test_worker_killed_in_the_middle_again_and_again(hall, anyone):
     resident, case = await a_case(anyone)
     await paid_attempt(resident, hall.sandbox_url, "case", case["id"])

@@ -55,6 +55,7 @@ def short(found):
     return sorted(set(found.problems))[:10]
 
 
+@pytest.mark.long
 def test_every_path_of_twelve_steps_ends_somewhere_and_no_clock_runs_while_it_is_stopped():
     # Each kind of item by itself: worlds of different rules are different though they look alike. What has nothing to do with routing is
     # walked with the other items.
@@ -66,6 +67,13 @@ def test_every_path_of_twelve_steps_ends_somewhere_and_no_clock_runs_while_it_is
     never = [row for row in machine.TABLE if row not in taken and row.name != "recompute"]
     assert [(row.name, row.actor, row.target) for row in never] == [], "every row was walked"
     assert walks[0].worlds > 10_000
+
+
+def test_every_path_of_eight_steps_of_every_kind_of_item():
+    few = tuple(move for move in MOVES if move[0] in ROUTING)
+    walks = [walk(VARIANTS, most=8), *(walk([start], few, most=8) for start in JOINT), walk(BY_RULES, few, most=8)]
+    assert [short(found) for found in walks] == [[], [], [], []]
+    assert walks[0].worlds > 200
 
 
 def planted(monkeypatch, rows, removed=()):
@@ -85,7 +93,7 @@ def test_it_finds_a_way_out_of_a_suspension_that_forgets_to_end_it(monkeypatch):
 def test_it_finds_a_second_suspension(monkeypatch):
     suspend = next(row for row in machine.TABLE if row.name == "suspend")
     planted(monkeypatch, [replace(suspend, sources=frozenset({State.SUSPENDED}))])
-    assert any("two stops at once" in problem for problem in walk(VARIANTS[:1], most=6).problems)
+    assert any("two stops at once" in problem for problem in walk(VARIANTS[:1], most=8).problems)
 
 
 def test_it_finds_a_dead_end(monkeypatch):
