@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import pickle
 import sys
+import pytest
 from pathlib import Path
 
 from app.kernel.ids import new_id
@@ -168,6 +169,7 @@ async def test_an_order_somebody_else_is_changing_holds_up_nobody_but_itself(hal
     assert found.version == locked.version + 4, "paying, prepay, the other one's change, settled"
 
 
+@pytest.mark.long
 async def test_whoever_goes_away_takes_nobody_along(hall):
     pairs = await paying(hall, 6)
     tasks = [asyncio.create_task(hall.payments.receive("wechatpay", *reversed(notice(hall, attempt)))) for _, attempt in pairs]
