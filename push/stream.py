@@ -14,6 +14,7 @@ from pymongo.errors import PyMongoError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.kernel.tasks import end
 from push.model import STREAM_CHANNEL, stream_id, view_message
 from push.store import Store
 
@@ -139,10 +140,7 @@ class Stream:
     async def close(self) -> None:
         """Send every connection away, and stop listening."""
         self._send_away()
-        ending = [task for task in (*self._tasks, self._watch) if task is not None]
-        for task in ending:
-            task.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        await end(task for task in (*self._tasks, self._watch) if task is not None)
         self._tasks, self._watch = [], None
 
     # --- inside ---

@@ -22,6 +22,7 @@ from typing import Any
 import structlog
 
 from app.kernel.clock import SHANGHAI, shanghai_day, utc_now
+from app.kernel.tasks import end
 from app.storage.mongo import Database
 from payments.asking import Asking
 from payments.bill import BillRefused, Reading
@@ -158,7 +159,7 @@ class Reconcile:
                 await self.store.release(run["_id"], holder)
             raise
         finally:
-            keeper.cancel()
+            await end([keeper])
         await self.store.release(run["_id"], holder, state="done", problem="", done_at=self._clock())
         await asyncio.to_thread(self._tidy)
         done = await self.store.load(provider, day)

@@ -159,9 +159,12 @@ class Hall:
 
     async def until(self, order: Order, state: str, seconds: float = 5) -> Order:
         """Wait until the order has a state (for notices under way)."""
-        async with asyncio.timeout(seconds):
-            while (found := await self.payments.get_order(order.id, order.owner_id)).state != state:
-                await asyncio.sleep(0.02)
+        # Not asyncio.timeout: its one cancellation can be lost in a database call (app/kernel/tasks.py), and this would go on for ever.
+        until = asyncio.get_running_loop().time() + seconds
+        while (found := await self.payments.get_order(order.id, order.owner_id)).state != state:
+            if asyncio.get_running_loop().time() > until:
+                raise TimeoutError(f"{found.state}, not {state}")
+            await asyncio.sleep(0.02)
         return found
 
     async def events(self, order: Order) -> list[str]:

@@ -15,6 +15,7 @@ from tornado.web import Application
 from app.checks.payables import BillPayables
 from app.checks.reports import BillReports
 from app.exchange.departments import Departments
+from app.kernel.tasks import end
 from app.platforms import rsa
 from app.platforms.alipay import AlipayGateway
 from app.storage.mongo import Database
@@ -168,8 +169,7 @@ def mortal(handler: type[Any]) -> type[Any]:
             death.cancel()
             if not life.is_dead:
                 return await work
-            work.cancel()
-            await asyncio.wait({work})
+            await end([work])
             if not self._finished:
                 self.detach().close()
 

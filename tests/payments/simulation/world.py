@@ -24,6 +24,7 @@ from app.kernel.clock import SHANGHAI
 from app.kernel.errors import Conflict, NotFound
 from app.kernel.events import Event
 from app.kernel.ids import new_id, ulid
+from app.kernel.tasks import end
 from app.storage import outbox
 from app.storage.mongo import Database, ensure_indexes
 from app.storage.redis import connect, publish
@@ -246,9 +247,7 @@ class World:
     async def _succeed(self, dead: Process) -> None:
         await self._start_again(dead.name)
         await asyncio.sleep(HOLDS_LOCKS_S)
-        for task in [*dead.tasks]:
-            task.cancel()
-        await asyncio.gather(*dead.tasks, return_exceptions=True)
+        await end(dead.tasks)
         left_open = dead.life.open_transactions
         self.counts["transactions left open"] += len(left_open)
         if left_open:
