@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from payments.bill import MAX_UNPACKED_BYTES, BillKind, BillRefused, BillRow, BillState, Reading, china_moment, exact, fen
-from payments.providers.alipay_bills import DAMAGE, PROVIDER, lines_of, members_of
+from payments.providers.alipay_bills import DAMAGE, PROVIDER, lines_of, members_of, places_of
 
 _NEEDED = ("业务流水号", "商户订单号", "发生时间", "收入金额（+元）", "支出金额（-元）", "业务类型")
 _PAYMENTS = frozenset({"在线支付", "交易付款", "交易"})
@@ -118,12 +118,8 @@ class _Columns:
     """Where each column is, and how to cut a row into them."""
 
     def __init__(self, header: str) -> None:
-        names = [name.strip().replace("(", "（").replace(")", "）") for name in header.split(",")]
-        self.place: Mapping[str, int] = {name: place for place, name in enumerate(names)}
-        missing = [name for name in _NEEDED if name not in self.place]
-        if missing:
-            raise BillRefused(f"column missing: {', '.join(missing)}")
-        self._count = len(names)
+        self.place = places_of(header, _NEEDED)
+        self._count = header.count(",") + 1
 
     def split(self, line: str) -> list[str]:
         """Cut a row; commas in the product name end at the time that follows it, those in the remark are counted from the end."""

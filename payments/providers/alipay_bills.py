@@ -12,7 +12,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -167,17 +167,23 @@ def lines_of(file: IO[bytes], reading: Reading, max_bytes: int) -> Iterator[str]
             raise BillRefused("not GBK") from error
 
 
+def places_of(header: str, needed: Iterable[str]) -> Mapping[str, int]:
+    """Return where each column stands, by its name. Raises BillRefused when one that is needed is not there."""
+    # Half-width parentheses have been seen too; one form inside.
+    names = [name.strip().replace("(", "（").replace(")", "）") for name in header.split(",")]
+    place = {name: place for place, name in enumerate(names)}
+    missing = [name for name in needed if name not in place]
+    if missing:
+        raise BillRefused(f"column missing: {', '.join(missing)}")
+    return place
+
+
 class _Columns:
     """Where each column is, and how to cut a row into them."""
 
     def __init__(self, header: str) -> None:
-        # Half-width parentheses have been seen too; one form inside.
-        names = [name.strip().replace("(", "（").replace(")", "）") for name in header.split(",")]
-        self.place: Mapping[str, int] = {name: place for place, name in enumerate(names)}
-        missing = [name for name in _NEEDED if name not in self.place]
-        if missing:
-            raise BillRefused(f"column missing: {', '.join(missing)}")
-        self._count = len(names)
+        self.place = places_of(header, _NEEDED)
+        self._count = header.count(",") + 1
 
     def split(self, line: str) -> list[str]:
         """Cut a row into fields without their padding. Raises BillRefused."""

@@ -9,6 +9,7 @@ import hashlib
 import io
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,15 +51,22 @@ _REFUND_STATES = {
 
 def read_file(path: Path, *, is_gzip: bool, sha1: str = "", reading: Reading | None = None) -> Iterator[BillRow]:
     """Yield the rows of a bill file; see `read_bill`."""
-    with path.open("rb") as packed:
-        if not is_gzip:
-            yield from read_bill(packed, sha1=sha1, reading=reading)
-            return
-        try:
-            with gzip.GzipFile(fileobj=packed) as unpacked:
-                yield from read_bill(unpacked, sha1=sha1, reading=reading)  # type: ignore[arg-type]
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise BillRefused(f"not whole gzip: {error}") from error
+    with unpacked(path, is_gzip=is_gzip) as file:
+        yield from read_bill(file, sha1=sha1, reading=reading)
+
+
+@contextmanager
+def unpacked(path: Path, *, is_gzip: bool) -> Iterator[BinaryIO]:
+    """Open a file as it was before it was packed. Raises BillRefused, also while it is read, when it is not whole."""
+    try:
+        with path.open("rb") as packed:
+            if is_gzip:
+                with gzip.GzipFile(fileobj=packed) as file:
+                    yield file  # type: ignore[misc]
+            else:
+                yield packed
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BillRefused(f"not whole gzip: {error}") from error
 
 
 def read_bill(

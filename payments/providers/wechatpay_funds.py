@@ -5,8 +5,6 @@ backticks, sums at the end, hashed over the unpacked file). Only a reader: nothi
 accountant proves with it what `provider:wechatpay` says: income less expense of a day is what the balance has moved by.
 """
 
-import gzip
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -14,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from payments.bill import MAX_UNPACKED_BYTES, BillRefused, china_moment, exact, fen
-from payments.providers.wechatpay_bills import Columns, Hashed, lines_of
+from payments.providers.wechatpay_bills import Columns, Hashed, lines_of, unpacked
 
 _NEEDED = ("记账时间", "微信支付业务单号", "资金流水单号", "业务名称", "业务类型", "收支类型", "收支金额(元)", "账户结余(元)")
 _FREE = ("备注",)
@@ -59,15 +57,8 @@ class FundSums:
 
 def read_file(path: Path, *, is_gzip: bool, sha1: str = "", sums: FundSums | None = None) -> Iterator[FundRow]:
     """Yield the rows of a fund flow file; see `read_funds`."""
-    with path.open("rb") as packed:
-        if not is_gzip:
-            yield from read_funds(packed, sha1=sha1, sums=sums)
-            return
-        try:
-            with gzip.GzipFile(fileobj=packed) as unpacked:
-                yield from read_funds(unpacked, sha1=sha1, sums=sums)  # type: ignore[arg-type]
-        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise BillRefused(f"not whole gzip: {error}") from error
+    with unpacked(path, is_gzip=is_gzip) as file:
+        yield from read_funds(file, sha1=sha1, sums=sums)
 
 
 def read_funds(
