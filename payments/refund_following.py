@@ -46,7 +46,7 @@ class RefundFollowing:
             source: `answer`, `query` or `notice`; for metrics and log only, all are believed alike.
 
         Raises:
-            UnknownNumber: no refund of ours; nothing was changed.
+            UnknownNumber: no refund of ours, or a notice of another merchant or trade uses its number; nothing was changed.
         """
         order = await self._store.load_of_refund(report.out_refund_no)
         refund = order.refund(report.out_refund_no) if order else None
@@ -60,6 +60,8 @@ class RefundFollowing:
             for name in differs:
                 metrics.held.labels(report.provider, f"refund_{name}").inc()
             log.error("refund.mismatch", refund_id=refund.id, differs=differs, source=source)
+            if source == "notice":  # not acknowledged, like a payment of another merchant
+                raise UnknownNumber(report.out_refund_no)
             return order
         changed: list[RefundState] = []
 
