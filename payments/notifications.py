@@ -57,7 +57,7 @@ class Notifications:
         self._providers = providers
         self._settling = settling
         self._apply_refund = apply_refund
-        self._inserts: Gather[RawBSONDocument, None] = Gather(self._insert, at_most=32, in_flight=2)
+        self._inserts: Gather[RawBSONDocument, None] = Gather(self._insert, at_most=32, in_flight=3)
 
     async def prepare(self) -> None:
         """Make the capped collection; an existing one stays."""

@@ -53,7 +53,7 @@ class Settling:
         self._store = store
         self._sources = sources
         # One is judged and sent while the other commits.
-        self._together: Gather[_Stored, _Done | None] = Gather(self._apply_together, at_most=32, in_flight=2)
+        self._together: Gather[_Stored, _Done | None] = Gather(self._apply_together, at_most=32, in_flight=3)
 
     async def apply_report(
         self, report: PaymentReport, source: str, now: datetime, *, winding_up: bool = False
