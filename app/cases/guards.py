@@ -114,10 +114,16 @@ def needs_second_person(case: Case, outcome: str) -> bool:
 
 
 def second_person(case: Case, outcome: str) -> bool:
-    """Say whether the person about to decide is a second one: somebody else proposed this, or a head decides what somebody else accepted."""
+    """Say whether the person about to decide is a second one: somebody else proposed this, or a head decides what somebody else accepted.
+
+    Whoever took the case in at the window has already stood beside its applicant as the first of the two (许可法 34): they may propose, and
+    somebody else decides.
+    """
     if not needs_second_person(case, outcome):
         return True
     account = case.acting.account if case.acting else None
+    if account is not None and account == case.taken_in_by:
+        return False
     if case.proposal is not None and case.proposal["outcome"] == outcome and case.proposal["by"] != account:
         return True
     is_head = case.acting is not None and case.acting.is_head
@@ -247,8 +253,8 @@ REASONS: Mapping[Guard, str] = {
     further_notice_in_time: "还没有告知过，或受理期限已过。",
     may_extend: "不能延长：没有法律依据，或已延长过一次，或原定期限已过。",
     nothing_holds_approval: "申请人的更正还没答复，或容缺的材料还没交齐，暂时不能准予。",
-    may_approve: "暂时不能准予：申请人的更正还没答复，或容缺的材料还没交齐，或有部门不同意，或需要另一个人提出同样的意见后再决定。",
-    may_deny: "暂时不能决定：申请人的更正还没答复，或需要另一个人提出同样的意见后再决定。",
+    may_approve: "暂时不能准予：申请人的更正还没答复，或容缺的材料还没交齐，或有部门不同意，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
+    may_deny: "暂时不能决定：申请人的更正还没答复，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
     asks_for_second_person: "这个办件不需要两人决定，可以直接作出决定。",
     is_consulted: "没有征求本单位意见，或还没轮到，或已经作出决定。",
     has_further_stage: "没有下一个环节，审查完成后直接作出决定。",

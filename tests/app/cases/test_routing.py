@@ -6,12 +6,13 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from app.cases import handover
+from app.cases import guards, handover
 from app.cases.errors import ActionNotAllowed, CaseConflict, CaseNotFound
-from app.cases.model import State
+from app.cases.model import Acting, State
 from app.cases.queue import Wanted
 from app.kernel.errors import ValidationFailed
 from tests.app.cases.handled import events_of, set_clock, staff_of, submitted
+from tests.app.cases.test_drafts import a_case
 
 BEGIN = datetime(2026, 3, 2, 2, tzinfo=UTC)  # a Monday
 APPROVE = {"outcome": "approved", "opinion": "符合条件"}
@@ -238,6 +239,32 @@ async def test_stages_follow_each_other_each_with_its_day_and_its_person(hall):
         "done",
     ]
     assert "left out: check, publicity" in (await audits(hall, case, "decide"))[0][1]
+
+
+@pytest.mark.parametrize(
+    ("taken_in_by", "proposed_by", "accepted_by", "decides", "is_head", "may"),
+    [
+        ("a", "a", "a", "b", False, True),  # took it in and proposes, a colleague decides
+        ("a", "b", "b", "a", False, False),  # took it in: not the second person too
+        ("a", "b", "b", "a", True, False),  # nor as head
+        ("a", None, "b", "a", True, False),  # nor over what a colleague accepted
+        ("a", None, "a", "c", True, True),
+        (None, "b", "b", "a", False, True),  # online: as ever
+    ],
+)
+def test_who_took_it_in_at_the_window_is_one_of_the_two(
+    taken_in_by, proposed_by, accepted_by, decides, is_head, may
+):
+    proposal = {"by": proposed_by, "outcome": "denied"} if proposed_by else None
+    case = a_case(
+        rules={"four_eyes": ["denied"]},
+        taken_in_by=taken_in_by,
+        proposal=proposal,
+        accepted_by=accepted_by,
+        acting=Acting(decides, "sg-mzj", is_head),
+    )
+    assert guards.may_deny(case, date(2026, 3, 2)) is may
+    assert guards.may_approve(case, date(2026, 3, 2)), "an outcome that takes one"
 
 
 async def test_a_sensitive_denial_takes_two_people(hall):
