@@ -114,16 +114,23 @@ class Check(CasePage):
 
     async def post(self, case_id: str) -> None:
         view = await self.load_editable(case_id)
-        action = "supplement" if view["state"] == "supplement_required" else "submit"
+        known = self.text("known", limit=1000).split(",")
+        if any(row not in known for row in handed_in(view)):
+            # Another one was handed in while this page stood open: it is shown before the last tap, which is still possible.
+            problem = errors.CaseConflict("同一件事，刚刚已经交过一件。看看下面那一件；确实不是同一件，再点一次提交。")
+            return await self._show(view, problem)
         try:
-            await getattr(self.hall.cases, action)(case_id, self.owner)
+            if view["state"] == "supplement_required":
+                await self.hall.cases.supplement(case_id, self.owner)
+            else:
+                await self.hall.cases.submit(case_id, self.owner, by_person=self.text("by_person") == "1")
         except errors.Incomplete as error:
             return await self._show(view, error)
         except errors.ActionNotAllowed:
             pass  # the other tap was faster: its case is the answer
         self.redirect(f"/cases/{case_id}", status=303)
 
-    async def _show(self, view: Mapping[str, Any], error: ValidationFailed | None = None) -> None:
+    async def _show(self, view: Mapping[str, Any], error: HallError | None = None) -> None:
         values = view["form"]["values"]
         case = await self.hall.cases.get(view["id"], self.owner)
         await self.show(
@@ -138,9 +145,22 @@ class Check(CasePage):
             level=int(view["identity_level"][1:]),
             reached=self.resident.level,
             error=error,
-            gaps=[(row, gap_link(view["id"], row["pointer"], open_photos(view))) for row in (error.errors if error else [])],
+            gaps=[(row, gap_link(view["id"], row["pointer"], open_photos(view))) for row in getattr(error, "errors", [])],
+            known=",".join(handed_in(view)),
+            has_rules=has_rules(self.hall.catalogue, view),
             back=f"/cases/{view['id']}/materials",
         )
+
+
+def handed_in(view: Mapping[str, Any]) -> list[str]:
+    """Return the ids of the owner's other cases of the item that are with the office already."""
+    return [row["id"] for row in view["possible_duplicates"] if row["submitted_at"]]
+
+
+def has_rules(catalogue: Any, view: Mapping[str, Any]) -> bool:
+    """Say whether rules may decide a draft of this item, so that its applicant can ask for a person instead."""
+    item = catalogue.item(view["item"]["alias"])
+    return view["state"] == State.DRAFT.value and bool(item["auto_decide"] and item.get("auto_rules"))
 
 
 def open_photos(view: Mapping[str, Any]) -> set[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.cases import errors, forms, materials
 from app.cases.completeness import facts_of
-from app.cases.drafts import Save
+from app.cases.drafts import Save, beginning
 from app.cases.model import Case, State
 from app.kernel.clock import SHANGHAI, today
 from app.kernel.errors import ErrorRow, HallError, ValidationFailed
@@ -15,7 +15,7 @@ from handlers.pages_cases import ID, CasePage
 
 
 class Apply(CasePage):
-    """GET: the questions before a draft is made; POST: make it. Two taps on the button make one draft."""
+    """GET: the questions before a draft is made; POST: make it. Two taps on the button, or two tabs side by side, make one draft."""
 
     async def get(self, code: str) -> None:
         if self._item(code)["service_kind"] != "handle":
@@ -25,21 +25,25 @@ class Apply(CasePage):
     async def post(self, code: str) -> None:
         item = self._item(code)
         answers = pages_forms.read_answers(item["situations"], self.form_fields)
-        case_id = self.once("case")
-        known = {case_id, *self.text("known", limit=1000).split(",")}
-        if any(case.id not in known for case in await self._open_cases(item)):
-            # Begun meanwhile in another tab or another app: shown first, and going on here is still possible.
-            return await self._ask(code, answers, errors.CaseConflict("这件事您刚在别处开始办了，看看上面那一件；确实要另办一件，再点一次。"))
-        try:
-            case = await self.hall.cases.drafts.open(
-                self.owner, item["code"], self.text("division", limit=12), answers, case_id=case_id
-            )
-        except ValidationFailed as error:
-            return await self._ask(code, answers, error)
-        self.redirect(f"/cases/{case.id}/edit", status=303)
+        case_id, after, division = self.once("case"), self.text("after", limit=40), self.text("division", limit=12)
+        drafts = self.hall.cases.drafts
+        case = await drafts.newest(self.owner, item["code"])
+        if case is None or case.id == after:
+            try:
+                # Two tabs that were opened side by side come here at once: the name lets one of them begin, and both get its draft.
+                begun_as = beginning(self.owner, item["code"], after)
+                case = await drafts.open(self.owner, item["code"], division, answers, case_id=case_id, begun_as=begun_as)
+            except ValidationFailed as error:
+                return await self._ask(code, answers, error)
+        is_same = case.state is State.DRAFT and (case.division_code, case.answers) == (division, answers)
+        if case.id == case_id or is_same:
+            return self.redirect(f"/cases/{case.id}/edit", status=303)
+        # Begun meanwhile in another tab or another app, and otherwise: shown first, and beginning anew here is still possible.
+        await self._ask(code, answers, errors.CaseConflict("这件事您刚在别处开始办了，看看上面那一件；确实要另办一件，再点一次。"))
 
     async def _ask(self, code: str, answers: Mapping[str, Any], error: HallError | None = None) -> None:
         item = self._item(code)
+        newest = await self.hall.cases.drafts.newest(self.owner, item["code"])
         await self.show(
             "apply.html",
             error.status if error else 200,
@@ -50,15 +54,12 @@ class Apply(CasePage):
             divisions=self.divisions,
             division_groups=self.division_groups,
             division=self.text("division", self.division, 12),
-            open_cases=await self._open_cases(item),
+            after=newest.id if newest else "",
+            open_cases=await self.hall.cases.drafts.open_cases(self.owner, item["code"]),
             error=error,
             errors=errors_by_field(error) if error else {},
             back=f"/items/{code}",
         )
-
-    async def _open_cases(self, item: Mapping[str, Any]) -> list[Case]:
-        found: list[Case] = await self.hall.cases.drafts.open_cases(self.owner, item["code"])
-        return found
 
     def _item(self, code: str) -> Mapping[str, Any]:
         item: Mapping[str, Any] = self.hall.catalogue.item(code)

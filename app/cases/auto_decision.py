@@ -95,9 +95,10 @@ def _look(
         given = str(case.form.get(check["field"]) or "")
         holds = bool(known) and given == known
         datum = mask_id_number(given) if is_number else mask_name(given)
+        label = next((field["label"] for field in item["form"] if field["key"] == check["field"]), check["field"])
         return _fact(
-            f"{check['field']} = 实名{check['equals']}", datum, holds
-        ), "" if holds else f"{check['field']}与实名信息不一致"
+            f"{label}与实名认证的一致", datum, holds
+        ), "" if holds else f"{label}与实名信息不一致"
     if kind == "licence":
         row = next(
             (
@@ -114,8 +115,9 @@ def _look(
             and evidence.licences.get(held) == row["licence"]
         )
         name = row["name"] if row else check["material"]
+        # The licence's own number stays in the wallet: here its tail tells it from others.
         return _fact(
-            f"{name}为有效电子证照", str(held or ""), holds
+            f"{name}为有效电子证照", f"电子证照（尾号{held[-4:]}）" if held else "没有", holds
         ), "" if holds else f"{name}不是有效的电子证照"
     if kind == "age":
         age = _age(evidence.id_number, today)
@@ -127,9 +129,13 @@ def _look(
         ), "" if holds else "年龄不在规定范围"
     given = str(case.answers.get(check["key"], ""))
     holds = given in check["among"]
+    asked = next((row for row in item["situations"] if row["key"] == check["key"]), None)
+    labels = {row["value"]: row["label"] for row in asked.get("options", ())} if asked else {}
+    among = "或".join(labels.get(value, value) for value in check["among"])
+    said = labels.get(given, given)
     return _fact(
-        f"{check['key']}为{'或'.join(check['among'])}", given, holds
-    ), "" if holds else f"情形“{given}”要由工作人员办理"
+        f"“{asked['question'] if asked else check['key']}”答{among}", said, holds
+    ), "" if holds else f"情形“{said}”要由工作人员办理"
 
 
 def _fact(rule: str, datum: str, holds: bool) -> dict[str, Any]:

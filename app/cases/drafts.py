@@ -5,6 +5,7 @@ last changed it, so an older page may add to a draft (merge) but never undo what
 """
 
 import asyncio
+import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -55,11 +56,11 @@ class Drafts:
 
     async def open(
         self, resident_id: str, item_code: str, division_code: str, answers: Mapping[str, Any], *, case_id: str,
-        taken_in_by: str | None = None,
+        taken_in_by: str | None = None, begun_as: str | None = None,
     ) -> Case:
-        """Open a draft, prefilled from the profile. The same `case_id` again returns the case that was made.
+        """Open a draft, prefilled from the profile. The same `case_id` again returns the case that was made, and so does the same `begun_as`.
 
-        `taken_in_by` is the account of the clerk at whose window the resident stands.
+        `taken_in_by` is the account of the clerk at whose window the resident stands; `begun_as` is what `beginning` gives for the page.
 
         Raises:
             NotFound (unknown item), ValidationFailed (division, answers).
@@ -95,6 +96,7 @@ class Drafts:
             rules=rules_of(item),
             channel="window" if taken_in_by else "online",
             taken_in_by=taken_in_by,
+            begun_as=begun_as,
             timeline=(_begun(now, self._catalogue.agency(item["agency"])["name"] if taken_in_by else ""),),
         )
         return await self._store.insert(case, [steps.told(case, "case.created", now)], forms.personal_keys(item))
@@ -160,6 +162,11 @@ class Drafts:
         cases, _more = await self._store.page(query, [("_id", -1)], _MANY)
         return cases
 
+    async def newest(self, owner_id: str, item_code: str) -> Case | None:
+        """Return a resident's newest case of an item, ended ones too, or None."""
+        cases, _more = await self._store.page({"owner_id": owner_id, "item_code": item_code}, [("_id", -1)], 1)
+        return cases[0] if cases else None
+
     async def possible_duplicates(self, case: Case) -> list[dict[str, Any]]:
         """Return the owner's other open cases of the same item, while this one is a draft and can still be left aside."""
         if case.state is not State.DRAFT:
@@ -176,6 +183,15 @@ class Drafts:
             for other in await self.open_cases(case.owner_id, case.item_code)
             if other.id != case.id
         ]
+
+
+def beginning(owner_id: str, item_code: str, after: str) -> str:
+    """Return the name of one beginning: of this item, by this resident, after their newest case of it (empty: none yet).
+
+    Every page that was opened on the same cases has the same name, and a unique index lets one name begin one draft. The owner is part of
+    it, so that two residents who turn out to be one person (proving.py) never meet under one name.
+    """
+    return hashlib.sha256(f"{owner_id}\n{item_code}\n{after}".encode()).hexdigest()
 
 
 def _begun(now: datetime, window: str) -> TimelineEntry:

@@ -228,6 +228,7 @@ class Case:
     channel: str = "online"  # or `window`: opened by a clerk for a resident who stands before them
     taken_in_by: str | None = None  # that clerk's account
     from_case: str | None = None  # the earlier case whose data this one began with
+    begun_as: str | None = None  # drafts.beginning: of pages that stood open side by side only one begins a draft
     decision: Mapping[str, Any] | None = None  # {"outcome", "opinion", "at"}
     delivery: Mapping[str, Any] | None = None  # {"method", "tracking", "at"}
     evaluation_level: int | None = None

@@ -23,6 +23,13 @@ INDEXES = {
         IndexModel([("owner_id", ASCENDING), ("_id", ASCENDING)], name="of_owner"),
         IndexModel([("owner_id", ASCENDING), ("state", ASCENDING), ("_id", ASCENDING)], name="of_owner_by_state"),
         IndexModel([("number", ASCENDING)], name="number", unique=True),
+        # One draft for all pages that were opened on the same cases (drafts.beginning).
+        IndexModel(
+            [("owner_id", ASCENDING), ("begun_as", ASCENDING)],
+            name="begun_as",
+            unique=True,
+            partialFilterExpression={"begun_as": {"$type": "string"}},
+        ),
         *listed.INDEXES,
         IndexModel(
             [("agency_id", ASCENDING), ("sample.state", ASCENDING), ("_id", ASCENDING)],
@@ -67,7 +74,7 @@ class CaseStore:
         return f"{item_code}{day}{counter['value']:04d}"
 
     async def insert(self, case: Case, events: Sequence[Event], personal: frozenset[str]) -> Case:
-        """Insert a new case and its events; when this id exists already (a retry after a crash), return that case."""
+        """Insert a new case and its events; when its id or its `begun_as` exists already (a retry, another tab), return that case."""
 
         async def work(session: AsyncClientSession) -> None:
             await self._cases.insert_one(self._document(case, personal), session=session)
@@ -76,7 +83,10 @@ class CaseStore:
         try:
             await self._database.transaction(work)
         except DuplicateKeyError:
-            document = await self._cases.find_one({"_id": case.id, "owner_id": case.owner_id})
+            same: list[dict[str, Any]] = [{"_id": case.id}]
+            if case.begun_as is not None:
+                same.append({"begun_as": case.begun_as})
+            document = await self._cases.find_one({"owner_id": case.owner_id, "$or": same})
             if document is None:  # the id is taken by somebody else's case
                 raise CaseConflict("请返回上一页，刷新后再试一次。", en="This id is taken: start again.") from None
             return Case.from_document(document, self._keys)

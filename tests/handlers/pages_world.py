@@ -131,6 +131,11 @@ ANSWERS = {
 
 async def submitted(world: World, browser: Browser, **changes: Any) -> Page:
     """Apply from the first question to the case's page (which then waits for the fee)."""
+    return await browser.submit(await checked(world, browser, **changes), "/check")
+
+
+async def checked(world: World, browser: Browser, **changes: Any) -> Page:
+    """Apply from the first question to the page with everything on it, before the last tap."""
     page = await draft(browser)
     page = await browser.submit(
         page, "/edit", button=("do", "next"), f__id_number=id_number(next(numbers)), **{**ANSWERS, **changes}
@@ -144,7 +149,7 @@ async def submitted(world: World, browser: Browser, **changes: Any) -> Page:
     if "去核验身份" in check.text:
         check = await prove(world, browser, back=check.path)
     assert "陈阿婆" in check.text
-    return await browser.submit(check, "/check")
+    return check
 
 
 async def clerk(world: World, agency: str = "sg-gaj") -> Browser:

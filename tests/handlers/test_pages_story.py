@@ -7,7 +7,7 @@ from typing import Any
 from app.catalogue.model import visible_fields
 from app.kernel.ids import ulid
 from commands.story import id_number, picture, sample_value
-from tests.handlers.pages_world import ANSWERS, World, clerk, draft, numbers, paid, sign_in, submitted, until, world
+from tests.handlers.pages_world import ANSWERS, World, checked, clerk, draft, numbers, paid, prove, sign_in, submitted, until, world
 
 __all__ = ["world"]  # the fixture
 
@@ -125,14 +125,35 @@ async def test_an_older_page_takes_nothing_back_that_another_device_has_saved(wo
 async def test_a_case_that_is_open_elsewhere_is_shown_before_another_is_begun_and_before_it_is_handed_in(world: World) -> None:
     browser = await sign_in(world)
     first_tab, second_tab = await browser.get("/apply/id_card_lost"), await browser.get("/apply/id_card_lost")
-    begun = await browser.submit(first_tab, first_tab.forms[-1].action, q__age="adult", division="440203")
-    asked = await browser.submit(second_tab, second_tab.forms[-1].action, q__age="adult", division="440203")
+    third_tab = await browser.get("/apply/id_card_lost")
+    begun, same = await asyncio.gather(
+        *(browser.submit(tab, tab.forms[-1].action, q__age="adult", division="440203") for tab in (first_tab, second_tab))
+    )
+    assert begun.path == same.path and begun.path.endswith("/edit"), "two tabs at once begin one draft"
+    asked = await browser.submit(third_tab, third_tab.forms[-1].action, q__age="adult", division="440204")
     assert asked.status == 409 and "没交的草稿" in asked.text and begun.path in asked.links
     another = await browser.submit(asked, asked.forms[-1].action, q__age="adult", division="440203")
     assert another.path != begun.path and another.path.endswith("/edit")
     check = await browser.get(another.path.replace("/edit", "/check"))
     assert "还有一件没办完" in check.text
     assert begun.path.removesuffix("/edit") in check.links
+
+
+async def test_two_taps_hand_in_one_case_and_what_was_handed_in_meanwhile_is_shown_first(world: World) -> None:
+    browser = await sign_in(world)
+    await prove(world, browser)
+    checks = [await checked(world, browser) for _ in range(2)]
+    taps = await asyncio.gather(*(browser.submit(checks[0], "/check") for _ in range(3)))
+    case_path = checks[0].path.removesuffix("/check")
+    assert {(tap.status, tap.path) for tap in taps} == {(200, case_path)}
+    case_id = case_path.split("/")[-1]
+    told = await world.hall.database["events"].count_documents({"subject_id": case_id, "name": "case.submitted"})
+    case = await world.hall.cases.store.load({"_id": case_id})
+    assert told == 1 and [entry.event for entry in case.timeline].count("case.submitted") == 1
+    # The other page stood open before that: it asks once more, and a second tap is an answer.
+    asked = await browser.submit(checks[1], "/check")
+    assert asked.status == 409 and "刚刚已经交过一件" in asked.text and case_path in asked.links
+    assert (await browser.submit(asked, "/check")).path == checks[1].path.removesuffix("/check")
 
 
 async def test_what_follows_from_an_id_number_is_shown_not_asked(world: World) -> None:

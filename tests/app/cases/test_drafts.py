@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.cases.carry_over import carried_over
-from app.cases.drafts import Save, keep
+from app.cases.drafts import Save, beginning, keep
 from app.cases.errors import ActionNotAllowed, DraftConflict
 from app.cases.model import Case, State
 from app.catalogue.load import load_catalogue
@@ -22,6 +22,7 @@ from app.kernel.ids import new_id
 from commands.story import picture, sample_form
 from config.settings import ROOT
 from tests.app.cases.conftest import a_resident
+from tests.app.cases.handled import a_person
 from tests.app.cases.test_service import submitted
 
 FOLDER = ROOT / "config" / "catalogue"
@@ -191,6 +192,23 @@ async def test_a_retried_request_opens_one_draft_and_other_open_cases_are_shown(
     assert [(row["id"], row["state"]) for row in view["possible_duplicates"]] == [(case_id, "draft")]
     await hall.cases.withdraw(case_id, resident_id)
     assert (await hall.cases.view(other))["possible_duplicates"] == []
+
+
+async def test_pages_opened_on_the_same_cases_begin_one_draft_and_joined_residents_never_meet_under_one_name(hall):
+    resident_id, other_id = await a_person(hall), await a_person(hall)
+
+    def begun(owner, after):
+        name = beginning(owner, LOST["code"], after)
+        return hall.cases.drafts.open(owner, "id_card_lost", "440203", {}, case_id=new_id("case"), begun_as=name)
+
+    one, *more = await asyncio.gather(*(begun(resident_id, "") for _ in range(8)))
+    assert {case.id for case in more} == {one.id}
+    assert await hall.database["events"].count_documents({"name": "case.created", "subject_id": one.id}) == 1
+    assert (await hall.cases.drafts.newest(resident_id, LOST["code"])).id == one.id
+    assert (await begun(resident_id, one.id)).id != one.id, "whoever has seen it can begin another"
+    theirs = await begun(other_id, "")
+    await hall.cases.store.reassign_owner(other_id, resident_id)
+    assert (await hall.cases.store.load({"_id": theirs.id})).owner_id == resident_id
 
 
 async def test_what_only_looks_wrong_is_handed_in_and_the_clerk_is_told_too(hall):
