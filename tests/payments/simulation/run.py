@@ -105,13 +105,26 @@ async def _execute(world: World, watch: Watch) -> list[str]:
     return problems or await invariants.broken(world)
 
 
+def _who_waits() -> list[str]:
+    """Return where the tasks of the loop stand, from their own code to what they wait for: what hangs and shows nothing is found by nobody."""
+    counted = Counter(" > ".join(_stands(task.get_coro())) for task in asyncio.all_tasks())
+    return [f"{count} wait: {stands}" for stands, count in counted.most_common()]
+
+
+def _stands(awaited: Any) -> Iterator[str]:
+    while awaited is not None:
+        frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None) or getattr(awaited, "ag_frame", None)
+        yield f"{frame.f_code.co_qualname}:{frame.f_lineno}" if frame else type(awaited).__name__
+        awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None) or getattr(awaited, "ag_await", None)
+
+
 async def _play(world: World, bundle: list[Action]) -> list[str]:
     """Do the actions of a bundle at the same time, then let the clock go on."""
     doing = {asyncio.ensure_future(perform(world, action)): action for action in bundle if action.kind not in ("clock", "watch")}
     if doing:
         done, pending = await asyncio.wait(doing, timeout=_BUNDLE_S)
         if pending:
-            return [f"never ends: {doing[task]}" for task in pending]
+            return [f"never ends: {doing[task]}" for task in pending] + _who_waits()
         for task in done:
             task.result()
     await world.until_primary()
@@ -119,7 +132,7 @@ async def _play(world: World, bundle: list[Action]) -> list[str]:
         async with asyncio.timeout(_BUNDLE_S):
             await world.settled()
     except TimeoutError:
-        return [f"never ends: what follows bundle {bundle[0].bundle}"]
+        return [f"never ends: what follows bundle {bundle[0].bundle}", *_who_waits()]
     world.advance(0.5 + sum(action.args["seconds"] for action in bundle if action.kind == "clock"))
     await world.settled()
     if any(action.kind == "watch" for action in bundle):

@@ -5,6 +5,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from datetime import time as wall_time
@@ -240,7 +241,9 @@ class World:
         """Called within the dying process: somebody starts another one, and the server lets go of the dead one's locks after a while."""
         self.counts["deaths"] += 1
         dead = self.processes[name]
-        task = asyncio.ensure_future(self._succeed(dead))
+        # In a context of its own: the dying command's holds the moment at which PyMongo must have answered it, and a successor that
+        # inherits it finds every call of its own too late, for ever.
+        task = asyncio.get_running_loop().create_task(self._succeed(dead), context=Context())
         self._burials.add(task)
         task.add_done_callback(self._burials.discard)
 
@@ -260,6 +263,7 @@ class World:
             try:
                 return await self._start(name)
             except PyMongoError:  # the servers are away at this moment: a supervisor tries again
+                await self.processes[name].end()
                 await asyncio.sleep(0.1)
 
     async def settled(self) -> None:
