@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import Schema
+from pymongo.errors import PyMongoError
 
 from app.cases import claiming, handling, opinions, review
 from app.cases.model import STATE_NAMES, State
@@ -38,6 +39,18 @@ def items_of(hall: Any, agency_id: str) -> dict[str, str]:
 
 class StaffPage(PageHandler):
     needs = "staff"
+
+    cards: Mapping[str, int] | None = None  # the open cards that concern this person, for the navigation
+
+    async def show(self, template: str, status: int = 200, **values: Any) -> None:
+        try:
+            self.cards = await self.hall.supervision.counts(self.staff)
+        except PyMongoError:
+            self.cards = None  # the number in the navigation is not worth failing a page for
+        await super().show(template, status, **values)
+
+    def get_template_namespace(self) -> dict[str, Any]:
+        return super().get_template_namespace() | {"cards": self.cards}
 
 
 class SignIn(PageHandler):

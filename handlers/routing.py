@@ -1,15 +1,22 @@
 """Who stands in for whom, handing over many cases at once, and the samples of what rules decided (/staff/v1)."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from app.cases import handover, views
 from app.cases.auto_decision import view as auto_view
+from app.cases.model import Case
+from app.identity.model import StaffSession
 from app.kernel.errors import Forbidden, ValidationFailed, error_row
 from handlers.base import HallHandler, operation
 from handlers.cases import CaseListResponse, CaseResponse
 from handlers.staff import AuditSampleRequest, staff_view
+
+
+HAND_OVER_IS_THE_HEADS = ("批量转派由负责人操作。", "The head hands over many at once.")
+SAMPLES_ARE_THE_HEADS = ("抽查由负责人负责。", "Samples are the head's.")
 
 
 class AbsenceRequest(Schema):
@@ -63,6 +70,46 @@ class SampleQuery(Schema):
     cursor = fields.String(load_default=None, validate=validate.Length(1, 60))
 
 
+def require_head(staff: StaffSession, detail: str, en: str) -> None:
+    """Raise Forbidden for anybody but the head of an agency."""
+    if staff.role != "head":
+        raise Forbidden(detail, en=en)
+
+
+async def set_leave(hall: Any, staff: StaffSession, asked: Mapping[str, Any]) -> None:
+    """Say who stands in for whom. Raises Forbidden, ValidationFailed. `asked` is what AbsenceRequest lets through."""
+    account = _whose(staff, asked["account"])
+    rows = []
+    for field, who in (("account", account), ("cover", asked["cover"])):
+        if not await hall.staff.is_of_agency(who, staff.agency_id):
+            rows.append(error_row(f"/{field}", "unknown", "本单位没有这个账号"))
+    if account == asked["cover"]:
+        rows.append(error_row("/cover", "same", "不能由本人代理"))
+    if rows:
+        raise ValidationFailed(rows)
+    await hall.staff.set_absence(
+        account, asked["cover"], asked["from_on"], asked["until_on"]
+    )
+
+
+async def end_leave(hall: Any, staff: StaffSession, account: str) -> None:
+    """Take a leave back, one's own when `account` is empty. Raises Forbidden, ValidationFailed."""
+    account = _whose(staff, account)
+    if not await hall.staff.is_of_agency(account, staff.agency_id):
+        raise ValidationFailed([error_row("/account", "unknown", "本单位没有这个账号")])
+    await hall.staff.end_absence(account)
+
+
+def _whose(staff: StaffSession, account: str) -> str:
+    if account and account != staff.account:
+        require_head(
+            staff,
+            "同事的请假代理由负责人设置。",
+            "The head says who stands in for colleagues.",
+        )
+    return account or staff.account
+
+
 class Absence(HallHandler):
     @operation(
         "The leaves of the agency and who stands in",
@@ -81,18 +128,7 @@ class Absence(HallHandler):
         auth="staff",
     )
     async def post(self) -> None:
-        account = self._whose(self.body["account"])
-        rows = []
-        for field, who in (("account", account), ("cover", self.body["cover"])):
-            if not await self.hall.staff.is_of_agency(who, self.staff.agency_id):
-                rows.append(error_row(f"/{field}", "unknown", "本单位没有这个账号"))
-        if account == self.body["cover"]:
-            rows.append(error_row("/cover", "same", "不能由本人代理"))
-        if rows:
-            raise ValidationFailed(rows)
-        await self.hall.staff.set_absence(
-            account, self.body["cover"], self.body["from_on"], self.body["until_on"]
-        )
+        await set_leave(self.hall, self.staff, self.body)
         await self.answer(
             {"items": await self.hall.staff.absences(self.staff.agency_id)}
         )
@@ -101,22 +137,9 @@ class Absence(HallHandler):
         "Take a leave back", query=AbsenceQuery, answers={204: None}, auth="staff"
     )
     async def delete(self) -> None:
-        account = self._whose(self.query["account"])
-        if not await self.hall.staff.is_of_agency(account, self.staff.agency_id):
-            raise ValidationFailed(
-                [error_row("/account", "unknown", "本单位没有这个账号")]
-            )
-        await self.hall.staff.end_absence(account)
+        await end_leave(self.hall, self.staff, self.query["account"])
         self.set_status(204)
         self.finish()
-
-    def _whose(self, account: str) -> str:
-        if account and account != self.staff.account and self.staff.role != "head":
-            raise Forbidden(
-                "同事的请假代理由负责人设置。",
-                en="The head says who stands in for colleagues.",
-            )
-        return account or str(self.staff.account)
 
 
 class HandOver(HallHandler):
@@ -127,10 +150,7 @@ class HandOver(HallHandler):
         auth="staff",
     )
     async def post(self) -> None:
-        if self.staff.role != "head":
-            raise Forbidden(
-                "批量转派由负责人操作。", en="The head hands over many at once."
-            )
+        require_head(self.staff, *HAND_OVER_IS_THE_HEADS)
         rows, more = await handover.hand_over(
             self.hall.review,
             self.staff,
@@ -141,6 +161,14 @@ class HandOver(HallHandler):
         await self.answer({"items": rows, "more": more})
 
 
+def sample_row(case: Case) -> dict[str, Any]:
+    """Return a decision of rules as a head looks at it: a line of the work list with what the rules saw, and what was found."""
+    return views.task(case, []) | {
+        "auto": auto_view(case),
+        "sample": views.sample(case),
+    }
+
+
 class Samples(HallHandler):
     @operation(
         "Decisions of rules that a head looks at",
@@ -149,15 +177,11 @@ class Samples(HallHandler):
         auth="staff",
     )
     async def get(self) -> None:
-        if self.staff.role != "head":
-            raise Forbidden("抽查由负责人负责。", en="Samples are the head's.")
+        require_head(self.staff, *SAMPLES_ARE_THE_HEADS)
         cases, cursor = await self.hall.review.samples(self.staff, **self.query)
-        rows = [
-            views.task(case, [])
-            | {"auto": auto_view(case), "sample": views.sample(case)}
-            for case in cases
-        ]
-        await self.answer({"items": rows, "next_cursor": cursor})
+        await self.answer(
+            {"items": [sample_row(case) for case in cases], "next_cursor": cursor}
+        )
 
 
 class Sample(HallHandler):
@@ -168,8 +192,7 @@ class Sample(HallHandler):
         auth="staff",
     )
     async def post(self, case_id: str) -> None:
-        if self.staff.role != "head":
-            raise Forbidden("抽查由负责人负责。", en="Samples are the head's.")
+        require_head(self.staff, *SAMPLES_ARE_THE_HEADS)
         case = await self.hall.review.act(
             case_id, "audit_sample", self.staff, self.body
         )

@@ -68,6 +68,14 @@ class Review:
         if cursor:
             query["_id"] = {"$gt": cursor}
         cases, more = await self._cases.store.page(query, [("_id", 1)], limit)
+        await record(
+            self._database["audit"],
+            actor=staff.account,
+            action="sample.list",
+            subject=staff.agency_id,
+            owner_id="",
+            subjects=[case.id for case in cases],
+        )
         return cases, cases[-1].id if more else None
 
     async def act(self, case_id: str, action: str, staff: StaffSession, body: Body) -> Case:

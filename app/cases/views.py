@@ -35,6 +35,7 @@ def for_resident(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         "query_code": case.query_code,
         "form": {"fields": forms_fields(item, case), "values": dict(case.form)},
         "by_person": case.by_person,
+        "automatic": automatic(case),
         "allowed_actions": machine.allowed_actions(case, machine.RESIDENT),
         "identity_level": item["identity_level"],
         "evaluation": case.evaluation_level,
@@ -296,6 +297,21 @@ def _stage_state(case: Case, stage: Stage, is_current: bool) -> str:
     if case.decision is not None:
         return "left_out"
     return "running" if is_current else "to_come"
+
+
+def automatic(case: Case) -> dict[str, Any] | None:
+    """Return which rules decided a case on which data (masked), for its applicant; None when people decided.
+
+    Source: 个人信息保护法 art. 24, 国务院令第716号 art. 12: whoever is decided upon by rules is told how.
+    """
+    if case.auto is None or not (case.decision or {}).get("is_automatic"):
+        return None
+    return {
+        "at": format_utc(case.auto["at"]),
+        "rule_set": case.auto["rule_set"],
+        "version": case.auto["version"],
+        "facts": [dict(fact) for fact in case.auto["facts"]],
+    }
 
 
 def proposal(case: Case) -> dict[str, Any] | None:

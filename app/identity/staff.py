@@ -106,6 +106,12 @@ class StaffAccounts:
         query = {"_id": account, "agency_id": agency_id, "disabled": {"$ne": True}}
         return await self._staff.find_one(query, {"_id": 1}) is not None
 
+    async def colleagues(self, agency_id: str) -> list[dict[str, str]]:
+        """Return up to 200 people of an agency by account: {account, name, role}. Disabled accounts are left out."""
+        query = {"agency_id": agency_id, "disabled": {"$ne": True}}
+        found = await self._staff.find(query, {"name": 1, "role": 1}).sort("_id", 1).limit(200).to_list()
+        return [{"account": row["_id"], "name": row["name"], "role": row["role"]} for row in found]
+
     async def set_absence(self, account: str, cover: str, from_on: date, until_on: date) -> None:
         """Let a colleague act on the cases of somebody who is away, on Shanghai days from first to last; it replaces what was said before.
 

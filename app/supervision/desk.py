@@ -38,6 +38,10 @@ class Desk:
         self._superior = superior
         self._clock = clock
 
+    def is_superior(self, staff: StaffSession) -> bool:
+        """Say whether somebody is of the agency that runs the hall, whose head sees every agency's measures."""
+        return staff.agency_id == self._superior
+
     async def page(
         self,
         staff: StaffSession,
