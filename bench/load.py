@@ -44,16 +44,19 @@ async def microseconds_per_request(
     return (cpu_seconds(pid) - before) / requests * 1e6
 
 
-async def post_all(port: int, requests: Sequence[bytes], connections: int) -> None:
-    """Send whole requests, each once, over `connections` connections. Raises AssertionError for any answer but 204."""
+async def post_all(port: int, requests: Sequence[bytes], connections: int, *, status: int = 204) -> None:
+    """Send whole requests, each once, over `connections` connections. Raises AssertionError for an answer of another status."""
     waiting = iter(requests)
+    expected = f"HTTP/1.1 {status}".encode()
 
     async def one() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         for request in waiting:
             writer.write(request)
             head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 204"), head[:200]
+            length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+            body = await reader.readexactly(length)
+            assert head.startswith(expected), (head[:200], body[:500])
         writer.close()
 
     await asyncio.gather(*(one() for _ in range(connections)))

@@ -23,13 +23,13 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 # Benchmarks that take minutes run only when named.
-NAMED = ("reconcile", "notices", "growth", "queue")
+NAMED = ("reconcile", "notices", "submissions", "growth", "queue")
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(["reads", *NAMED]))
 def command(names: tuple[str, ...]) -> None:
-    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile, notices, growth, queue)."""
+    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile, notices, submissions, growth, queue)."""
     with tempfile.TemporaryDirectory(prefix="hall-bench-") as folder:
         servers = start_embedded(Path(folder), mongod=True, redis=True)
         try:
@@ -43,6 +43,10 @@ def command(names: tuple[str, ...]) -> None:
                 from bench import notices
 
                 asyncio.run(notices.run(servers["mongod"].address, servers["redis-server"].address, Path(folder), console))
+            if "submissions" in names:
+                from bench import submissions
+
+                asyncio.run(submissions.run(servers["mongod"].address, servers["redis-server"].address, Path(folder), console))
             if "growth" in names:
                 from bench import growth
 
