@@ -5,7 +5,8 @@ from marshmallow import Schema, fields, validate
 from app.kernel.errors import NotFound
 from handlers.base import HallHandler, operation
 from handlers.cases import send_file
-from handlers.pages_base import ULID, PageHandler
+from handlers.pages_base import ULID
+from handlers.pages_staff import StaffPage
 
 
 class PreviewQuery(Schema):
@@ -20,17 +21,13 @@ class Preview(HallHandler):
         _send_page(self, *await self.hall.showing.page(case_id, self.staff, file_id, self.query["page"]))
 
 
-class PagePreview(PageHandler):
-    needs = "staff"
-
+class PagePreview(StaffPage):
     async def get(self, case_id: str, file_id: str, page: str) -> None:
         _send_page(self, *await self.hall.showing.page(case_id, self.staff, file_id, int(page)))
 
 
-class FilePage(PageHandler):
+class FilePage(StaffPage):
     """The pages of one file under each other; the original by a button."""
-
-    needs = "staff"
 
     async def get(self, case_id: str, file_id: str) -> None:
         case = await self.hall.review.get(case_id, self.staff)
@@ -43,9 +40,7 @@ class FilePage(PageHandler):
         await self.show("staff_file.html", case=view, row=row, file=file)
 
 
-class Original(PageHandler):
-    needs = "staff"
-
+class Original(StaffPage):
     async def post(self, case_id: str, file_id: str) -> None:
         send_file(self, *await self.hall.showing.original(case_id, self.staff, file_id), is_download=True)
 
