@@ -38,7 +38,15 @@ from app.checks.payables import BillPayables
 from app.checks.reports import BillReports
 from app.checks.service import Checks
 from app.exchange.departments import Departments
-from app.feedback import service as feedback
+from app.feedback import evaluations as feedback_evaluations
+from app.feedback import people as feedback_people
+from app.feedback import statistics as feedback_statistics
+from app.feedback import work_orders as feedback_work_orders
+from app.feedback.complaints import Complaints
+from app.feedback.evaluations import Evaluations
+from app.feedback.model import EVENTS as FEEDBACK_EVENTS
+from app.feedback.model import read_rules
+from app.feedback.work_orders import WorkOrders
 from app.identity import store as identity_store
 from app.identity.realname import RealName
 from app.identity.service import Identity
@@ -100,7 +108,10 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **checks_store.INDEXES,
     **checks_reports.INDEXES,
     **licences.INDEXES,
-    **feedback.INDEXES,
+    **feedback_evaluations.INDEXES,
+    **feedback_people.INDEXES,
+    **feedback_statistics.INDEXES,
+    **feedback_work_orders.INDEXES,
     **supervision_cards.INDEXES,
     **supervision_measures.INDEXES,
     **payments_store.INDEXES,
@@ -144,7 +155,9 @@ class Hall:
     showing: Showing
     upkeep: Upkeep
     licences: licences.Licences
-    feedback: feedback.Feedback
+    feedback: Evaluations
+    work_orders: WorkOrders
+    complaints: Complaints
     checks: Checks
     bill_reports: BillReports
     payments: Payments
@@ -253,7 +266,11 @@ async def assemble(settings: Settings) -> Hall:
     sources: dict[str, PayableSource] = {"case": CasePayables(cases), "bill": BillPayables(database, departments)}
     payments = _payments(settings, database, http, identity, alipay, sources)
     await payments.prepare()
+    rules = read_rules(ROOT / "config" / "feedback.json")
+    work_orders = WorkOrders(database, keys, calendar, rules, _HALL_AGENCY, lambda: str(catalogue.agency(_HALL_AGENCY)["name"]))
+    feedback = Evaluations(database, cases, keys, work_orders, rules, _HALL_AGENCY)
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
+    identity.after_join += [feedback.reassign, work_orders.reassign]
     cards = Cards(database, calendar)
     hall = Hall(
         settings=settings,
@@ -271,7 +288,7 @@ async def assemble(settings: Settings) -> Hall:
         queue=Queue(database, cases.store, lambda: cases.calendar),
         search=Search(database, cases.store, keys, Limit(redis, "staff_search", most=60, per_s=600)),
         marks=Marks(database, catalogue, keys),
-        intake=Intake(database, cases, Window(database, keys)),
+        intake=Intake(database, cases, Window(database, keys), identity, _HALL_AGENCY),
         opinions=Opinions(database, orjson.loads((ROOT / "config" / "opinions.json").read_bytes())),
         sweeps=Sweeps(cases),
         pieces=pieces,
@@ -279,13 +296,15 @@ async def assemble(settings: Settings) -> Hall:
         showing=Showing(database, cases),
         upkeep=Upkeep(database, files, pieces, store, scan),
         licences=wallet,
-        feedback=feedback.Feedback(database, cases),
+        feedback=feedback,
+        work_orders=work_orders,
+        complaints=Complaints(database, cases, work_orders, rules, _HALL_AGENCY),
         checks=checks,
         bill_reports=bill_reports,
         payments=payments,
         reconcile=_reconcile(settings, database, http, alipay, payments, sources),
         push=push,
-        relay=Relay(database, _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue, cards)),
+        relay=Relay(database, _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue, cards, feedback)),
         notices=notices,
         recounts=Recounts(database, notices, cases),
         cards=cards,
@@ -402,6 +421,7 @@ def _subscribers(
     identity: Identity,
     catalogue: LiveCatalogue,
     cards: Cards,
+    feedback: Evaluations,
 ) -> dict[str, list[Subscriber]]:
     """Return who hears of what. A subscriber's name is kept with the events it has handled: never rename one."""
 
@@ -440,6 +460,7 @@ def _subscribers(
         ("identity.joined", ("join", finish_join)),
         ("identity.join_settled", ("join", finish_join)),
         *((name, ("supervision", cards.note)) for name in supervision_cards.EVENTS),
+        *((name, ("feedback", feedback.note)) for name in FEEDBACK_EVENTS),
     ):
         # Before `tell`: whoever is told finds the thing done.
         subscribers.setdefault(name, []).insert(0, subscriber)

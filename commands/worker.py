@@ -46,8 +46,8 @@ async def work(settings: Settings) -> None:
     if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port, settings.host)
     log.info("worker.started")
-    deliver_soon, sweep_soon, escalate_soon = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    hall.when_clock_moves += [sweep_soon.set, escalate_soon.set]
+    deliver_soon, sweep_soon, escalate_soon, late_soon = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    hall.when_clock_moves += [sweep_soon.set, escalate_soon.set, late_soon.set]
     async with asyncio.TaskGroup() as group:
         group.create_task(hall.relay.run(stop))
         group.create_task(_every(0.5, stop, "deliver", lambda: hall.push.deliver_due(utc_now()), deliver_soon))
@@ -60,6 +60,7 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(30, stop, "cases", hall.sweeps.run, sweep_soon))
         group.create_task(_every(60, stop, "files", hall.upkeep.run))
         group.create_task(_every(30, stop, "cards", hall.cards.escalate_due, escalate_soon))
+        group.create_task(_every(30, stop, "work_orders", hall.work_orders.sweep, late_soon))
         group.create_task(_every(20, stop, "calendar", hall.recounts.run_due))
         group.create_task(_listen(hall, stop, deliver_soon))
     await hall.close()

@@ -58,6 +58,21 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "bill.payment_refused",
     ),
     "identity": ("identity.joined",),
+    "feedback": (
+        "call_back.opened",
+        "call_back.answered",
+        "call_back.corrected",
+        "call_back.set_aside",
+        "call_back.escalated",
+        "complaint.submitted",
+        "complaint.accepted",
+        "complaint.refused",
+        "complaint.extended",
+        "complaint.referred",
+        "complaint.appealed",
+        "complaint.answered",
+        "complaint.escalated",
+    ),
 }
 
 # In the order in which they are tried: what costs the person and the city least comes first. `app` is the native app.

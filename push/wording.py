@@ -20,12 +20,14 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
         "subject_id order_id at item_name matters amount_yuan refund_yuan expires receipt_number provider_name phrase hint".split()
     ),
     "identity": frozenset("subject_id at item_name channel_name phrase hint".split()),
+    "feedback": frozenset("subject_id at item_name agency_name number deadline deadline_year phrase hint".split()),
 }
 # Always there: only these may stand in a title, in the first sentence, or in a text that leaves the hall.
 ALWAYS: Mapping[str, frozenset[str]] = {
     "case": frozenset("subject_id at item_name agency_name phrase hint".split()),
     "order": frozenset("subject_id order_id at item_name matters phrase hint".split()),
     "identity": frozenset("subject_id at item_name channel_name phrase hint".split()),
+    "feedback": frozenset("subject_id at item_name agency_name phrase hint".split()),
 }
 # What may leave the hall, where it can stand on a lock screen: the matter, never its content. No amount, no reason, no titles
 # of bills (they name offences). Source: the rule for texts on lock screens of GB/T 35273 and the platforms' own terms.

@@ -1,1 +1,1 @@
-"""好差评: one rating per finished case, voluntary, its text hidden from the clerk who handled the case."""
+"""After the case: 好差评 (evaluations), the call-backs that bad ones open, and complaints, each with its own deadline. docs/feedback.md."""

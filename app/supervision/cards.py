@@ -65,6 +65,11 @@ RULES: tuple[Rule, ...] = (
     Rule("acceptance_silent", "red", "case.deemed_accepted", {"card": "red"}, "decision", "head", "逾期没有告知，依法视为受理"),
     Rule("decision_over", "red", "case.warned", {"card": "red", "clock": "decision"}, "decision", "head", "逾期没有作出决定"),
     Rule("delivery_over", "red", "case.warned", {"card": "red", "clock": "delivery"}, "delivery", "head", "逾期没有送达"),
+    Rule("contact_over", "red", "call_back.overdue", {"clock": "contact"}, "contact", "head", "差评没有按时回访"),
+    Rule("call_back_over", "red", "call_back.overdue", {"clock": "answer"}, "answer", "head", "差评没有按时答复"),
+    Rule("correction_over", "red", "call_back.overdue", {"clock": "correction"}, "correction", "head", "差评没有按时整改"),
+    Rule("complaint_silent", "red", "complaint.overdue", {"clock": "acceptance"}, "acceptance", "head", "投诉没有按时受理"),
+    Rule("complaint_over", "red", "complaint.overdue", {"clock": "answer"}, "answer", "head", "投诉没有按时答复"),
 )
 
 # The clocks that an event ends.
@@ -80,6 +85,18 @@ ENDS: Mapping[str, tuple[str, ...]] = {
     "case.supplement_expired": _ALL,
     "case.withdrawn": _ALL,
     "case.completed": _ALL,
+    "call_back.contacted": ("contact",),
+    "call_back.answered": ("answer",),
+    "call_back.corrected": ("correction",),
+    "call_back.closed": ("correction",),
+    "call_back.set_aside": ("contact", "answer"),
+    "complaint.accepted": ("acceptance",),
+    "complaint.extended": ("answer",),
+    "complaint.answered": ("answer",),
+    "complaint.refused": ("acceptance",),
+    "complaint.withdrawn": ("acceptance", "answer"),
+    "complaint.referred": ("acceptance", "answer"),
+    "call_back.referred": ("contact", "answer"),
 }
 EVENTS = tuple(sorted({rule.event for rule in RULES} | set(ENDS)))
 
@@ -133,7 +150,8 @@ class Cards:
         is_red = rule.card == "red"
         return {
             "_id": f"card_{event.id.rpartition('_')[2]}",
-            "case_id": event.subject_id,
+            "case_id": event.subject_id,  # of whatever kind the subject is
+            "kind": event.subject_kind,
             "owner_id": event.owner_id,
             "number": data["number"],
             "item_code": data["item_code"],
@@ -181,7 +199,8 @@ class Cards:
 def _escalated(card: Mapping[str, Any], now: datetime) -> Event:
     kept = ("number", "item_code", "item_name", "agency_id", "agency_name", "card", "rule", "clock", "due_on")
     data = {name: card[name] for name in kept} | {"card_id": card["_id"], "deadline_on": card["due_on"]}
-    return new_event("case.escalated", subject=("case", card["case_id"]), owner_id=card["owner_id"], data=data, at=now)
+    kind = card.get("kind", "case")  # cards of older versions are all of cases
+    return new_event(f"{kind}.escalated", subject=(kind, card["case_id"]), owner_id=card["owner_id"], data=data, at=now)
 
 
 def _counts(event: Event, rule: Rule | None) -> dict[str, int]:

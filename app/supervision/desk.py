@@ -151,6 +151,7 @@ def view(card: Mapping[str, Any]) -> dict[str, Any]:
         "rule": card["rule"],
         "what": _NAMES.get(card["rule"], card["rule"]),
         "case": {"id": card["case_id"], "number": card["number"]},
+        "kind": card.get("kind", "case"),
         "item": {"code": card["item_code"], "name": card["item_name"]},
         "agency": {"id": card["agency_id"], "name": card["agency_name"]},
         "clock": card["clock"],
