@@ -5,13 +5,14 @@ same person, the younger one is joined into the older: identities, sessions and 
 messages move; the old id leads to the new one for good.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 from cachetools import TTLCache
 from pymongo import ReturnDocument
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
 from app.identity import errors, store, tokens
@@ -253,11 +254,11 @@ class Identity:
         if known is not None and known[1] > real_now():
             return known[0]
         claims = tokens.read_token(self._keys, token, audience=audience)
-        session = await self._database["sessions"].find_one({"_id": claims.get("sid"), "expires_at": {"$gt": real_now()}})
-        if session is None:
+        session = await self._database.document("sessions", claims.get("sid"))
+        if session is None or session["expires_at"] <= real_now():
             raise errors.TokenInvalid("登录已结束，请重新登录。", en="The session has ended.")
         # The session names the resident, not the token: after a join it is the one that stays.
-        document = await store.load_resident(self._database["residents"], session["resident_id"])
+        document = await store.resident_of(self._database, session["resident_id"])
         found = ResidentSession(document["_id"], session["_id"], document["level"], session["channel"])
         expires_at = datetime.fromtimestamp(claims["exp"], tz=real_now().tzinfo)
         self._trusted[audience + token] = (found, expires_at)
@@ -281,7 +282,16 @@ class Identity:
 
     async def resident(self, resident_id: str) -> Resident:
         """Return a resident, opened; a joined id leads to the one that stays. Raises NotFound."""
-        return store.opened(self._keys, await store.load_resident(self._database["residents"], resident_id))
+        return store.opened(self._keys, await store.resident_of(self._database, resident_id))
+
+    async def residents(self, resident_ids: Collection[str], session: AsyncClientSession) -> dict[str, Resident]:
+        """Return residents, opened, by the ids that were asked for, as they are in the transaction of `session`; see `resident`."""
+        found = self._database["residents"].find({"_id": {"$in": list(resident_ids)}}, session=session)
+        documents = {document["_id"]: document for document in await found.to_list()}
+        for resident_id, document in documents.items():
+            if "merged_into" in document:
+                documents[resident_id] = await store.load_resident(self._database["residents"], document["merged_into"], session)
+        return {resident_id: store.opened(self._keys, document) for resident_id, document in documents.items()}
 
     async def verify_wechat_phone(self, session: ResidentSession, code: str) -> Resident:
         """Bind the phone number that WeChat vouches for. Raises errors.PhoneTaken, Unauthorized."""

@@ -10,6 +10,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from app.identity.model import Resident
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import NotFound
+from app.storage.mongo import Database
 
 INDEXES = {
     "residents": [
@@ -79,6 +80,16 @@ async def load_resident(
     document: dict[str, Any] | None = await collection.find_one({"_id": resident_id}, session=session)
     while document is not None and "merged_into" in document:
         document = await collection.find_one({"_id": document["merged_into"]}, session=session)
+    if document is None:
+        raise NotFound("没有找到这个账号。", en="No such resident.")
+    return document
+
+
+async def resident_of(database: Database, resident_id: str) -> dict[str, Any]:
+    """Return what `load_resident` does, outside any transaction: read together with whoever else is asked for."""
+    document = await database.document("residents", resident_id)
+    while document is not None and "merged_into" in document:
+        document = await database.document("residents", document["merged_into"])
     if document is None:
         raise NotFound("没有找到这个账号。", en="No such resident.")
     return document

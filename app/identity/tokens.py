@@ -43,7 +43,7 @@ def read_token(keys: KeyRing, token: str, *, audience: str) -> dict[str, Any]:
             raise TokenInvalid(_INVALID, en="Invalid token.")
         claims: dict[str, Any] = jwt.decode(
             token,
-            keys.signing_key(kid).public_key(),
+            keys.verifying_key(kid),
             algorithms=["EdDSA"],
             audience=audience,
             issuer=_ISSUER,

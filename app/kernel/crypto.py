@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hmac import HMAC
@@ -95,6 +95,7 @@ class KeyRing:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_derived", {})
+        object.__setattr__(self, "_verifying", {})
 
     def __repr__(self) -> str:
         return f"KeyRing({', '.join(self.secrets)}; {self.cipher})"
@@ -166,6 +167,13 @@ class KeyRing:
     def signing_key(self, kid: str) -> Ed25519PrivateKey:
         """Return the token signing key of one key id."""
         return Ed25519PrivateKey.from_private_bytes(self.key(kid, "token.ed25519"))
+
+    def verifying_key(self, kid: str) -> Ed25519PublicKey:
+        """Return what tokens of one key id are verified with; made once, which costs as much as verifying."""
+        made: dict[str, Ed25519PublicKey] = self._verifying  # type: ignore[attr-defined]
+        if kid not in made:
+            made[kid] = self.signing_key(kid).public_key()
+        return made[kid]
 
 
 def _hmac_sm3(key: bytes, value: str) -> str:

@@ -8,9 +8,10 @@ Only successes are kept: a refusal changed nothing, so the next try is judged an
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
-from pymongo import ASCENDING, IndexModel, ReturnDocument
-from pymongo.errors import DuplicateKeyError
+from pymongo import ASCENDING, IndexModel, ReturnDocument, UpdateOne
+from pymongo.errors import BulkWriteError
 
 from app.kernel.clock import utc_now
 from app.kernel.errors import Conflict, ValidationFailed, error_row
@@ -19,6 +20,7 @@ from app.storage.mongo import Database
 
 KEPT_FOR = timedelta(hours=48)
 LEASE = timedelta(seconds=30)
+_DUPLICATE_KEY = 11000
 
 INDEXES = {"idempotency": [IndexModel([("expires_at", ASCENDING)], name="expires", expireAfterSeconds=0)]}
 
@@ -64,11 +66,8 @@ async def reserve(database: Database, *, owner_id: str, route: str, key: str, bo
         "lease_until": now + LEASE,
         "expires_at": now + KEPT_FOR,
     }
-    try:
-        await records.insert_one(record)
-        return Reservation(record_id, record["seed"], lease_until=record["lease_until"])
-    except DuplicateKeyError:
-        pass
+    if await database.together(_insert, record):
+        return Reservation(record_id, record["seed"], lease_until=now + LEASE)
     known = await records.find_one({"_id": record_id})
     if known is None:  # ended without success just now: start over
         return await reserve(database, owner_id=owner_id, route=route, key=key, body=body)
@@ -91,7 +90,7 @@ async def reserve(database: Database, *, owner_id: str, route: str, key: str, bo
 
 async def keep(database: Database, reservation: Reservation, status: int, body: bytes) -> None:
     """Keep the first answer."""
-    await database["idempotency"].update_one({"_id": reservation.id}, {"$set": {"status": status, "body": body}})
+    await database.together(_keep, UpdateOne({"_id": reservation.id}, {"$set": {"status": status, "body": body}}))
 
 
 async def release(database: Database, reservation: Reservation, *, nothing_done: bool) -> None:
@@ -105,3 +104,23 @@ async def release(database: Database, reservation: Reservation, *, nothing_done:
         await database["idempotency"].delete_one(mine)
     else:
         await database["idempotency"].update_one(mine, {"$set": {"lease_until": utc_now()}})
+
+
+# --- what comes at once is written at once; each record is somebody's own, so none depends on another ---
+
+
+async def _insert(database: Database, records: list[dict[str, Any]]) -> list[bool]:
+    """Insert records; say of each whether it is there by this. Of two with one key one is."""
+    try:
+        await database["idempotency"].insert_many(records, ordered=False)
+    except BulkWriteError as error:
+        failed = {row["index"]: row["code"] for row in error.details["writeErrors"]}
+        if set(failed.values()) - {_DUPLICATE_KEY} or error.details["writeConcernErrors"]:
+            raise
+        return [index not in failed for index in range(len(records))]
+    return [True] * len(records)
+
+
+async def _keep(database: Database, updates: list[UpdateOne]) -> list[None]:
+    await database["idempotency"].bulk_write(updates, ordered=False)
+    return [None] * len(updates)

@@ -13,6 +13,8 @@ from pymongo.errors import ConnectionFailure, OperationFailure
 from pymongo.monitoring import CommandListener
 from pymongo.read_concern import ReadConcern
 
+from app.storage.gather import Gather
+
 _INDEX_OPTIONS_CONFLICT = 85
 _INDEX_KEY_SPECS_CONFLICT = 86
 # Building an index over a large collection takes as long as it takes; the client's time-out is for everything else.
@@ -20,6 +22,7 @@ _INDEX_BUILD_S = 7 * 24 * 3600
 
 Document = dict[str, Any]
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 class Database:
@@ -47,6 +50,7 @@ class Database:
         )
         # Called after each commit; assembly sets it to wake the relay.
         self.on_commit: Callable[[], None] = lambda: None
+        self._gathers: dict[Callable[..., Any], Gather[Any, Any]] = {}
 
     def __getitem__(self, collection: str) -> AsyncCollection[Document]:
         return self.db[collection]
@@ -65,12 +69,32 @@ class Database:
         self.on_commit()
         return result
 
+    async def together(self, flush: Callable[["Database", list[T]], Awaitable[Sequence[R | Exception]]], item: T) -> R:
+        """Return what `flush(database, items)` answers to `item`, among whatever else is given to the same `flush` at the same moment."""
+        gather = self._gathers.get(flush)
+        if gather is None:
+            gather = self._gathers[flush] = Gather(lambda items: flush(self, items), in_flight=2)
+        return await gather.add(item)  # type: ignore[no-any-return]
+
+    async def document(self, collection: str, document_id: Any) -> Document | None:
+        """Return a document by its id, or None: one read for all that are asked for at the same moment, begun after they were."""
+        return await self.together(_documents, (collection, document_id))
+
     async def ping(self) -> None:
         """Raise when the database does not answer."""
         await self.db.command("ping")
 
     async def close(self) -> None:
         await self.client.close()
+
+
+async def _documents(database: Database, wanted: list[tuple[str, Any]]) -> list[Document | None]:
+    found: dict[tuple[str, Any], Document] = {}
+    for collection in dict.fromkeys(collection for collection, _id in wanted):
+        ids = list({document_id for name, document_id in wanted if name == collection})
+        for document in await database[collection].find({"_id": {"$in": ids}}, batch_size=len(ids) + 1).to_list():
+            found[collection, document["_id"]] = document
+    return [found.get(each) for each in wanted]
 
 
 async def ensure_indexes(database: Database, indexes: Mapping[str, Sequence[IndexModel]]) -> None:
