@@ -1,10 +1,14 @@
 """Window intake (/staff/v1/intake): a clerk opens, fills in and hands in a case for a resident who stands before them."""
 
+from typing import Any
+
 from marshmallow import Schema, fields, validate
 
 from app.cases import views
 from app.cases.drafts import Save
+from app.cases.model import Case
 from app.cases.uploads import MAX_FILE_BYTES
+from app.kernel.clock import format_utc
 from app.kernel.errors import TooLarge, ValidationFailed, error_row
 from handlers.base import HallHandler, operation
 from handlers.cases import CaseListResponse, CaseResponse, MaterialResponse, SaveCaseRequest, material_row
@@ -19,6 +23,25 @@ class IntakeRequest(Schema):
     id_number = fields.String(required=True, validate=validate.Length(1, 30))
     phone = fields.String(load_default="", allow_none=True, validate=validate.Length(max=20))
     answers = fields.Dict(keys=fields.String(), values=fields.Raw(), load_default=dict)
+
+
+class SupplementAtWindowRequest(Schema):
+    """Number of the case, and name and number as on the identity card that the clerk has in hand."""
+
+    number = fields.String(required=True, validate=validate.Length(1, 60))
+    name = fields.String(required=True, validate=validate.Length(1, 50))
+    id_number = fields.String(required=True, validate=validate.Length(1, 30))
+
+
+class HandedInQuery(Schema):
+    cursor = fields.String(load_default=None, validate=validate.Regexp(r"case_[0-9A-Z]{26}\Z"))
+
+
+class HandedInResponse(Schema):
+    """Each as whoever holds number and query code sees it: how far it is, nothing personal."""
+
+    items = fields.List(fields.Dict())
+    next_cursor = fields.String(allow_none=True)
 
 
 class ConfirmRequest(Schema):
@@ -39,8 +62,36 @@ class Intake(HallHandler):
         await self.answer({"items": [views.task(case, ["save", "submit"]) for case in cases], "next_cursor": None})
 
 
+class SupplementAtWindow(HallHandler):
+    """Sent again it opens the same: nothing is made by it. From here on the case is worked on and handed in like a draft."""
+
+    @operation(
+        "Open a case that waits for a supplement, for its applicant who stands at the window; until the end of the day",
+        body=SupplementAtWindowRequest,
+        answers={200: CaseResponse},
+        auth="staff",
+    )
+    async def post(self) -> None:
+        case = await self.hall.intake.open_supplement(self.staff, **self.body)
+        await self.answer(await self.hall.cases.view(case))
+
+
+class HandedIn(HallHandler):
+    @operation("What this clerk has taken in and handed in, newest first", query=HandedInQuery, answers={200: HandedInResponse}, auth="staff")
+    async def get(self) -> None:
+        cases, cursor = await self.hall.intake.handed_in(self.staff, self.query["cursor"])
+        await self.answer({"items": [handed_in_row(case) for case in cases], "next_cursor": cursor})
+
+
+def handed_in_row(case: Case) -> dict[str, Any]:
+    """Return a line of what a clerk has taken in: its progress, and the id under which its receipt is printed again."""
+    row = views.progress(case)
+    del row["timeline"]
+    return row | {"id": case.id, "submitted_at": format_utc(case.submitted_at)}
+
+
 class OneIntake(HallHandler):
-    @operation("A case at the window, not handed in yet", answers={200: CaseResponse}, auth="staff")
+    @operation("A case, or one that waits for a supplement, open at this clerk's window", answers={200: CaseResponse}, auth="staff")
     async def get(self, case_id: str) -> None:
         await self.answer(await self.hall.cases.view(await self.hall.intake.get(case_id, self.staff)))
 
@@ -87,6 +138,8 @@ class IntakeReceipt(HallHandler):
 
 routes = [
     (r"/staff/v1/intake", Intake),
+    (r"/staff/v1/intake/supplements", SupplementAtWindow),
+    (r"/staff/v1/intake/handed-in", HandedIn),
     (r"/staff/v1/intake/([\w-]+)", OneIntake),
     (r"/staff/v1/intake/([\w-]+)/materials/(\w+)", IntakeMaterial),
     (r"/staff/v1/intake/([\w-]+)/materials/(\w+)/files/(\w+)", IntakeFile),

@@ -1,15 +1,19 @@
-"""Window intake as pages: who stands here, what they want, the form and the materials on one page, their confirmation, the printed receipt."""
+"""Window intake as pages: who stands here, what they want or bring, form and materials on one page, their confirmation, the printed receipt."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from app.cases import errors
 from app.cases.drafts import Save
-from app.cases.model import Case
+from app.cases.model import Case, State
 from app.kernel.errors import HallError, ValidationFailed
 from handlers import pages_forms
+from handlers.intake import SupplementAtWindowRequest, handed_in_row
 from handlers.pages_base import errors_by_field
+from handlers.pages_cases import stale_keys
 from handlers.pages_staff import ID, StaffPage, items_of
+from handlers.problems import judged
 
 
 class Start(StaffPage):
@@ -26,11 +30,14 @@ class Start(StaffPage):
             return await self._show(error, asked)
         self.redirect(f"/staff/intake/{case.id}", status=303)
 
-    async def _show(self, error: HallError | None = None, asked: Mapping[str, str] | None = None) -> None:
+    async def _show(
+        self, error: HallError | None = None, asked: Mapping[str, str] | None = None, brought: Mapping[str, str] | None = None
+    ) -> None:
         await self.show(
             "staff_intake.html",
             error.status if error else 200,
-            items=items_of(self.hall, self.staff.agency_id),
+            items=self._items(),
+            brought=brought or {},
             drafts=await self.hall.intake.drafts(self.staff),
             asked=asked or {},
             division_groups=self.division_groups,
@@ -38,6 +45,42 @@ class Start(StaffPage):
             error=error,
             errors=errors_by_field(error) if error else {},
         )
+
+
+    def _items(self) -> dict[str, dict[str, str]]:
+        """Return the items to choose from by the name of their agency: the own, at the hall's window everybody's."""
+        agency = self.hall.catalogue.agency
+        if not self.hall.intake.is_general(self.staff):
+            return {agency(self.staff.agency_id)["name"]: items_of(self.hall, self.staff.agency_id)}
+        rows = self.hall.catalogue.snapshot.catalogue.agencies
+        found = {row["name"]: items_of(self.hall, row["id"]) for row in rows}
+        return {name: items for name, items in found.items() if items}
+
+
+class Supplement(Start):
+    """POST: open what a notice asks for, for the applicant whose identity card the clerk has in hand."""
+
+    async def get(self) -> None:
+        self.redirect("/staff/intake", status=303)
+
+    async def post(self) -> None:
+        brought = {name: self.text(name, limit=60).strip() for name in ("number", "name", "id_number")}
+        try:
+            case = await self.hall.intake.open_supplement(self.staff, **judged(SupplementAtWindowRequest, brought, ""))
+        except HallError as error:
+            if error.status not in (404, 409, 422):
+                raise
+            return await self._show(error, brought=brought)
+        self.redirect(f"/staff/intake/{case.id}", status=303)
+
+
+class HandedIn(StaffPage):
+    """What this clerk has taken in: how far each is, and its receipt once more."""
+
+    async def get(self) -> None:
+        cursor = self.text("cursor", limit=40)
+        cases, following = await self.hall.intake.handed_in(self.staff, cursor if re.fullmatch(ID, cursor) else None)
+        await self.show("staff_handed_in.html", rows=[handed_in_row(case) for case in cases], next_cursor=following)
 
 
 _ASKED = ("item_code", "division_code", "name", "id_number", "phone")
@@ -82,6 +125,8 @@ class Fill(StaffPage):
             version=page.version if page and is_refused else view["version"],
             base=page.base if page and is_refused else pages_forms.base(view),
             conflicts=conflicts,
+            stale=stale_keys(case),
+            is_supplement=case.state is State.SUPPLEMENT_REQUIRED,
             advice={row["pointer"].rsplit("/", 1)[-1]: row["detail"] for row in view["form"]["advice"]},
             divisions=self.divisions,
             division_groups=self.division_groups,
@@ -108,11 +153,19 @@ class Receipt(StaffPage):
     async def get(self, case_id: str) -> None:
         case = await self.hall.intake.receipt(case_id, self.staff)
         view = await self.hall.cases.view(case)
-        await self.show("staff_intake_receipt.html", case=view, divisions=self.divisions)
+        await self.show(
+            "staff_intake_receipt.html",
+            case=view,
+            window=self.hall.catalogue.agency(self.staff.agency_id)["name"],
+            is_own=case.agency_id == self.staff.agency_id,
+            divisions=self.divisions,
+        )
 
 
 routes = [
     (r"/staff/intake", Start),
+    (r"/staff/intake/supplements", Supplement),
+    (r"/staff/intake/handed-in", HandedIn),
     (rf"/staff/intake/{ID}", Fill),
     (rf"/staff/intake/{ID}/materials/(\w+)", Upload),
     (rf"/staff/intake/{ID}/receipt", Receipt),

@@ -56,11 +56,11 @@ class Drafts:
 
     async def open(
         self, resident_id: str, item_code: str, division_code: str, answers: Mapping[str, Any], *, case_id: str,
-        taken_in_by: str | None = None, begun_as: str | None = None,
+        taken_in_by: str | None = None, window: str = "", begun_as: str | None = None,
     ) -> Case:
         """Open a draft, prefilled from the profile. The same `case_id` again returns the case that was made, and so does the same `begun_as`.
 
-        `taken_in_by` is the account of the clerk at whose window the resident stands; `begun_as` is what `beginning` gives for the page.
+        `taken_in_by` is the account of the clerk at whose window the resident stands, `window` that clerk's agency; `begun_as` is what `beginning` gives for the page.
 
         Raises:
             NotFound (unknown item), ValidationFailed (division, answers).
@@ -97,7 +97,7 @@ class Drafts:
             channel="window" if taken_in_by else "online",
             taken_in_by=taken_in_by,
             begun_as=begun_as,
-            timeline=(_begun(now, self._catalogue.agency(item["agency"])["name"] if taken_in_by else ""),),
+            timeline=(_begun(now, window),),
         )
         return await self._store.insert(case, [steps.told(case, "case.created", now)], forms.personal_keys(item))
 

@@ -122,7 +122,7 @@ def second_person(case: Case, outcome: str) -> bool:
     if not needs_second_person(case, outcome):
         return True
     account = case.acting.account if case.acting else None
-    if account is not None and account == case.taken_in_by:
+    if account in case.window_accounts:
         return False
     if case.proposal is not None and case.proposal["outcome"] == outcome and case.proposal["by"] != account:
         return True

@@ -39,6 +39,12 @@ INDEXES = [
         name="taken_in",
         partialFilterExpression={"taken_in_by": {"$type": "string"}},
     ),
+    # What a clerk has taken in at the window and handed in, newest first.
+    IndexModel(
+        [("taken_in_by", ASCENDING), ("_id", DESCENDING)],
+        name="handed_in_by",
+        partialFilterExpression={"taken_in_by": {"$type": "string"}},
+    ),
     # The number from its end: people read out the last digits.
     IndexModel(
         [("worklist_agencies", ASCENDING), ("number_reversed", ASCENDING)],

@@ -227,6 +227,7 @@ class Case:
     reminded: tuple[str, ...] = ()  # what was reminded or warned of, each once
     channel: str = "online"  # or `window`: opened by a clerk for a resident who stands before them
     taken_in_by: str | None = None  # that clerk's account
+    window: Mapping[str, Any] | None = None  # {"by", "at"}: whose window the applicant came to with what a notice asks for
     from_case: str | None = None  # the earlier case whose data this one began with
     begun_as: str | None = None  # drafts.beginning: of pages that stood open side by side only one begins a draft
     decision: Mapping[str, Any] | None = None  # {"outcome", "opinion", "at"}
@@ -296,6 +297,12 @@ class Case:
     def skipped_stages(self) -> tuple[Stage, ...]:
         """Return what a decision now would leave out. The last stage is the decision's own."""
         return tuple(stage for stage in self.stages[:-1] if stage.done_at is None)
+
+    @property
+    def window_accounts(self) -> frozenset[str]:
+        """Return who has taken this case in at a window, or something that a notice asked for."""
+        by = {self.taken_in_by, *(notice.get("taken_in_by") for notice in self.supplements)}
+        return frozenset(account for account in by if account)
 
     @property
     def supplements(self) -> tuple[Mapping[str, Any], ...]:

@@ -128,7 +128,8 @@ class Cases:
             case = replace(case, last_command=command, by_person=case.by_person or by_person)
             now = self._clock()
             if case.channel == "window":
-                entry = TimelineEntry(now, "case.taken_in", case.agency_name, "窗口收件", "申请人当面确认后提交。")
+                # By the agency whose window it is: that of the hall may take in for all (intake.py).
+                entry = TimelineEntry(now, "case.taken_in", case.timeline[0].by, "窗口收件", "申请人当面确认后提交。")
                 case = replace(case, timeline=(*case.timeline, entry))
             moved = steps.submit(case, item, frozen_fees(item, case.answers), form, self.calendar, now)
             moved = steps.Moved(routing.with_names(moved.case, self.catalogue.agency), moved.events)
@@ -140,15 +141,24 @@ class Cases:
 
         return await self._hand_over(case_id, resident_id, step, command)
 
-    async def supplement(self, case_id: str, resident_id: str, *, command: str | None = None) -> Case:
-        """Hand in what the one notice asked for; `command` as in submit. Raises Incomplete for what is still missing."""
+    async def supplement(
+        self, case_id: str, resident_id: str, *, command: str | None = None, taken_in_by: str | None = None, window: str = ""
+    ) -> Case:
+        """Hand in what the one notice asked for; `command` as in submit. Raises Incomplete for what is still missing.
+
+        `taken_in_by`, `window`: the clerk and the agency to whose window the applicant has brought it.
+        """
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
             if command is not None and case.last_command == command:
                 return steps.Moved(case)
             self._may(case, "supplement")
             form = self._complete_form(case, item)
-            return steps.supplement(replace(case, last_command=command), form, self.calendar, self._clock())
+            case, now = replace(case, last_command=command), self._clock()
+            if taken_in_by is not None:
+                entry = TimelineEntry(now, "case.taken_in", window, "窗口收件", "申请人当面确认后补交。")
+                case = replace(case, timeline=(*case.timeline, entry))
+            return steps.supplement(case, form, self.calendar, now, taken_in_by)
 
         return await self._hand_over(case_id, resident_id, step, command)
 

@@ -167,9 +167,14 @@ def submit(
     return moved.then(require_fee(moved.case, "on_application", now))
 
 
-def supplement(case: Case, form: Mapping[str, Any], calendar: WorkingCalendar, now: datetime) -> Moved:
-    """补正: what was missing has come; the time for acceptance runs anew from its receipt (行政许可法 art. 32)."""
+def supplement(case: Case, form: Mapping[str, Any], calendar: WorkingCalendar, now: datetime, taken_in_by: str | None = None) -> Moved:
+    """补正: what was missing has come; the time for acceptance runs anew from its receipt (行政许可法 art. 32).
+
+    `taken_in_by` is the clerk at whose window it came.
+    """
     returned = {**(case.supplement or {}), "returned_at": now}
+    if taken_in_by is not None:
+        returned["taken_in_by"] = taken_in_by
     case = with_acceptance_day(replace(case, form=form, received_at=now, supplement=returned, pre_review=None), calendar)
     return advance(case, "supplement", machine.RESIDENT, now, by=APPLICANT, title="已补交材料", detail=_will_answer(case))
 

@@ -15,7 +15,7 @@ from app.identity.model import LEVEL_FACE, Resident
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import ValidationFailed, error_row
 from app.kernel.ids import new_id
-from app.kernel.numbers import check_id_number
+from app.kernel.numbers import check_id_number, plain_name
 from app.storage.mongo import Database
 
 _KEPT = 20  # of a regular at the window, the last ones
@@ -50,12 +50,12 @@ class Window:
             document = await self._residents.find_one(query)
         assert document is not None
         found = store.opened(self._keys, document)
-        if _plain(found.name) != _plain(name):
+        if plain_name(found.name) != plain_name(name):
             raise ValidationFailed([error_row("/name", "mismatch", "这个身份证号码登记的是另一个姓名，请核对证件")])
-        seen = {"by": by, "at": now}
-        await self._residents.update_one({"_id": found.id}, {"$push": {"seen_at_window": {"$each": [seen], "$slice": -_KEPT}}})
+        await self.seen(found.id, by, now)
         return found
 
-
-def _plain(name: str) -> str:
-    return "".join(name.split()).replace("·", "").replace("•", "")
+    async def seen(self, resident_id: str, by: str, now: datetime) -> None:
+        """Keep with a resident who has seen them and their identity card, and when."""
+        seen = {"by": by, "at": now}
+        await self._residents.update_one({"_id": resident_id}, {"$push": {"seen_at_window": {"$each": [seen], "$slice": -_KEPT}}})

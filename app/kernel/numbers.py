@@ -138,3 +138,8 @@ def mask_text(text: str) -> str:
     """Mask citizen and phone numbers wherever they stand in a text."""
     text = _ID_IN_TEXT.sub(lambda m: mask_id_number(m[0]), text)
     return _PHONE_IN_TEXT.sub(lambda m: mask_phone(m[0]), text)
+
+
+def plain_name(name: str) -> str:
+    """Return a name as two ways to write it are compared: without spaces and without the dots between the parts of a name."""
+    return "".join(name.split()).replace("·", "").replace("•", "")
