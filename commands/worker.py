@@ -6,7 +6,8 @@ wakes it sooner.
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import click
@@ -19,6 +20,7 @@ from app.kernel.clock import utc_now
 from app.kernel.ids import new_id
 from commands.environment import load_settings, start_logging
 from config.settings import Settings
+from push.lanes import LANES
 
 log = structlog.get_logger(__name__)
 
@@ -46,11 +48,13 @@ async def work(settings: Settings) -> None:
     if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port, settings.host)
     log.info("worker.started")
-    deliver_soon, sweep_soon, escalate_soon, late_soon = asyncio.Event(), asyncio.Event(), asyncio.Event(), asyncio.Event()
+    deliver_soon = {lane: asyncio.Event() for lane in LANES}
+    sweep_soon, escalate_soon, late_soon = asyncio.Event(), asyncio.Event(), asyncio.Event()
     hall.when_clock_moves += [sweep_soon.set, escalate_soon.set, late_soon.set]
     async with asyncio.TaskGroup() as group:
         group.create_task(hall.relay.run(stop))
-        group.create_task(_every(0.5, stop, "deliver", lambda: hall.push.deliver_due(utc_now()), deliver_soon))
+        for lane, soon in deliver_soon.items():  # a loop each: a slow lane keeps none of the others waiting
+            group.create_task(_every(0.5, stop, f"deliver_{lane}", partial(_deliver, hall, lane), soon))
         group.create_task(_every(2, stop, "payments", lambda: hall.payments.sweep(utc_now())))
         group.create_task(_every(1, stop, "ledger", lambda: hall.payments.seal_ledger(utc_now())))
         group.create_task(_every(1, stop, "receipts", hall.payments.number_receipts))
@@ -65,6 +69,10 @@ async def work(settings: Settings) -> None:
         group.create_task(_listen(hall, stop, deliver_soon))
     await hall.close()
     log.info("worker.stopped")
+
+
+async def _deliver(hall: Any, lane: str) -> None:
+    await hall.push.deliver_due(utc_now(), lane)
 
 
 async def _every(
@@ -85,7 +93,7 @@ async def _every(
             soon.clear()
 
 
-async def _listen(hall: Any, stop: asyncio.Event, deliver_soon: asyncio.Event) -> None:
+async def _listen(hall: Any, stop: asyncio.Event, deliver_soon: Mapping[str, asyncio.Event]) -> None:
     """Wake the relay and the deliveries when another process says there is something new."""
     while not stop.is_set():
         try:
@@ -96,7 +104,8 @@ async def _listen(hall: Any, stop: asyncio.Event, deliver_soon: asyncio.Event) -
                     if message and message["channel"] == "events":
                         hall.relay.wake()
                     elif message:
-                        deliver_soon.set()
+                        for soon in deliver_soon.values():
+                            soon.set()
         except (RedisError, OSError) as error:
             log.warning("worker.redis_away", error=type(error).__name__)
             try:

@@ -4,11 +4,12 @@
                                                                -> waiting   try later, or the next channel
                                                                -> unclear   outcome unknown, not repeated
                no channel reaches the person                   -> inbox     the inbox and the stream alone
-               72 hours of trying                              -> failed    counted and logged: a human must look
+               72 hours of trying, or what must arrive was
+               refused or lost on every channel there was      -> failed    a task for a human (push/undelivered.py)
 
 Guarantee: on a channel that cannot recognise a repetition (WeChat, Alipay) at most one send is made per delivery, whatever dies when:
 `sending` is written before the call, and who finds it after a crash does not call again. On a repeatable channel (text message, native
-push) the call is repeated with the same delivery id until its outcome is known.
+push) the call is repeated with the same delivery id until its outcome is known. Lanes and rates: push/lanes.py.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -27,6 +28,7 @@ from app.kernel.events import Event
 from app.kernel.ids import new_id, random_code
 from app.storage.mongo import Database
 from push.channel import Channel, ChannelError, Envelope, Letter, Refused, TryLater
+from push.lanes import LANES, ORDINARY, PLACES, Rates
 from push.model import Preferences
 from push.store import Store
 from push.templates import EventSpec, Rendered
@@ -36,8 +38,9 @@ log = structlog.get_logger(__name__)
 # Longer than any channel's call may take, so whoever finds it run out knows that the one before is dead.
 LEASE = timedelta(seconds=60)
 GIVE_UP_AFTER = timedelta(hours=72)
-CONCURRENCY = 16
 _ROUND_S = 10  # then the caller gets a turn: it may have been asked to stop
+# So long a place waits for the rate of a channel; then the delivery goes back and the place takes the next one.
+_PATIENCE_S = 5
 # After so many failed tries the next channel goes first.
 _TIRED_AFTER = 4
 _DELAYS_S = (2, 10, 60, 300, 1800, 3600)
@@ -45,10 +48,16 @@ _DELAYS_S = (2, 10, 60, 300, 1800, 3600)
 INDEXES = {
     "deliveries": [
         # Only what is not final, so it stays small however many deliveries there have been.
-        IndexModel([("next_at", ASCENDING)], name="due", partialFilterExpression={"is_open": True}),
+        IndexModel([("lane", ASCENDING), ("next_at", ASCENDING)], name="due", partialFilterExpression={"is_open": True}),
         IndexModel([("event_id", ASCENDING), ("owner_id", ASCENDING)], name="once", unique=True),
         IndexModel([("subject.id", ASCENDING), ("_id", ASCENDING)], name="of_subject"),
         IndexModel([("owner_id", ASCENDING)], name="of_owner"),
+        # The tasks of humans, per agency and in all: gone from here when handled.
+        IndexModel(
+            [("agency_id", ASCENDING), ("_id", ASCENDING)], name="undelivered", partialFilterExpression={"is_undelivered": True}
+        ),
+        IndexModel([("_id", ASCENDING), ("is_undelivered", ASCENDING)], name="undelivered_anywhere",
+                   partialFilterExpression={"is_undelivered": True}),
         # WeChat reports the fate of a message by its id.
         IndexModel([("vendor_id", ASCENDING)], name="of_vendor", partialFilterExpression={"vendor_id": {"$gt": ""}}),
     ]
@@ -58,6 +67,7 @@ outcomes = Counter("hall_deliveries", "Tries to deliver and final states", ["cha
 delay_seconds = Histogram(
     "hall_delivery_seconds", "From the event until it was sent", buckets=(0.5, 1, 3, 10, 60, 600, 3600, 86400)
 )
+lag_seconds = Gauge("hall_deliveries_lag_seconds", "How long the oldest delivery that is due has been due", ["lane"])
 
 
 def new_delivery(message_id: str, owner_id: str, event: Event, spec: EventSpec, rendered: Rendered, now: datetime) -> dict[str, Any]:
@@ -73,6 +83,8 @@ def new_delivery(message_id: str, owner_id: str, event: Event, spec: EventSpec, 
         "subject": {"kind": event.subject_kind, "id": event.subject_id},
         "request_id": event.request_id,
         "at": event.at,
+        "made_at": now,
+        "agency_id": str(event.data.get("agency_id") or ""),
         "state": "waiting" if leaves else "inbox",
         "is_open": leaves,
         "next_at": now,
@@ -80,6 +92,7 @@ def new_delivery(message_id: str, owner_id: str, event: Event, spec: EventSpec, 
         "closed": [],
         "tries": {},
         "attempts": [],
+        "lane": spec.lane,
         "urgent": spec.urgent,
         "must_arrive": spec.must_arrive,
         "short": rendered.short,
@@ -89,23 +102,33 @@ def new_delivery(message_id: str, owner_id: str, event: Event, spec: EventSpec, 
 
 
 class Deliveries:
-    def __init__(self, database: Database, store: Store, channels: Sequence[Channel], clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, database: Database, store: Store, channels: Sequence[Channel], rates: Rates, clock: Callable[[], datetime]
+    ) -> None:
         self._database = database
         self._deliveries = database["deliveries"]
         self._store = store
         self._channels: Mapping[str, Channel] = {channel.name: channel for channel in channels}
+        self._rates = rates
         self._clock = clock
 
     async def add(self, delivery: Mapping[str, Any], session: AsyncClientSession) -> None:
         await self._deliveries.insert_one(dict(delivery), session=session)
 
-    async def deliver_due(self, now: datetime | None = None) -> int:
-        """Work on everything that is due at `now` (default: the clock's) and return how many deliveries were taken up.
+    async def deliver_due(self, now: datetime | None = None, lane: str = "") -> int:
+        """Work on what is due at `now` (default: the clock's) and return how many deliveries were taken up.
 
-        At most CONCURRENCY at a time, and for about ten seconds. Several workers may run it at once.
+        Args:
+            lane: this lane alone, in its PLACES; empty: all of them side by side.
+
+        For about ten seconds. Several workers may run it at once.
         """
+        begin = now or self._clock()
+        return sum(await asyncio.gather(*(self._deliver_lane(one, begin) for one in ([lane] if lane else LANES))))
+
+    async def _deliver_lane(self, lane: str, begin: datetime) -> int:
         loop = asyncio.get_running_loop()
-        began, begin = loop.time(), now or self._clock()
+        began = loop.time()
 
         def present() -> datetime:
             return begin + timedelta(seconds=loop.time() - began)
@@ -116,22 +139,25 @@ class Deliveries:
                 await self._take_up(delivery, present)
                 count += 1
                 over = loop.time() - began > _ROUND_S
-                delivery = None if over else await self._claim(present())
+                delivery = None if over else await self._claim(lane, present())
             return count
 
         async def join_in() -> int:
-            return await work(await self._claim(present()))
+            return await work(await self._claim(lane, present()))
 
-        first = await self._claim(present())
+        first = await self._claim(lane, present())
+        lag_seconds.labels(lane).set(0 if first is None else max(0.0, (begin - first["next_at"]).total_seconds()))
         if first is None:
             return 0
-        return sum(await asyncio.gather(work(first), *(join_in() for _ in range(CONCURRENCY - 1))))
+        return sum(await asyncio.gather(work(first), *(join_in() for _ in range(PLACES[lane] - 1))))
 
-    async def _claim(self, now: datetime) -> dict[str, Any] | None:
+    async def _claim(self, lane: str, now: datetime) -> dict[str, Any] | None:
         """Take one due delivery under a lease; it is returned as it was before, so `sending` tells of a crash."""
         claim = random_code(12)
+        # What was written before there were lanes is ordinary.
+        lanes: Any = {"$in": [ORDINARY, None]} if lane == ORDINARY else lane
         found = await self._deliveries.find_one_and_update(
-            {"is_open": True, "next_at": {"$lte": now}},
+            {"is_open": True, "lane": lanes, "next_at": {"$lte": now}},
             {"$set": {"next_at": now + LEASE, "claim": claim}},
             sort=[("next_at", 1)],
         )
@@ -143,6 +169,8 @@ class Deliveries:
             await self._work(delivery, present)
         except Exception as error:  # the lease brings it back; one broken delivery must not stop the others
             log.error("delivery.broken", delivery_id=delivery["_id"], exc_info=error)
+            if self._is_given_up(delivery, present()):
+                await self._finish(delivery, "failed", present(), _attempt("none", "broken", present(), code=type(error).__name__))
 
     async def _work(self, delivery: dict[str, Any], present: Callable[[], datetime]) -> None:
         now = present()
@@ -163,11 +191,36 @@ class Deliveries:
             envelope = await channel.prepare(letter)
             if envelope is None:
                 continue
+            if not await self._has_room(delivery, name, present):
+                return
             if not await self._change(delivery, {"state": "sending", "channel": name}):
                 return  # the lease had run out and somebody else has it
             if await self._send(delivery, channel, envelope, present):
                 return
-        await self._finish(delivery, "inbox")
+        # Every channel there was has refused it, or nobody knows: the inbox has it, and a human makes sure.
+        is_missed = delivery["must_arrive"] and delivery["closed"]
+        await self._finish(delivery, "failed" if is_missed else "inbox", present())
+
+    async def _has_room(self, delivery: Mapping[str, Any], name: str, present: Callable[[], datetime]) -> bool:
+        """Wait until the rate of a channel allows one more; False: it took too long, and the delivery went back for later."""
+        lane, waited_s = delivery.get("lane", ORDINARY), 0.0
+        while wait_s := await self._rates.take(name, lane):
+            if waited_s + wait_s > _PATIENCE_S:
+                now = present()
+                if self._is_given_up(delivery, now):
+                    await self._finish(delivery, "failed", now, _attempt(name, "try_later", now, code="rate"))
+                else:
+                    # No try of the channel: it was not asked.
+                    await self._change(delivery, {"state": "waiting", "next_at": now + timedelta(seconds=wait_s)})
+                return False
+            await asyncio.sleep(wait_s)
+            waited_s += wait_s
+        return True
+
+    @staticmethod
+    def _is_given_up(delivery: Mapping[str, Any], now: datetime) -> bool:
+        """Say whether it was tried for 72 hours since it was written (an event may be older: a replayed dead letter)."""
+        return now - delivery.get("made_at", delivery["at"]) > GIVE_UP_AFTER
 
     def _is_repeatable(self, name: str) -> bool:
         return name in self._channels and self._channels[name].repeatable
@@ -237,9 +290,8 @@ class Deliveries:
     async def _note_try_later(self, delivery: dict[str, Any], name: str, code: str, now: datetime) -> None:
         tries = {**delivery["tries"], name: delivery["tries"].get(name, 0) + 1}
         outcomes.labels(name, "try_later").inc()
-        if now - delivery["at"] > GIVE_UP_AFTER:
-            log.error("delivery.failed", delivery_id=delivery["_id"], channel=name, code=code)
-            await self._finish(delivery, "failed", _attempt(name, "try_later", now, code=code))
+        if self._is_given_up(delivery, now):
+            await self._finish(delivery, "failed", now, _attempt(name, "try_later", now, code=code))
             return
         pause_s = _DELAYS_S[min(sum(tries.values()), len(_DELAYS_S)) - 1] * random.uniform(0.8, 1.2)  # noqa: S311
         await self._change(
@@ -254,14 +306,21 @@ class Deliveries:
         log.warning("delivery.unclear", delivery_id=delivery["_id"], channel=name, code=code)
         attempt = _attempt(name, "unclear", now, code=code)
         if not delivery["must_arrive"]:
-            await self._finish(delivery, "unclear", attempt)
+            await self._finish(delivery, "unclear", now, attempt)
             return False
         delivery["closed"] = [*delivery["closed"], name]
         return await self._change(delivery, {"state": "waiting", "closed": delivery["closed"]}, attempt)
 
-    async def _finish(self, delivery: Mapping[str, Any], state: str, attempt: Mapping[str, Any] | None = None) -> None:
-        if await self._change(delivery, {"state": state, "is_open": False}, attempt):
+    async def _finish(
+        self, delivery: Mapping[str, Any], state: str, now: datetime, attempt: Mapping[str, Any] | None = None
+    ) -> None:
+        changes: dict[str, Any] = {"state": state, "is_open": False}
+        if state == "failed":
+            changes |= {"is_undelivered": True, "failed_at": now}
+        if await self._change(delivery, changes, attempt):
             outcomes.labels("none", state).inc()
+            if state == "failed":
+                log.error("delivery.failed", delivery_id=delivery["_id"], code=(attempt or {}).get("code", "refused"))
 
     async def _change(
         self,

@@ -22,10 +22,11 @@ from push.channel import Channel, People
 from push.channels.sms import SmsGateway
 from push.deliveries import Deliveries, new_delivery
 from push.grants import Grants
+from push.lanes import Rates, load_rates
 from push.model import EVENTS, STREAM_CHANNEL, Preferences, view_message
 from push.store import Store
 from push.stream import Stream
-from push.templates import MessageTemplates
+from push.templates import FOLDER, MessageTemplates
 
 log = structlog.get_logger(__name__)
 
@@ -61,7 +62,7 @@ class Push:
         self.store = store
         self.grants = grants
         self.stream = Stream(store, redis)
-        self.deliveries = Deliveries(database, store, channels, clock)
+        self.deliveries = Deliveries(database, store, channels, Rates(redis, load_rates(FOLDER)), clock)
 
     @property
     def event_names(self) -> tuple[str, ...]:
@@ -123,9 +124,9 @@ class Push:
                     raise
         return None
 
-    async def deliver_due(self, now: datetime | None = None) -> int:
-        """Send what is due; called in a loop by the worker. Returns how many deliveries were taken up."""
-        return await self.deliveries.deliver_due(now)
+    async def deliver_due(self, now: datetime | None = None, lane: str = "") -> int:
+        """Send what is due, of one lane or of all; called in a loop by the worker. Returns how many deliveries were taken up."""
+        return await self.deliveries.deliver_due(now, lane)
 
     async def send_code(self, phone: str, code: str, purpose: str) -> None:
         """Send a sign-in code by text message at once. Raises ProviderUnavailable."""

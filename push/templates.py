@@ -15,6 +15,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from app.kernel.events import Event
 from push import wording
+from push.lanes import CAMPAIGN, LANES, ORDINARY, URGENT
 from push.model import CHANNELS, EVENTS, LANGUAGES
 from push.vendor_templates import VendorTemplate, check_field, load_vendor_templates
 
@@ -49,6 +50,7 @@ class EventSpec:
 
     Attributes:
         channels: which may carry it outside the hall; empty: inbox and stream only.
+        lane: how long it may wait behind others (push/lanes.py).
         urgent: goes out in quiet hours too.
         must_arrive: when it is unclear whether one channel delivered, the next one is used as well.
         phrase: the state in at most five Chinese characters.
@@ -58,6 +60,7 @@ class EventSpec:
     kind: str
     link: str
     channels: tuple[str, ...]
+    lane: str
     urgent: bool
     must_arrive: bool
     phrase: str
@@ -165,7 +168,8 @@ def _spec(name: str, kind: str, link: str, entry: Mapping[str, Any]) -> EventSpe
         for language in LANGUAGES
     }
     chain = tuple(channel for channel in CHANNELS if channel in entry["channels"])
-    return EventSpec(name, kind, link, chain, entry["urgent"], entry["must_arrive"], entry["phrase"], texts)
+    lane = entry["lane"] or (URGENT if entry["urgent"] else ORDINARY)
+    return EventSpec(name, kind, link, chain, lane, entry["urgent"], entry["must_arrive"], entry["phrase"], texts)
 
 
 def _mistakes(spec: EventSpec) -> list[str]:
@@ -181,6 +185,8 @@ def _mistakes(spec: EventSpec) -> list[str]:
         if "{" in _PLACEHOLDER.sub("", text) or "}" in _PLACEHOLDER.sub("", text):
             wrong.append(f"{field}: a brace that is not a placeholder")
 
+    if spec.lane == CAMPAIGN and (spec.urgent or spec.must_arrive):
+        wrong.append("lane: a campaign can wait and may be missed: neither urgent nor must_arrive")
     check("link", spec.link, always, "is not always there")
     if problem := check_field("phrase", spec.phrase):
         wrong.append(f"phrase: {problem}")
@@ -222,6 +228,7 @@ class _TextsSchema(Schema):
 class _EventSchema(Schema):
     link = fields.Str(load_default="", validate=validate.Regexp(r"/.*|$"))
     channels = fields.List(fields.Str(validate=validate.OneOf(CHANNELS)), required=True)
+    lane = fields.Str(load_default="", validate=validate.OneOf(LANES))
     urgent = fields.Bool(load_default=False)
     must_arrive = fields.Bool(load_default=False)
     phrase = fields.Str(required=True)
