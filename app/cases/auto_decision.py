@@ -6,7 +6,7 @@ drawn for a head to look at. Source: 国务院令第716号 art. 10-12; 个人信
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from typing import Any
@@ -32,9 +32,9 @@ SAMPLE_PERCENT = 5  # of an item that says nothing else
 
 @dataclass(frozen=True)
 class Evidence:
-    """What the hall knows by itself: the verified identity of the applicant and the licences of the wallet that are valid now.
+    """What the hall knows by itself: the verified identity of the applicant and the applicant's licences that are valid now.
 
-    `licences`: id -> type.
+    `licences`: those that were handed in, id -> type.
     """
 
     name: str
@@ -46,10 +46,13 @@ def judged(
     case: Case,
     item: Mapping[str, Any],
     evidence: Evidence,
-    advice: Sequence[Mapping[str, Any]],
+    advice: Callable[[], Sequence[Mapping[str, Any]]],
     now: datetime,
 ) -> Case:
-    """Return a submitted case with what the rules of its item found: `facts` (rule, datum masked, holds) and `doubts` in words."""
+    """Return a submitted case with what the rules of its item found: `facts` (rule, datum masked, holds) and `doubts` in words.
+
+    `advice` gives what looks wrong in the form; it is asked only when there are rules.
+    """
     rules = item.get("auto_rules")
     if rules is None or not item["auto_decide"]:
         return case
@@ -64,7 +67,7 @@ def judged(
         doubts.append("有承诺后补的材料")
     if case.fees:
         doubts.append("要先缴费")
-    doubts += [f"表单提示：{row['detail']}" for row in advice]
+    doubts += [f"表单提示：{row['detail']}" for row in advice()]
     if any(held.get("files") for held in case.materials.values()):
         doubts.append("有上传的文件，需要人看")
     facts = [fact for fact, _doubt in found]

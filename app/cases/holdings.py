@@ -4,24 +4,41 @@ Guarantees: bytes are on disk with a majority before a case names them; a case t
 bytes that nothing names, and the sweep of app/storage/files.py takes those. The same file twice is one file.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 import structlog
+from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.cases import errors, machine, materials, promises, steps
 from app.cases.model import Case, State
 from app.cases.ports import Catalogue, Licences
 from app.cases.uploads import MAX_FILES, judge_upload
 from app.kernel.audit import record
-from app.kernel.errors import ErrorRow, HallError, ValidationFailed, error_row
+from app.kernel.errors import ErrorRow, ValidationFailed, error_row
 from app.storage import files as stored
 from app.storage.files import Files
 
 log = structlog.get_logger(__name__)
 
 Step = Callable[[Case, Mapping[str, Any]], steps.Moved]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What was handed in, as it is worth now.
+
+    `licences`: those that are valid, (holder, id) -> type. `scans`: what the scanner said of files it had not seen when they came.
+    """
+
+    licences: Mapping[tuple[str, str], str]
+    scans: Mapping[str, str]
+
+    def licences_of(self, holder_id: str) -> dict[str, str]:
+        """Return the valid licences of one holder: id -> type."""
+        return {licence_id: kind for (holder, licence_id), kind in self.licences.items() if holder == holder_id}
 
 
 class CaseAccess(Protocol):
@@ -205,30 +222,16 @@ class Holdings:
         return [row | {"files": [file | {"age_days": ages.get(file["id"], 0)} for file in row["files"]]} for row in shown]
 
     async def spoiled(self, case: Case) -> list[ErrorRow]:
-        """Return a row for every material that was handed in and is not worth anything now.
-
-        A licence is asked for again at every step that counts on it: one that has run out, was annulled, or is not the applicant's any more
-        never satisfies a material. A file in which the scanner found something since is gone.
-        """
+        """Return what `spoiled_rows` does, by what is so now."""
         item = await self._cases.catalogue.item_at(case.item_code, case.item_version)
-        needed = {material["key"]: material for material in materials.needed(item, case.answers)}
-        rows = []
-        for key, held in case.materials.items():
-            material = needed.get(key)
-            if material is None or not held.get("licence_id"):
-                continue
-            try:
-                await self._licences.usable(held["licence_id"], case.owner_id, material["licence"])
-            except HallError:
-                detail = f"“{material['name']}”用的电子证照已过期、已作废或不是申请人本人的，请换一张或上传文件"
-                rows.append(error_row(f"/materials/{key}", "licence_not_valid", detail))
-        asked = {entry["id"]: key for key, held in case.materials.items() for entry in held.get("files", ()) if entry.get("scan")}
-        if asked:
-            for file_id, scan in (await self._files.scans(list(asked))).items():
-                if scan == stored.INFECTED:
-                    detail = "这项材料里有文件没有通过安全检查，请删掉它，换一个再传"
-                    rows.append(error_row(f"/materials/{asked[file_id]}", "file_infected", detail))
-        return rows
+        return spoiled_rows(case, item, await self.worth([case]))
+
+    async def worth(self, cases: Sequence[Case], session: AsyncClientSession | None = None) -> Worth:
+        """Return what the licences and files handed in with these cases are worth now, or in the transaction of `session`."""
+        held = [each for case in cases for each in case.materials.values()]
+        named = {each["licence_id"] for each in held if each.get("licence_id")}
+        asked = {entry["id"] for each in held for entry in each.get("files", ()) if entry.get("scan")}
+        return Worth(await self._licences.valid(named, session) if named else {}, await self._files.scans(asked, session) if asked else {})
 
     async def case_of(self, case_id: str, resident_id: str) -> Case:
         """Return a resident's own case. Raises CaseNotFound."""
@@ -252,6 +255,29 @@ class Holdings:
         if key in materials.photo_fields(item):
             return {"key": key, "licence": None}
         raise errors.MaterialNotFound("这个事项没有这项材料。", en="No such material.")
+
+
+def spoiled_rows(case: Case, item: Mapping[str, Any], worth: Worth) -> list[ErrorRow]:
+    """Return a row for every material that was handed in and is not worth anything.
+
+    A licence is asked for again at every step that counts on it: one that has run out, was annulled, or is not the applicant's any more
+    never satisfies a material. A file in which the scanner found something since is gone.
+    """
+    needed = {material["key"]: material for material in materials.needed(item, case.answers)}
+    rows = []
+    for key, held in case.materials.items():
+        material = needed.get(key)
+        if material is None or not held.get("licence_id"):
+            continue
+        if worth.licences.get((case.owner_id, held["licence_id"])) != material["licence"]:
+            detail = f"“{material['name']}”用的电子证照已过期、已作废或不是申请人本人的，请换一张或上传文件"
+            rows.append(error_row(f"/materials/{key}", "licence_not_valid", detail))
+    for key, held in case.materials.items():
+        for entry in held.get("files", ()):
+            if entry.get("scan") and worth.scans.get(entry["id"]) == stored.INFECTED:
+                detail = "这项材料里有文件没有通过安全检查，请删掉它，换一个再传"
+                rows.append(error_row(f"/materials/{key}", "file_infected", detail))
+    return rows
 
 
 def find_entry(case: Case, file_id: str) -> Mapping[str, Any] | None:

@@ -1,7 +1,9 @@
 """What the rooms of app/cases need of other rooms."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol
+
+from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.identity.model import Resident
 
@@ -20,11 +22,14 @@ class People(Protocol):
     """What is needed of app/identity."""
 
     async def resident(self, resident_id: str) -> Resident: ...
+    async def residents(self, resident_ids: Collection[str], session: AsyncClientSession) -> Mapping[str, Resident]: ...
 
 
 class Licences(Protocol):
     """What is needed of app/licences: whether a licence can stand in for a material."""
 
     async def usable(self, licence_id: str, resident_id: str, licence_type: str) -> Mapping[str, Any]: ...
-    async def valid(self, resident_id: str) -> Mapping[str, str]: ...
+    async def valid(
+        self, licence_ids: Collection[str], session: AsyncClientSession | None = None
+    ) -> Mapping[tuple[str, str], str]: ...
     async def prefill_sources(self, resident_id: str) -> Mapping[str, str]: ...

@@ -18,7 +18,9 @@ from app.cases.holdings import Holdings
 from app.cases.model import Case, State, TimelineEntry
 from app.cases.ports import Catalogue, Licences, People
 from app.cases.store import CaseStore
+from app.cases.submissions import Submissions
 from app.catalogue.model import applies
+from app.identity.model import Resident
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import shanghai_day, utc_now
@@ -47,12 +49,11 @@ class Cases:
         self._database = database
         self.store = store
         self.catalogue = catalogue
-        self._people = people
-        self._licences = licences
         self.calendar = calendar
         self._clock = clock
         self.drafts = Drafts(store, catalogue, people, licences, clock)
         self.holdings = Holdings(self, files, licences, lambda: self._clock(), scan, database["audit"])
+        self._submissions = Submissions(database, store, self.drafts, self.holdings, people)
         self.put_material = self.holdings.put_file
         self.put_licence = self.holdings.put_licence
         self.remove_material = self.holdings.remove
@@ -116,12 +117,8 @@ class Cases:
             LevelRequired: the item needs a higher identity level.
             Incomplete: one row for everything that is missing or wrong.
         """
-        resident = await self._people.resident(resident_id)
-        valid = await self._licences.valid(resident_id)
 
-        def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
-            if command is not None and case.last_command == command:
-                return steps.Moved(case)
+        def step(case: Case, item: Mapping[str, Any], resident: Resident, licences: Mapping[str, str]) -> steps.Moved:
             self._may(case, "submit")
             require_level(max(resident.level, level), int(item["identity_level"][1:]))
             form = self._complete_form(case, item)
@@ -133,13 +130,13 @@ class Cases:
                 case = replace(case, timeline=(*case.timeline, entry))
             moved = steps.submit(case, item, frozen_fees(item, case.answers), form, self.calendar, now)
             moved = steps.Moved(routing.with_names(moved.case, self.catalogue.agency), moved.events)
-            evidence = auto_decision.Evidence(resident.name, resident.id_number, valid)
-            judged = auto_decision.judged(moved.case, item, evidence, self.form_marks(moved.case, item)["advice"], now)
+            evidence = auto_decision.Evidence(resident.name, resident.id_number, licences)
+            judged = auto_decision.judged(moved.case, item, evidence, lambda: self.form_marks(moved.case, item)["advice"], now)
             return steps.Moved(judged, moved.events).then(
                 auto_decision.decide(judged, item, self.calendar, now, has_delivery(item))
             )
 
-        return await self._hand_over(case_id, resident_id, step, command)
+        return await self._submissions.hand_in(case_id, resident_id, step, command)
 
     async def supplement(
         self, case_id: str, resident_id: str, *, command: str | None = None, taken_in_by: str | None = None, window: str = ""
@@ -149,9 +146,7 @@ class Cases:
         `taken_in_by`, `window`: the clerk and the agency to whose window the applicant has brought it.
         """
 
-        def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
-            if command is not None and case.last_command == command:
-                return steps.Moved(case)
+        def step(case: Case, item: Mapping[str, Any], _resident: Resident, _licences: Mapping[str, str]) -> steps.Moved:
             self._may(case, "supplement")
             form = self._complete_form(case, item)
             case, now = replace(case, last_command=command), self._clock()
@@ -160,7 +155,7 @@ class Cases:
                 case = replace(case, timeline=(*case.timeline, entry))
             return steps.supplement(case, form, self.calendar, now, taken_in_by)
 
-        return await self._hand_over(case_id, resident_id, step, command)
+        return await self._submissions.hand_in(case_id, resident_id, step, command)
 
     async def withdraw(self, case_id: str, resident_id: str, reason: str = "") -> Case:
         """Take the application back, before the decision."""
@@ -226,27 +221,6 @@ class Cases:
         return changed[0]
 
     # --- inside ---
-
-    async def _hand_over(
-        self,
-        case_id: str,
-        resident_id: str,
-        step: Callable[[Case, Mapping[str, Any]], steps.Moved],
-        command: str | None,
-    ) -> Case:
-        """Take a step that counts on what was handed in: it is asked for again whether that is still worth something."""
-
-        async def recheck(case: Case, _session: Any) -> None:
-            is_retry = command is not None and case.last_command == command
-            if not is_retry and (rows := await self.holdings.spoiled(case)):
-                raise errors.Incomplete(rows)
-
-        try:
-            return await self.change({"_id": case_id, "owner_id": resident_id}, step, recheck)
-        except errors.Incomplete as error:
-            told = {row["pointer"] for row in error.errors}
-            more = [row for row in await self.holdings.spoiled(await self.get(case_id, resident_id)) if row["pointer"] not in told]
-            raise (errors.Incomplete([*error.errors, *more]) if more else error) from None
 
     async def _change(
         self, case_id: str, resident_id: str | None, step: Callable[[Case, Mapping[str, Any]], steps.Moved]

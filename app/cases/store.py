@@ -1,11 +1,11 @@
 """Cases in MongoDB: one document per case, changed only by compare-and-set on its version."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel
+from pymongo import ASCENDING, IndexModel, ReplaceOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
@@ -43,6 +43,15 @@ INDEXES = {
         IndexModel([("is_estimated", ASCENDING), ("_id", ASCENDING)], name="estimated", partialFilterExpression={"is_estimated": True}),
     ]
 }
+
+
+@dataclass(frozen=True)
+class Change:
+    """A changed case that is to be written, what happened to it, and the keys of its personal answers."""
+
+    case: Case
+    events: Sequence[Event]
+    personal: frozenset[str]
 
 
 class CaseStore:
@@ -99,6 +108,16 @@ class CaseStore:
             raise CaseNotFound
         return Case.from_document(document, self._keys)
 
+    async def load_all(self, case_ids: Sequence[str], session: AsyncClientSession) -> dict[str, Case | Exception]:
+        """Return cases by id; one that is not there is left out, of one that cannot be read what is wrong with it."""
+        found: dict[str, Case | Exception] = {}
+        for document in await self._cases.find({"_id": {"$in": list(case_ids)}}, session=session).to_list():
+            try:
+                found[document["_id"]] = Case.from_document(document, self._keys)
+            except Exception as error:
+                found[document["_id"]] = error
+        return found
+
     async def save(
         self, case: Case, events: Sequence[Event], personal: frozenset[str], session: AsyncClientSession | None = None
     ) -> Case:
@@ -107,16 +126,35 @@ class CaseStore:
         Raises:
             CaseConflict: the stored version is no longer `case.version`; nothing was written.
         """
-        newer = replace(case, version=case.version + 1, updated_at=utc_now())
-        # The version sits in the filter: a check after reading would let two clerks through.
-        result = await self._cases.replace_one(
-            {"_id": case.id, "version": case.version}, self._document(newer, personal), session=session
-        )
-        if result.matched_count == 0:
-            raise CaseConflict("办件刚刚被更新，请刷新后再操作。", en="The case was changed meanwhile.", case_id=case.id)
         if session is not None:
-            await outbox.append(self._database, session, events)
+            return (await self.save_all([Change(case, events, personal)], session))[0]
+        newer, same, document = self._newer(case, personal)
+        if (await self._cases.replace_one(same, document)).matched_count == 0:
+            raise _conflict(case.id)
         return newer
+
+    async def save_all(self, changes: Sequence[Change], session: AsyncClientSession) -> list[Case]:
+        """Write changed cases, each another one, and all their events in the transaction of `session`.
+
+        Raises:
+            CaseConflict: the stored version of one is not the one that was changed; nothing was written.
+        """
+        if not changes:
+            return []
+        written = [self._newer(change.case, change.personal) for change in changes]
+        result = await self._cases.bulk_write([ReplaceOne(same, document) for _newer, same, document in written], session=session)
+        if result.matched_count != len(written):
+            raise _conflict(*(change.case.id for change in changes))
+        await outbox.append(self._database, session, [event for change in changes for event in change.events])
+        return [newer for newer, _same, _document in written]
+
+    def _newer(self, case: Case, personal: frozenset[str]) -> tuple[Case, dict[str, Any], dict[str, Any]]:
+        """Return a changed case as it is written, the filter that finds what it was changed from, and its document.
+
+        The version sits in the filter: a check after reading would let two clerks through.
+        """
+        newer = replace(case, version=case.version + 1, updated_at=utc_now())
+        return newer, {"_id": case.id, "version": case.version}, self._document(newer, personal)
 
     async def page(
         self, query: Mapping[str, Any], sort: list[tuple[str, int]], limit: int
@@ -181,3 +219,7 @@ class CaseStore:
         The version moves too, so that a writer who loaded the case before cannot put the old owner back.
         """
         await self._cases.update_many({"owner_id": from_id}, {"$set": {"owner_id": into_id}, "$inc": {"version": 1}})
+
+
+def _conflict(*case_ids: str) -> CaseConflict:
+    return CaseConflict("办件刚刚被更新，请刷新后再操作。", en="The case was changed meanwhile.", case_id=",".join(case_ids))

@@ -1,10 +1,11 @@
 """The wallet: licences that finished cases issued, and what they may stand in for."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import date
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
 from app.kernel.clock import shanghai_day, utc_now
@@ -85,12 +86,14 @@ class Licences:
             raise LicenceNotUsable("这张证照不能代替这项材料：类型不符、已过期或已作废。", en="The licence cannot stand in.")
         return view(document)
 
-    async def valid(self, resident_id: str) -> dict[str, str]:
-        """Return the licences of a resident that can stand in for a material today: id -> type."""
+    async def valid(
+        self, licence_ids: Collection[str], session: AsyncClientSession | None = None
+    ) -> dict[tuple[str, str], str]:
+        """Return those of these licences that can stand in for a material of their holder today: (holder, id) -> type."""
         today = shanghai_day(utc_now()).isoformat()
-        query = {"holder_id": resident_id, "state": "valid", "$or": [{"valid_to": None}, {"valid_to": {"$gte": today}}]}
-        documents = await self._licences.find(query, {"type": 1}).limit(100).to_list()
-        return {document["_id"]: document["type"] for document in documents}
+        query = {"_id": {"$in": list(licence_ids)}, "state": "valid", "$or": [{"valid_to": None}, {"valid_to": {"$gte": today}}]}
+        documents = await self._licences.find(query, {"type": 1, "holder_id": 1}, session=session).to_list()
+        return {(document["holder_id"], document["_id"]): document["type"] for document in documents}
 
     async def prefill_sources(self, resident_id: str) -> Mapping[str, str]:
         """Return `licence:<type>.<field>` -> value for forms. The wallet's licences carry numbers only so far."""

@@ -22,10 +22,12 @@ from bson.errors import InvalidId
 from gridfs.asynchronous import AsyncGridFSBucket
 from gridfs.errors import NoFile
 from pymongo import ASCENDING, IndexModel
+from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
 from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
+from app.storage.gather import Gather
 from app.storage.mongo import Database
 
 _BUCKET = "materials"
@@ -60,6 +62,7 @@ class Files:
         self._records = database["stored_files"]
         self._keys = keys
         self._clock = clock
+        self._scans: Gather[set[ObjectId], dict[str, str]] = Gather(self._scans_together, in_flight=2)
 
     async def put(self, content: bytes, *, owner_id: str, case_id: str, scan: str) -> str:
         """Store a file for a case and return its id; content that its owner has stored before keeps the id it has."""
@@ -134,10 +137,20 @@ class Files:
             keys = [ObjectId(file_id) for file_id in file_ids]
             await self._records.update_many({"_id": {"$in": keys}, "state": "kept"}, {"$set": {"look_at": self._clock() + GRACE}})
 
-    async def scans(self, file_ids: Collection[str]) -> dict[str, str]:
-        """Return what the scanner said of these files by now; one without a record is left out."""
-        keys = [ObjectId(file_id) for file_id in file_ids]
-        return {str(row["_id"]): row["scan"] async for row in self._records.find({"_id": {"$in": keys}}, ["scan"])}
+    async def scans(self, file_ids: Collection[str], session: AsyncClientSession | None = None) -> dict[str, str]:
+        """Return what the scanner said of these files by now; one without a record is left out.
+
+        In the transaction of `session` what it says there; without one it is read together with what else is asked for.
+        """
+        keys = {ObjectId(file_id) for file_id in file_ids}
+        if session is None:
+            return await self._scans.add(keys)
+        return {str(row["_id"]): row["scan"] for row in await self._records.find({"_id": {"$in": list(keys)}}, ["scan"], session=session).to_list()}
+
+    async def _scans_together(self, asked: list[set[ObjectId]]) -> list[dict[str, str]]:
+        rows = await self._records.find({"_id": {"$in": list(set().union(*asked))}}, ["scan"]).to_list()
+        said = {row["_id"]: row["scan"] for row in rows}
+        return [{str(key): said[key] for key in keys if key in said} for keys in asked]
 
     async def unchecked(self, limit: int = 100) -> AsyncIterator[str]:
         """Yield the ids of files that no scanner has seen, those asked about longest ago first."""

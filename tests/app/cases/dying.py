@@ -1,5 +1,6 @@
 """A process that dies at the nth database command: before it is sent, or after it was done and before the answer came."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -42,6 +43,13 @@ class Life:
 
 
 _life: ContextVar[Life | None] = ContextVar("life", default=None)
+# What is gathered is written by tasks without a context (app/storage/gather.py), which live and die with whoever they write for.
+_gathering: list[Life] = []
+
+
+def _life_now() -> Life | None:
+    task = asyncio.current_task()
+    return _gathering[-1] if _gathering and task is not None and task.get_name() == "gather" else _life.get()
 
 
 @contextmanager
@@ -52,18 +60,25 @@ def mortal(
     run = command_runner._run_command  # every command goes through here: reads, writes, commits
 
     async def dying_run(conn: Any, spec: Any, *args: Any, **kwargs: Any) -> Any:
-        life = _life.get()
+        life = _life_now()
         if life is None or next(iter(spec)) in _AFTERWARDS:
             return await run(conn, spec, *args, **kwargs)
         return await life.live(lambda: run(conn, spec, *args, **kwargs))
 
     async def attempt(work: Callable[[], Awaitable[Any]], ends_at: int, after: bool) -> bool:
-        token = _life.set(Life(ends_at, after))
+        life = Life(ends_at, after)
+        token = _life.set(life)
+        _gathering.append(life)
         try:
             await work()
         except Died:
             return True
+        except asyncio.CancelledError:  # its writer died
+            if not life.is_over:
+                raise
+            return True
         finally:
+            _gathering.remove(life)
             _life.reset(token)
         return False
 

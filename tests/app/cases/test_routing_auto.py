@@ -120,9 +120,9 @@ async def test_what_looks_wrong_on_the_form_is_a_doubt(hall):
         draft.form["id_number"],
         {draft.materials["id_card"]["licence_id"]: "LIC-IDCARD"},
     )
-    assert auto_decision.judged(draft, item, evidence, [], BEGIN).auto["doubts"] == []
+    assert auto_decision.judged(draft, item, evidence, list, BEGIN).auto["doubts"] == []
     advice = [error_row("/form/wish", "unusual", "看起来不对")]
-    assert auto_decision.judged(draft, item, evidence, advice, BEGIN).auto[
+    assert auto_decision.judged(draft, item, evidence, lambda: advice, BEGIN).auto[
         "doubts"
     ] == ["表单提示：看起来不对"]
 
