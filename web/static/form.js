@@ -25,8 +25,29 @@ function showAsked() {
 
 // --- what lies in this browser until the server has it ---
 
+// A copy of each tab, so that one that saves never clears what another has not got through.
+function tab() {
+  try {
+    if (!sessionStorage.getItem('hall.tab')) sessionStorage.setItem('hall.tab', Math.random().toString(36).slice(2));
+    return sessionStorage.getItem('hall.tab');
+  } catch { return ''; }
+}
+
 const store = {
-  key: form ? PREFIX + form.dataset.form : '',
+  draft: form ? PREFIX + form.dataset.form + '.' : '',
+  key: form ? PREFIX + form.dataset.form + '.' + tab() : '',
+  // The newest copy of a tab that is gone becomes this one's. Should that tab still be there, both send the same answers.
+  adopt() {
+    try {
+      const copies = Object.keys(localStorage).filter((key) => key.startsWith(this.draft) && key !== this.key);
+      const at = (key) => JSON.parse(localStorage.getItem(key)).at;
+      const key = copies.sort((one, other) => at(other) - at(one))[0];
+      if (!key) return null;
+      localStorage.setItem(this.key, localStorage.getItem(key));
+      localStorage.removeItem(key);
+      return this.read();
+    } catch { return null; }
+  },
   read() { try { return JSON.parse(localStorage.getItem(this.key)); } catch { return null; } },
   write(isPosted = false) {
     const { version, base } = form.elements;
@@ -231,7 +252,7 @@ function leave() {
 if (form) {
   store.prune();
   offerRows();
-  const kept = store.read();
+  const kept = store.read() || store.adopt();
   if (kept?.isPosted && location.hash === '#saved') store.clear(); // the button saved it
   else if (kept && !same(kept.entries, entries())) {
     form.elements.version.value = kept.version;
@@ -258,6 +279,6 @@ if (form) {
 // The next step is only reached by the button once the server has the form.
 const past = document.querySelector('[data-saved]');
 if (past) {
-  store.key = PREFIX + past.dataset.saved;
+  store.key = PREFIX + past.dataset.saved + '.' + tab();
   if (store.read()?.isPosted) store.clear();
 }
