@@ -90,6 +90,7 @@ class MaterialResponse(Schema):
     name = fields.String()
     required = fields.Boolean()
     status = fields.String(validate=validate.OneOf(["missing", "optional", "uploaded", "licence", "promised", "generated", "at_window"]))
+    is_lost = fields.Boolean()
     files = fields.List(fields.Dict())
     licence_id = fields.String(allow_none=True)
     limits = fields.Dict()

@@ -46,7 +46,7 @@ class Materials(CasePage):
 
     async def post(self, case_id: str) -> None:
         view = await self.load(case_id)
-        if not {"save", "hand_in"} & set(view["allowed_actions"]):
+        if not {"save", "hand_in", "replace_material"} & set(view["allowed_actions"]):
             self.leave_for(f"/cases/{case_id}")
         key = self.text("key", limit=60)
         uploads = self.request.files.get("file", [])
@@ -199,6 +199,7 @@ class OneCase(CasePage):
         view: Mapping[str, Any] = with_offers(await self.hall.cases.view(case), await self.hall.reuse.offers(case))
         missing = {row["key"] for row in (view["supplement"] or {}).get("missing", ())}
         promised = [row for row in view["materials"] if row["status"] == "promised"] if "hand_in" in view["allowed_actions"] else []
+        lost = [row for row in view["materials"] if row["is_lost"]] if "replace_material" in view["allowed_actions"] else []
         material_keys = {row["key"] for row in view["materials"]}
         await self.show(
             "case.html",
@@ -212,6 +213,7 @@ class OneCase(CasePage):
             stale=stale_keys(case),
             licences=await licences_by_type(self) if view["state"] == "supplement_required" or promised else {},
             to_hand_in=promised,
+            to_replace=lost,
             error=error,
             back="/cases",
         )

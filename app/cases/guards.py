@@ -47,6 +47,16 @@ def owes_material(case: Case, _on: date) -> bool:
     return bool(case.open_promises)
 
 
+def holds_licence(case: Case, _on: date) -> bool:
+    """a licence stands for a material, not decided yet"""
+    return case.decision is None and any(held.get("licence_id") and not held.get("lost") for held in case.materials.values())
+
+
+def has_lost_licence(case: Case, _on: date) -> bool:
+    """a licence that stood for a material was lost, not decided yet"""
+    return case.decision is None and bool(case.lost_materials)
+
+
 def not_pre_reviewed(case: Case, _on: date) -> bool:
     """not pre-reviewed since it came in"""
     return case.pre_review is None
@@ -83,8 +93,8 @@ def may_extend(case: Case, on: date) -> bool:
 
 
 def nothing_holds_approval(case: Case, on: date) -> bool:
-    """no correction waits; what was tolerated as missing has come"""
-    return no_open_correction(case, on) and not (
+    """no correction waits; what was tolerated as missing has come; what was lost is replaced"""
+    return no_open_correction(case, on) and not case.lost_materials and not (
         case.rules.get("deferral_until") != "delivery" and any(promise.kind == "deferral" for promise in case.open_promises)
     )
 
@@ -247,13 +257,14 @@ REASONS: Mapping[Guard, str] = {
     no_open_correction: "申请人要求更正的内容还没有答复，请先处理更正申请。",
     has_open_correction: "没有等待答复的更正申请。",
     owes_material: "没有承诺后补、还没交的材料。",
+    has_lost_licence: "没有失效后要换的证照，或已经作出决定。",
     not_pre_reviewed: "已经预审过了。",
     acceptance_in_time: "受理期限已过，依法自收到申请之日起即为受理（行政许可法第三十二条）。",
     first_notice_in_time: "补正只能一次性告知：已经告知过，或受理期限已过。确需再次告知的，由负责人说明理由后作出。",
     further_notice_in_time: "还没有告知过，或受理期限已过。",
     may_extend: "不能延长：没有法律依据，或已延长过一次，或原定期限已过。",
-    nothing_holds_approval: "申请人的更正还没答复，或容缺的材料还没交齐，暂时不能准予。",
-    may_approve: "暂时不能准予：申请人的更正还没答复，或容缺的材料还没交齐，或有部门不同意，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
+    nothing_holds_approval: "申请人的更正还没答复，或容缺的材料还没交齐，或失效的证照还没换，暂时不能准予。",
+    may_approve: "暂时不能准予：申请人的更正还没答复，或容缺的材料还没交齐，或失效的证照还没换，或有部门不同意，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
     may_deny: "暂时不能决定：申请人的更正还没答复，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
     asks_for_second_person: "这个办件不需要两人决定，可以直接作出决定。",
     is_consulted: "没有征求本单位意见，或还没轮到，或已经作出决定。",

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import structlog
 from pymongo.asynchronous.client_session import AsyncClientSession
 
-from app.cases import errors, machine, materials, promises, steps
+from app.cases import errors, machine, materials, promises, replacements, steps
 from app.cases.model import Case, State
 from app.cases.ports import Catalogue, Licences
 from app.cases.uploads import MAX_FILES, judge_upload
@@ -226,6 +226,25 @@ class Holdings:
         item = await self._cases.catalogue.item_at(case.item_code, case.item_version)
         return spoiled_rows(case, item, await self.worth([case]))
 
+    async def ask_again(self, case: Case) -> Case:
+        """Ask again for every licence that an accepted case counts on; its owner is told of one that was lost, and of one that is good again.
+
+        Mark and event are one transaction, judged on the case as it is then, so a replacement that comes at the same time is never marked.
+        """
+        if not {"lose_licence", "regain_licence"} & set(machine.allowed_actions(case, machine.SYSTEM)):
+            return case
+        item = await self._cases.catalogue.item_at(case.item_code, case.item_version)
+        worth, names, asked = await self.worth([case]), {}, {}
+        for material in materials.needed(item, case.answers):
+            if licence_id := case.materials.get(material["key"], {}).get("licence_id"):
+                names[material["key"]] = material["name"]
+                asked[material["key"]] = licence_id, worth.licences.get((case.owner_id, licence_id)) != material["licence"]
+        if {key for key, (_licence, is_lost) in asked.items() if is_lost} == set(case.lost_materials):
+            return case
+        return await self._cases.change(
+            {"_id": case.id}, lambda newest, _item: replacements.noted(newest, names, asked, self._clock())
+        )
+
     async def worth(self, cases: Sequence[Case], session: AsyncClientSession | None = None) -> Worth:
         """Return what the licences and files handed in with these cases are worth now, or in the transaction of `session`."""
         held = [each for case in cases for each in case.materials.values()]
@@ -243,7 +262,7 @@ class Holdings:
         """Return the case when a file may be handed in for this material now. Raises MaterialNotFound, ActionNotAllowed."""
         case = await self._cases.get(case_id, resident_id)
         await self._material_of(case, key)
-        if not promises.is_owed(case, key):
+        if not promises.is_owed(case, key) and not replacements.is_lost(case, key):
             self._cases.may_save(case)
         return case
 

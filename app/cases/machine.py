@@ -84,6 +84,7 @@ _HANDLED = (S.SUBMITTED, S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED)
 _HAND_IN = (
     S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED, S.AWAITING_PAYMENT, S.APPROVED, S.DELIVERING, S.COMPLETED,
 )  # fmt: skip
+_REPLACEABLE = (S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED, S.AWAITING_PAYMENT)
 _ON_THE_CLOCK = tuple(CLOCK_OF)
 
 TABLE: tuple[Transition, ...] = (
@@ -95,6 +96,7 @@ TABLE: tuple[Transition, ...] = (
     _t("pay", RESIDENT, (S.AWAITING_PAYMENT,)),  # opens an order; the case moves by fee_paid
     _t("correction", RESIDENT, _HANDLED, None, "case.correction_asked", guard=guards.no_open_correction),
     _t("hand_in", RESIDENT, _HAND_IN, None, "case.material_handed_in", guard=guards.owes_material, law="广东营商条例 32"),
+    _t("replace_material", RESIDENT, _REPLACEABLE, None, "case.material_replaced", guard=guards.has_lost_licence),
     _t("withdraw", RESIDENT, _WITHDRAWABLE, S.WITHDRAWN, "case.withdrawn", Clock.ENDS, guards.undecided),
     _t("evaluate", RESIDENT, (S.NOT_ACCEPTED, S.DENIED, S.DELIVERING, S.COMPLETED), None, "case.evaluated", guard=guards.unrated),
     # --- the agency's clerks ---
@@ -142,6 +144,9 @@ TABLE: tuple[Transition, ...] = (
     _t("fee_paid", SYSTEM, (S.AWAITING_PAYMENT,), S.APPROVED, "case.fee_paid", Clock.RESUMES_DELIVERY, guards.paid_before(S.APPROVED)),
     _t("complete", SYSTEM, (S.APPROVED,), S.COMPLETED, "case.completed", Clock.ENDS),
     _t("ask_departments", SYSTEM, (S.ACCEPTED,), None, "case.departments_asked", guard=guards.has_departments_to_ask, law="许可法 26"),
+    # A licence is asked for again whenever the office acts: what has run out or was annulled satisfies no material any more.
+    _t("lose_licence", SYSTEM, _REPLACEABLE, None, "case.licence_lost", guard=guards.holds_licence),
+    _t("regain_licence", SYSTEM, _REPLACEABLE, None, "case.licence_regained", guard=guards.has_lost_licence),
     # 秒批: rules on shared data, no discretion; any doubt, and the case stays with people.
     _t("auto_accept", SYSTEM, (S.SUBMITTED,), S.ACCEPTED, "case.accepted", Clock.STARTS_DECISION, guards.rules_are_sure, "国务院令 716"),
     _t("auto_approve", SYSTEM, (S.ACCEPTED,), S.APPROVED, "case.approved", Clock.STARTS_DELIVERY, guards.rules_are_sure, "国务院令 716"),

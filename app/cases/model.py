@@ -275,6 +275,11 @@ class Case:
         return tuple(promise for promise in self.promises if promise.met_at is None)
 
     @property
+    def lost_materials(self) -> tuple[str, ...]:
+        """Return the materials whose licence was lost after acceptance and not replaced (replacements.py)."""
+        return tuple(key for key, held in self.materials.items() if held.get("lost"))
+
+    @property
     def open_correction(self) -> Correction | None:
         return next((asked for asked in self.corrections if not asked.outcome), None)
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
-from app.cases import machine
+from app.cases import machine, replacements
 from app.cases.model import Case, Promise
 from app.cases.procedure import COMMITMENT_LIMIT, rule
 from app.cases.steps import APPLICANT, HALL, Moved, advance
@@ -85,9 +85,12 @@ def sentence(case: Case) -> str:
 
 
 def held(case: Case, key: str, holding: Mapping[str, Any], now: datetime) -> Moved:
-    """Keep what was handed in for a material: in a draft or a supplement as part of it, later because it was promised."""
+    """Keep what was handed in for a material: in a draft or a supplement as part of it, later because it was promised or
+    in the place of a licence that was lost."""
     if machine.find(case, "save", machine.RESIDENT, shanghai_day(now)) is None and is_owed(case, key):
         return hand_in(case, key, holding, now)
+    if replacements.is_lost(case, key):
+        return replacements.replace_material(case, key, holding, now)
     materials = {**case.materials, key: dict(holding)}
     return advance(case, "save", machine.RESIDENT, now, by=APPLICANT, materials=materials)
 

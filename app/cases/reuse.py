@@ -50,7 +50,7 @@ class Reuse:
 
     async def _found(self, case: Case) -> dict[str, list[tuple[dict[str, Any], list[dict[str, Any]]]]]:
         allowed = machine.allowed_actions(case, machine.RESIDENT)
-        if "save" not in allowed and "hand_in" not in allowed:
+        if not {"save", "hand_in", "replace_material"} & set(allowed):
             return {}
         item = await self._catalogue.item_at(case.item_code, case.item_version)
         wanted = [material for material in materials.needed(item, case.answers) if material["source"] != "system"]

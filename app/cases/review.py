@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.cases import auto_decision, corrections, handling, machine, materials, promises, routing, steps, views
+from app.cases import auto_decision, corrections, handling, machine, materials, promises, replacements, routing, steps, views
 from app.cases.completeness import has_delivery
 from app.cases.errors import ActionNotAllowed, CaseConflict
 from app.cases.listed import ANY, queue_key
@@ -100,6 +100,11 @@ class Review:
                 raise ActionNotAllowed(
                     "这个办件由另一个部门办理，本单位只反馈意见。",
                     en="Another agency handles this case; yours is asked for its opinion.",
+        # Whatever the office does with an accepted case, its applicant hears as early as can be of a licence that was lost.
+        present = await self._cases.holdings.ask_again(await self._cases.store.load(of_agency(case_id, staff)))
+        if action == "decide" and body["outcome"] == "approved" and present.agency_id == staff.agency_id and present.decision is None:
+            if rows := replacements.rows(present):
+                raise ValidationFailed(rows)
                     state=case.state.value,
                     allowed_actions=allowed_actions(case, staff),
                 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from app.cases import machine, materials, promises
+from app.cases import machine, materials, promises, remedies, replacements
 from app.cases.model import STATE_NAMES, Case, Correction, Fee, Promise, Stage, State, Suspension
 from app.catalogue import model as items
 from app.kernel.clock import chinese_day, format_utc
@@ -128,6 +128,8 @@ def next_step(case: Case) -> dict[str, Any]:
     text = text.format(agency=case.agency_name, remedy=_remedy(case.refusal or case.decision or {}), **words)
     if "hand_in" in machine.allowed_actions(case, machine.RESIDENT):
         text += promises.sentence(case)
+    if "replace_material" in machine.allowed_actions(case, machine.RESIDENT):
+        text += replacements.sentence(case)
     by_on = _day(case.due_on) if actor == "agency" else notice_by if case.state is State.SUPPLEMENT_REQUIRED else None
     return {"actor": actor, "by_on": by_on, "text": text}
 
@@ -236,9 +238,13 @@ def _fee(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _materials(case: Case, item: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the materials; one that was promised and has not come has the status `promised` and its day."""
+    """Return the materials; one that was promised and has not come has the status `promised` and its day, one whose licence was lost is
+    missing again and `is_lost`."""
     promised = {promise.key: promise for promise in case.open_promises}
-    rows = materials.view(item, case.answers, case.materials, case.form)
+    rows = [
+        row | {"status": "missing", "is_lost": True} if row["key"] in case.lost_materials else row | {"is_lost": False}
+        for row in materials.view(item, case.answers, case.materials, case.form)
+    ]
     return [
         row | {"status": "promised", "due_on": _day(promised[row["key"]].due_on)}
         if row["key"] in promised and row["status"] in ("missing", "optional")

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from app.cases import errors
+from app.cases.model import State
 from app.cases.upkeep import Scanning
 from app.kernel.clock import utc_now
 from app.kernel.errors import ValidationFailed
@@ -19,7 +20,8 @@ from app.platforms.clamav import ClamAV
 from commands.story import picture
 from sandbox import clamd
 from sandbox.base import Faults
-from tests.app.cases.handled import a_person, opened, paid, staff_of, with_materials
+from tests.app.cases.dying import mortal
+from tests.app.cases.handled import a_person, events_of, opened, paid, staff_of, with_materials
 
 CLERK = staff_of("sg-scjg")
 
@@ -297,3 +299,94 @@ def test_the_watermark_says_who_when_and_what_for():
     assert watermark(case, CLERK, "韶关市市场监督管理局", datetime(2026, 11, 24, 2, tzinfo=UTC)) == (
         "韶关市市场监督管理局 clerk.sg-scjg 2026-11-24 10:00 仅供办理食品经营许可使用"
     )
+
+
+# --- a licence lost after acceptance ---
+
+
+async def with_lost_licence(hall):
+    """A case in review whose licence was annulled after acceptance; returns it, its material and its licence."""
+    item, material = with_licence(hall)
+    owner = await a_person(hall)
+    case = await with_materials(hall, await opened(hall, item["alias"], owner), leave_out=(material["key"],))
+    licence = await a_licence(hall, owner, material["licence"])
+    await hall.cases.put_licence(case.id, owner, material["key"], licence)
+    case = await paid(hall, await hall.cases.submit(case.id, owner))
+    await hall.review.act(case.id, "accept", staff_of(case.agency_id), {})
+    await hall.database["licences"].update_one({"_id": licence}, {"$set": {"state": "annulled"}})
+    return await hall.cases.get(case.id, owner), material, licence
+
+
+async def test_a_lost_licence_is_told_once_and_replaced_without_losing_the_place(hall):
+    case, material, licence = await with_lost_licence(hall)
+    key, clerk, owner = material["key"], staff_of(case.agency_id), case.owner_id
+    promised, place = case.deadline_on, case.number
+    approve = {"outcome": "approved", "opinion": ""}
+
+    await hall.review.act(case.id, "claim", clerk, {})  # whatever the office does first
+    for _ in range(2):
+        with pytest.raises(ValidationFailed) as refused:
+            await hall.review.act(case.id, "decide", clerk, approve)
+        assert refused.value.errors[0]["pointer"] == f"/materials/{key}"
+    assert (await events_of(hall, case)).count("case.licence_lost") == 1
+    view = await hall.cases.view(await hall.cases.get(case.id, owner))
+    assert "replace_material" in view["allowed_actions"] and material["name"] in view["next"]["text"]
+    assert (rows_of(view)[key]["status"], rows_of(view)[key]["is_lost"]) == ("missing", True)
+
+    with pytest.raises(LicenceNotUsable):
+        await hall.cases.put_licence(case.id, owner, key, licence)
+    with pytest.raises(errors.ActionNotAllowed):  # only what was lost
+        other = next(row for row in view["materials"] if row["key"] != key and row["status"] == "uploaded")
+        await hall.cases.put_material(case.id, owner, other["key"], "x.png", picture(3))
+    replaced = await hall.cases.put_material(case.id, owner, key, "x.png", picture(4))
+    assert (replaced.deadline_on, replaced.number) == (promised, place)
+    assert "replace_material" not in (await hall.cases.view(replaced))["allowed_actions"]
+    await hall.review.act(case.id, "decide", clerk, approve)
+    assert "case.approved" in await events_of(hall, case)
+
+
+async def test_a_lost_licence_that_is_good_again_needs_no_replacing_and_one_that_is_not_may_be_the_reason_of_a_denial(hall):
+    case, material, licence = await with_lost_licence(hall)
+    clerk = staff_of(case.agency_id)
+    await hall.review.act(case.id, "claim", clerk, {})
+    await hall.database["licences"].update_one({"_id": licence}, {"$set": {"state": "valid"}})
+    await hall.review.act(case.id, "suspend", clerk, {"kind": "inspection", "days": 1})
+    told = await events_of(hall, case)
+    assert [name for name in told if "licence" in name] == ["case.licence_lost", "case.licence_regained"]
+    assert (await hall.cases.get(case.id, case.owner_id)).lost_materials == ()
+
+    await hall.database["licences"].update_one({"_id": licence}, {"$set": {"valid_to": "2020-01-01"}})
+    await hall.review.act(case.id, "resume", clerk, {})
+    body = {"outcome": "denied", "opinion": f"{material['name']}所用证照已失效，没有更换"}
+    denied = await hall.review.act(case.id, "decide", clerk, body)
+    assert (denied.state, denied.decision["opinion"]) == (State.DENIED, body["opinion"])
+
+
+async def test_a_replacement_that_races_with_the_finding_is_never_marked(hall):
+    case, material, _licence = await with_lost_licence(hall)
+    other = await a_licence(hall, case.owner_id, material["licence"])
+    clerk, key = staff_of(case.agency_id), material["key"]
+    await hall.review.act(case.id, "claim", clerk, {})
+    stale = await hall.cases.get(case.id, case.owner_id)
+    await asyncio.gather(
+        hall.cases.holdings.ask_again(stale),
+        hall.cases.put_licence(case.id, case.owner_id, key, other),
+        hall.cases.holdings.ask_again(stale),
+        return_exceptions=True,
+    )
+    after = await hall.cases.holdings.ask_again(await hall.cases.get(case.id, case.owner_id))
+    assert (after.materials[key]["licence_id"], after.lost_materials) == (other, ())
+    assert (await events_of(hall, case)).count("case.licence_lost") == 1
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before_the_command", "before_its_answer"])
+async def test_a_process_that_dies_while_it_finds_a_lost_licence_tells_it_once_or_not_at_all(hall, monkeypatch, after):
+    case, _material, _licence = await with_lost_licence(hall)
+    with mortal(monkeypatch) as attempt:
+        for number in range(1, 30):
+            died = await attempt(lambda: hall.cases.holdings.ask_again(case), number, after)
+            stored, told = await hall.cases.get(case.id, case.owner_id), await events_of(hall, case)
+            assert told.count("case.licence_lost") == len(stored.lost_materials), number
+            if not died:
+                break
+    assert not died and stored.lost_materials

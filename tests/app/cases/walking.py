@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from app.cases import auto_decision, corrections, handling, machine, promises, routing, steps, sweeps
+from app.cases import auto_decision, corrections, handling, machine, promises, replacements, routing, steps, sweeps
 from app.cases.errors import ActionNotAllowed
 from app.cases.model import FINAL, Case, Fee, State, card_of, look_on, reminder_of
 from app.cases.procedure import rules_of
@@ -58,6 +58,7 @@ class World:
             case.state, case.resume_state, case.clock, min(len(case.supplements), 2), case.pre_review is not None, case.decision is not None,
             tuple(fee.state for fee in case.fees), min(len(case.suspensions), 1), case.extension is not None,
             tuple((each.key, each.met_at is not None, bool(each.due_on and today > each.due_on)) for each in case.promises),
+            bool(case.lost_materials), any(held.get("licence_id") and not held.get("lost") for held in case.materials.values()),
             case.open_correction is not None, case.evaluation_level,
             tuple((each.answer, each.silent_on is not None, today > each.due_on) for each in case.departments),
             len(case.skipped_stages), case.proposal and case.proposal["outcome"], min(len(case.transfers), 2),
@@ -103,9 +104,19 @@ def _hand_in(key: str) -> Move:
         owed = next((each.key for each in w.case.open_promises if each.key == key), None)
         if owed is None and w.case.open_promises:
             owed = w.case.open_promises[0].key
-        return promises.hand_in(w.case, owed or key, {"files": [], "licence_id": "l"}, w.now)
+        return promises.hand_in(w.case, owed or key, {"files": [{"id": "f"}], "licence_id": None}, w.now)
 
     return move
+
+
+def _lose(w: World) -> Moved:
+    held = {key: NAMES[key] for key, row in w.case.materials.items() if row.get("licence_id") and not row.get("lost")}
+    return replacements.lose(w.case, held, w.now)
+
+
+def _replace_material(w: World) -> Moved:
+    key = next(iter(w.case.lost_materials), "plan")
+    return replacements.replace_material(w.case, key, {"files": [{"id": "f"}], "licence_id": None}, w.now)
 
 
 def _fee_paid(w: World) -> Moved:
@@ -140,6 +151,9 @@ MOVES: tuple[tuple[str, str, State | None, Move], ...] = (
     ("correction", R, None, lambda w: corrections.ask(w.case, {"phone": "2"}, {}, "打错了", w.now)),
     ("hand_in", R, None, _hand_in("plan")),
     ("hand_in", R, None, _hand_in("proof")),
+    ("replace_material", R, None, _replace_material),
+    ("lose_licence", S, None, _lose),
+    ("regain_licence", S, None, lambda w: replacements.regain(w.case, list(w.case.lost_materials), w.now)),
     ("withdraw", R, None, lambda w: steps.withdraw(w.case, "", w.now)),
     ("evaluate", R, None, _simple("evaluate", R, evaluation_level=1)),
     ("claim", C, None, _simple("claim", C, assignee="c")),
