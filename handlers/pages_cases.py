@@ -211,7 +211,7 @@ class OneCase(CasePage):
             limits=SPOKEN_LIMITS,
             photos=set(),
             stale=stale_keys(case),
-            licences=await licences_by_type(self) if view["state"] == "supplement_required" or promised else {},
+            licences=await licences_by_type(self) if view["state"] == "supplement_required" or promised or lost else {},
             to_hand_in=promised,
             to_replace=lost,
             error=error,
