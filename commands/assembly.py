@@ -15,6 +15,8 @@ from app.cases import store as cases_store
 from app.cases.intake import Intake
 from app.cases.marks import Marks
 from app.cases.opinions import Opinions
+from app.cases.papers import INDEXES as PAPERS_INDEXES
+from app.cases.papers import Papers
 from app.cases.payables import CasePayables
 from app.cases.pieces import INDEXES as PIECES_INDEXES
 from app.cases.pieces import Pieces
@@ -103,6 +105,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **cases_store.INDEXES,
     **cases_marks.INDEXES,
     **cases_opinions.INDEXES,
+    **PAPERS_INDEXES,
     **PIECES_INDEXES,
     **stored_files.INDEXES,
     **checks_store.INDEXES,
@@ -250,6 +253,7 @@ async def assemble(settings: Settings) -> Hall:
     cases = Cases(
         database,
         store,
+        papers=Papers(database, keys, catalogue.division, settings.public_url),
         catalogue=catalogue,
         people=identity,
         licences=wallet,
@@ -311,6 +315,7 @@ async def assemble(settings: Settings) -> Hall:
         supervision=Desk(database, _HALL_AGENCY),
     )
     database.on_commit = _waker(hall)
+    catalogue.on_notice = lambda notice: hall.run_beside(push.stream.broadcast("notice.published", notice))
     hall.run_beside(catalogue.run(hall.stopping, redis))
     hall.run_beside(notices.run(hall.stopping))
     if not settings.is_production:

@@ -3,9 +3,6 @@
 The check code lets anybody who holds the paper check it; the public answer names nobody.
 """
 
-import functools
-import importlib.metadata
-import io
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -15,6 +12,7 @@ from app.kernel.clock import chinese_moment, format_utc, parse_utc
 from app.kernel.ids import new_id, random_code
 from app.kernel.money import yuan_text
 from app.kernel.numbers import mask_plate
+from app.kernel.pdf import QR_MM, draw_check, new_pdf
 from payments.model import Line, Order, OrderState, Receipt, total_fen
 from payments.receipt_numbers import series_of
 from payments.refund import ON_ITS_WAY, RefundState
@@ -136,36 +134,13 @@ def _masked(title: str) -> str:
     return _LONG_NUMBER.sub(lambda match: f"{match[0][:2]}***{match[0][-2:]}", title)
 
 
-@functools.cache
-def font_path() -> str:
-    """Return where the Chinese font of the package pylopdf-fonts-zh-cn lies (Noto Sans SC, OFL)."""
-    for file in importlib.metadata.files("pylopdf-fonts-zh-cn") or ():
-        if file.name == "NotoSansSC-Regular.otf":
-            return str(file.locate())
-    raise RuntimeError("package pylopdf-fonts-zh-cn has no NotoSansSC-Regular.otf")
-
-
 def render_pdf(shown: Sequence[Mapping[str, Any]]) -> bytes:
     """Return receipts (of `view`) as A5 pages, each with a QR that leads to its public check.
 
     Takes a quarter of a second of CPU (the font is cut down to the characters used): run it in an executor.
     """
-    from fpdf import FPDF
-
-    class Paper(FPDF):
-        number = ""  # of the receipt that is being drawn: it stands on every page, also where a long one goes on
-
-        def footer(self) -> None:
-            self.set_y(-10)
-            self.set_font("noto", size=8)
-            self.cell(0, 5, self.number, align="R")
-
-    pdf = Paper(format=(148, 210), orientation="landscape", unit="mm")  # A5
-    pdf.set_title(f"缴费收据 {'、'.join(receipt['number'] for receipt in shown)}")
-    pdf.set_lang("zh-CN")
-    pdf.set_creation_date(parse_utc(shown[0]["paid_at"]))
-    pdf.set_auto_page_break(True, margin=12)
-    pdf.add_font("noto", fname=font_path())
+    title = f"缴费收据 {'、'.join(receipt['number'] for receipt in shown)}"
+    pdf = new_pdf(title, parse_utc(shown[0]["paid_at"]), size_mm=(148, 210), orientation="landscape")  # A5
     for receipt in shown:
         pdf.add_page()  # which ends the page before, with the number of that receipt
         pdf.number = receipt["number"]
@@ -175,7 +150,6 @@ def render_pdf(shown: Sequence[Mapping[str, Any]]) -> bytes:
 
 def _draw(pdf: Any, receipt: Mapping[str, Any]) -> None:
     """Draw one receipt; a long one goes on over further pages."""
-    import segno
     from fpdf.enums import WrapMode, XPos, YPos
     from fpdf.fonts import FontFace
 
@@ -202,8 +176,7 @@ def _draw(pdf: Any, receipt: Mapping[str, Any]) -> None:
             for cell in cells:
                 row.cell(cell)
     pdf.ln(3)
-    size_mm = 30
-    if pdf.get_y() + 3 * 6 + 1 + size_mm > pdf.h - pdf.b_margin:  # what follows stays together
+    if pdf.get_y() + 3 * 6 + 1 + QR_MM > pdf.h - pdf.b_margin:  # what follows stays together
         pdf.add_page()
     returned = f"（已退 {yuan_text(receipt['refunded_fen'])} 元）" if receipt["refunded_fen"] else ""
     for text in (
@@ -212,13 +185,7 @@ def _draw(pdf: Any, receipt: Mapping[str, Any]) -> None:
         f"状态：{receipt['state_name']}{returned}",
     ):
         pdf.cell(0, 6, text, **below)
-    image = io.BytesIO()
-    segno.make(receipt["check_url"], error="m", micro=False).save(image, kind="png", scale=8, border=2)
-    image.seek(0)
-    top = pdf.get_y() + 1
-    pdf.image(image, x=pdf.l_margin, y=top, w=size_mm, alt_text="核验二维码")
-    pdf.set_xy(pdf.l_margin + size_mm + 4, top + 8)
-    pdf.multi_cell(0, 6, "扫描左侧二维码可核验本收据真伪。\n本收据由系统自动出具；如需财政票据，请向收款单位索取。")
+    draw_check(pdf, receipt["check_url"], "扫描左侧二维码可核验本收据真伪。\n本收据由系统自动出具；如需财政票据，请向收款单位索取。")
 
 
 def _line_title(line: Mapping[str, Any]) -> str:

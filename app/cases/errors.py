@@ -130,3 +130,12 @@ class NothingDue(Conflict):
 
 class FeeAlreadyPaid(Conflict):
     code = "order.already_paid"
+
+
+class PaperNotFound(NotFound):
+    """No such paper, of another case, or a wrong code: never told apart."""
+
+    code = "paper.not_found"
+
+    def __init__(self) -> None:
+        super().__init__("没有找到这份文书，请对照文书核对编号和核验码。", en="No such paper, or the code is wrong.")

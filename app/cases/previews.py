@@ -3,13 +3,13 @@
 A picture that leaks names its leak; the original is given only when somebody asks for it. Runs in a process of its own (isolation.py).
 """
 
-import functools
-import importlib.metadata
 import io
 from typing import Any
 
 import pypdfium2
 from PIL import Image, ImageDraw, ImageFont
+
+from app.kernel.pdf import font_path
 
 LONGEST_SIDE = 1600  # enough to read an identity card on; more only takes time
 _QUALITY = 80
@@ -60,7 +60,7 @@ def _marked(picture: Image.Image, mark: str) -> Image.Image:
         factor = least / max(picture.size)
         picture = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
     letter = max(14, round(max(picture.size) * _LETTER))
-    font = ImageFont.truetype(_font_path(), letter)
+    font = ImageFont.truetype(font_path(), letter)
     left, top, right, bottom = font.getbbox(mark)
     width, height = int(right - left), int(bottom - top)
     side = int((picture.width**2 + picture.height**2) ** 0.5) + width
@@ -75,11 +75,3 @@ def _marked(picture: Image.Image, mark: str) -> Image.Image:
     # Red on light, and still seen on dark: half way between.
     picture.paste(Image.new("RGB", picture.size, (200, 40, 40)), mask=mask)
     return picture
-
-
-@functools.cache
-def _font_path() -> str:
-    for file in importlib.metadata.files("pylopdf-fonts-zh-cn") or ():
-        if file.name == "NotoSansSC-Regular.otf":
-            return str(file.locate())
-    raise RuntimeError("package pylopdf-fonts-zh-cn has no NotoSansSC-Regular.otf")

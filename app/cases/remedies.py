@@ -25,3 +25,13 @@ def remedy(agency: Mapping[str, Any]) -> dict[str, Any]:
         "suit_months": SUIT_MONTHS,
         "complain_to": COMPLAINTS,
     }
+
+
+def sentence(told: Mapping[str, Any]) -> str:
+    """Return what a person who was told `remedy` can do, in their words."""
+    if not told.get("review_body"):
+        return "有疑问或不同意的，可以打12345。"
+    return (
+        f"不同意的，可以在收到之日起{told['review_days']}日内向{told['review_body']}申请行政复议，"
+        f"或在{told['suit_months']}个月内向{told['court']}起诉；有疑问可以打12345。"
+    )

@@ -43,6 +43,14 @@ class Review:
         )
         return case
 
+    async def paper_pdf(self, case_id: str, number: str, staff: StaffSession) -> tuple[str, bytes]:
+        """Return (file name, PDF) of a paper; that it was read is recorded. Raises CaseNotFound, PaperNotFound."""
+        case = await self._cases.store.load(of_agency(case_id, staff))
+        await record(
+            self._database["audit"], actor=staff.account, action="paper.read", subject=case.id, owner_id=case.owner_id, purpose=number
+        )
+        return await self._cases.papers.pdf(case, number)
+
     async def view(self, case: Case, staff: StaffSession) -> dict[str, Any]:
         """Return a case as its agency may see it, with what this person can do."""
         item = await self._cases.catalogue.item_at(case.item_code, case.item_version)
@@ -50,6 +58,7 @@ class Review:
         view["form"] |= self._cases.form_marks(case, item)
         view["materials"] = await self._cases.holdings.for_staff(case, view["materials"])
         view["joint"] = views.joint(case, with_opinions=True)
+        view["papers"] = await self._cases.papers.of(case)
         view["proposal"] = views.proposal(case)
         view["auto"] = auto_decision.view(case)
         return view

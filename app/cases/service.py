@@ -16,6 +16,7 @@ from app.cases.completeness import complete_form, facts_of, frozen_fees, has_del
 from app.cases.drafts import Drafts
 from app.cases.holdings import Holdings
 from app.cases.model import Case, State, TimelineEntry
+from app.cases.papers import Papers
 from app.cases.ports import Catalogue, Licences, People
 from app.cases.store import CaseStore
 from app.cases.submissions import Submissions
@@ -38,6 +39,7 @@ class Cases:
         database: Database,
         store: CaseStore,
         *,
+        papers: Papers,
         catalogue: Catalogue,
         people: People,
         licences: Licences,
@@ -48,12 +50,13 @@ class Cases:
     ) -> None:
         self._database = database
         self.store = store
+        self.papers = papers
         self.catalogue = catalogue
         self.calendar = calendar
         self._clock = clock
         self.drafts = Drafts(store, catalogue, people, licences, clock)
         self.holdings = Holdings(self, files, licences, lambda: self._clock(), scan, database["audit"])
-        self._submissions = Submissions(database, store, self.drafts, self.holdings, people)
+        self._submissions = Submissions(database, store, self.drafts, self.holdings, people, papers)
         self.put_material = self.holdings.put_file
         self.put_licence = self.holdings.put_licence
         self.remove_material = self.holdings.remove
@@ -85,6 +88,7 @@ class Cases:
         view["form"] |= self.form_marks(case, item)
         return view | {
             "materials": await self.holdings.with_scans(case, view["materials"]),
+            "papers": await self.papers.of(case),
             "form_dropped": dict(case.form_dropped),
             "carried_over": case.carried_over if case.state is State.DRAFT else None,
             "possible_duplicates": await self.drafts.possible_duplicates(case),
@@ -234,7 +238,7 @@ class Cases:
         step: Callable[[Case, Mapping[str, Any]], steps.Moved],
         beside: Callable[[Case, Any], Awaitable[None]] | None = None,
     ) -> Case:
-        """Load the one case that fits, take a step, and write case, events and what `beside` writes in one transaction."""
+        """Load the one case that fits, take a step, and write case, events, papers and what `beside` writes in one transaction."""
 
         async def work(session: Any) -> Case:
             case, item = await self.drafts.current(await self.store.load(query, session))
@@ -243,7 +247,9 @@ class Cases:
                 await beside(case, session)
             if moved.case is case:
                 return case
-            return await self.store.save(moved.case, moved.events, forms.personal_keys(item), session)
+            saved = await self.store.save(moved.case, moved.events, forms.personal_keys(item), session)
+            await self.papers.keep(self.papers.written(moved.case, moved.events, item), session)
+            return saved
 
         return await self._database.transaction(work)
 

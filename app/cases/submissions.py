@@ -1,8 +1,8 @@
 """Applications and supplements handed in: whatever comes at the same moment is judged case by case and written in one transaction.
 
 Guarantees:
-- An answered hand-in is on disk with a majority, the case and the events that tell of it together. A death at any command leaves both or
-  neither, and the same `command` again finds what was done.
+- An answered hand-in is on disk with a majority: the case, the events that tell of it and its papers together. A death at any command
+  leaves all or nothing, and the same `command` again finds what was done.
 - Everything a judgement counts on is read in the transaction that writes it: the case, who the applicant is, whether the licences are valid,
   what the scanner said. The version of each case is in the filter of its write.
 - None depends on what the others are. One that is refused gets its refusal and no trace is left of it; when a batch cannot be written
@@ -22,6 +22,7 @@ from app.cases import errors, forms, steps
 from app.cases.drafts import Drafts
 from app.cases.holdings import Holdings, Worth, spoiled_rows
 from app.cases.model import Case
+from app.cases.papers import Papers
 from app.cases.ports import People
 from app.cases.store import CaseStore, Change
 from app.identity.model import Resident
@@ -47,12 +48,15 @@ class _HandIn:
 
 
 class Submissions:
-    def __init__(self, database: Database, store: CaseStore, drafts: Drafts, holdings: Holdings, people: People) -> None:
+    def __init__(
+        self, database: Database, store: CaseStore, drafts: Drafts, holdings: Holdings, people: People, papers: Papers
+    ) -> None:
         self._database = database
         self._store = store
         self._drafts = drafts
         self._holdings = holdings
         self._people = people
+        self._papers = papers
         # One is judged and sent while the others commit.
         self._together: Gather[_HandIn, Case | None] = Gather(self._write_together, at_most=32, in_flight=3)
 
@@ -91,6 +95,7 @@ class Submissions:
             answers[:] = [None] * len(batch)  # a transaction may run more than once
             found, worth, residents = await self._read(batch, session)
             changes: dict[int, Change] = {}
+            papers: list[dict[str, Any]] = []
             seen: set[str] = set()
             for place, member in enumerate(batch):
                 if member.case_id in seen:
@@ -102,6 +107,7 @@ class Submissions:
                     if resident is None:
                         raise NotFound("没有找到这个账号。", en="No such resident.")
                     moved = member.context.run(_judged, member, case, item, resident, worth)
+                    issued = self._papers.written(moved.case, moved.events, item)
                 except Exception as error:
                     answers[place] = error
                     continue
@@ -109,8 +115,10 @@ class Submissions:
                     answers[place] = case
                 else:
                     changes[place] = Change(moved.case, moved.events, forms.personal_keys(item))
+                    papers += issued
             for place, case in zip(changes, await self._store.save_all(list(changes.values()), session), strict=True):
                 answers[place] = case
+            await self._papers.keep(papers, session)
 
         await self._database.transaction(work)
         return answers

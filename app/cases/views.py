@@ -125,22 +125,13 @@ def next_step(case: Case) -> dict[str, Any]:
         "supplement_by": date.fromisoformat(notice_by) if notice_by else None,
     }
     words = {name: chinese_day(day) if day else "期限" for name, day in days.items()}
-    text = text.format(agency=case.agency_name, remedy=_remedy(case.refusal or case.decision or {}), **words)
+    text = text.format(agency=case.agency_name, remedy=remedies.sentence(case.refusal or case.decision or {}), **words)
     if "hand_in" in machine.allowed_actions(case, machine.RESIDENT):
         text += promises.sentence(case)
     if "replace_material" in machine.allowed_actions(case, machine.RESIDENT):
         text += replacements.sentence(case)
     by_on = _day(case.due_on) if actor == "agency" else notice_by if case.state is State.SUPPLEMENT_REQUIRED else None
     return {"actor": actor, "by_on": by_on, "text": text}
-
-
-def _remedy(told: Mapping[str, Any]) -> str:
-    if not told.get("review_body"):
-        return "有疑问或不同意的，可以打12345。"
-    return (
-        f"不同意的，可以在收到之日起{told['review_days']}日内向{told['review_body']}申请行政复议，"
-        f"或在{told['suit_months']}个月内向{told['court']}起诉；有疑问可以打12345。"
-    )
 
 
 def forms_fields(item: Mapping[str, Any], case: Case) -> list[Mapping[str, Any]]:
