@@ -100,6 +100,11 @@ class Review:
         if colleague and not await self._known_account(colleague, staff.agency_id):
             raise ValidationFailed([error_row("/account", "unknown", "本单位没有这个账号")])
         now = self._clock()
+        # Whatever the office does with an accepted case, its applicant hears as early as can be of a licence that was lost.
+        present = await self._cases.holdings.ask_again(await self._cases.store.load(of_agency(case_id, staff)))
+        if action == "decide" and body["outcome"] == "approved" and present.agency_id == staff.agency_id and present.decision is None:
+            if rows := replacements.rows(present):
+                raise ValidationFailed(rows)
 
         def step(case: Case, item: Mapping[str, Any]) -> steps.Moved:
             case = seen_by(case, staff)
@@ -109,11 +114,6 @@ class Review:
                 raise ActionNotAllowed(
                     "这个办件由另一个部门办理，本单位只反馈意见。",
                     en="Another agency handles this case; yours is asked for its opinion.",
-        # Whatever the office does with an accepted case, its applicant hears as early as can be of a licence that was lost.
-        present = await self._cases.holdings.ask_again(await self._cases.store.load(of_agency(case_id, staff)))
-        if action == "decide" and body["outcome"] == "approved" and present.agency_id == staff.agency_id and present.decision is None:
-            if rows := replacements.rows(present):
-                raise ValidationFailed(rows)
                     state=case.state.value,
                     allowed_actions=allowed_actions(case, staff),
                 )
