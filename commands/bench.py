@@ -23,13 +23,13 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 # Benchmarks that take minutes run only when named.
-NAMED = ("reconcile", "notices", "submissions", "growth", "queue")
+NAMED = ("reconcile", "notices", "submissions", "growth", "queue", "stream")
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(["reads", *NAMED]))
 def command(names: tuple[str, ...]) -> None:
-    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile, notices, submissions, growth, queue)."""
+    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile, notices, submissions, growth, queue, stream)."""
     with tempfile.TemporaryDirectory(prefix="hall-bench-") as folder:
         servers = start_embedded(Path(folder), mongod=True, redis=True)
         try:
@@ -55,6 +55,10 @@ def command(names: tuple[str, ...]) -> None:
                 from bench import queue
 
                 asyncio.run(queue.run(servers, Path(folder), console))
+            if "stream" in names:
+                from bench import stream
+
+                asyncio.run(stream.run(servers["mongod"].address, servers["redis-server"].address, Path(folder), console))
         finally:
             for server in servers.values():
                 server.stop()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -58,9 +59,7 @@ async def serve(settings: Settings) -> None:
             f"port {settings.port} for web cannot be used ({error.strerror}): stop what uses it, or set HALL_PORT"
         ) from error
     server.add_sockets(sockets)
-    gc.freeze()  # what start-up made stays: collections need not walk it again
-    # A request makes thousands of short-lived objects: at the usual 700 a sixth of the time under load went into looking for cycles.
-    gc.set_threshold(50_000, 20, 50)
+    settle()
     log.info("web.started", address=f"{settings.host}:{settings.port}")
     await stop.wait()
     log.info("web.stopping")
@@ -73,6 +72,18 @@ async def serve(settings: Settings) -> None:
     await server.close_all_connections()
     await hall.close()
     log.info("web.stopped")
+
+
+def settle() -> None:
+    """Set the process for serving, after start-up: when garbage is looked for, and how many connections it may hold."""
+    gc.collect()
+    gc.freeze()  # what start-up made stays: collections need not walk it again
+    # A request makes thousands of short-lived objects: at the usual 700 a sixth of the time under load went into looking for cycles.
+    # Ten thousand connections are a million objects that live: the young are looked at in passes of a few milliseconds, and the old
+    # (a pass of half a second) only after as many new objects as forty thousand connections make.
+    gc.set_threshold(10_000, 5, 1_000)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _serve_many(settings: Settings) -> None:

@@ -1,10 +1,12 @@
-"""GET /v1/stream: the live stream over WebSocket.
+"""The live stream: GET /v1/stream over WebSocket, GET /v1/stream/poll for clients that cannot.
 
 A client says who it is by `Sec-WebSocket-Protocol: bearer, <token>`, by its first message `{"token": ...}`, or, on a page of the hall
 itself, by the page's cookie. `{"after": id}` (alone, or together with the token) first replays what came after that id.
 Then it gets `{"id", "type", "data"}`: type is the event's name, data the message as in GET /v1/notifications.
 Close codes: 4400 not understood, 4401 not signed in (or not any more), 4429 too many connections, 1013 too slow, 1001 and 1012 restarted or moved:
-come back with `after`.
+come back with `after`. `notice.published` has no id: it goes to everybody and can be read again at GET /v1/notices.
+
+A poll waits on the same stream with the same cursor; what it answers is what a WebSocket would have been sent, in the same order.
 """
 
 import asyncio
@@ -12,16 +14,19 @@ from urllib.parse import urlsplit
 
 import orjson
 import structlog
+from marshmallow import Schema, fields, validate
 from pymongo.errors import PyMongoError
-from tornado.websocket import WebSocketClosedError, WebSocketHandler
+from tornado.websocket import WebSocketHandler
 
 from app.kernel.errors import BadRequest, HallError, RateLimited, Unauthorized
 from handlers.base import HallHandler, operation
-from push.stream import TooManyConnections, encode
+from handlers.raw_frames import drop, write_frame
+from push.model import stream_id
+from push.stream import Frame, TooManyConnections, encode
 
 log = structlog.get_logger(__name__)
 
-HEARTBEAT_S = 30
+MOST_WAIT_S = 25  # less than proxies wait for an answer
 SIGN_IN_WITHIN_S = 10
 # A client that signed in by header or cookie may send {"after"} next: live messages wait this long for it, so that nothing new
 # overtakes what is replayed.
@@ -34,18 +39,27 @@ _CLOSE_CODES = {400: 4400, 422: 4400, 401: 4401, 429: 4429}
 class LiveStream(HallHandler, WebSocketHandler):
     """One connection; the protocol `Connection` of push.stream."""
 
-    cursor = 0
-    _owner_id = ""
-    _token = ""
-    _by_page = False
-    _joined = False
-    _last_write: "asyncio.Future[None] | None" = None
-    _timer: asyncio.TimerHandle | None = None
-    _watch: "asyncio.Task[None] | None" = None
+    # Slots, also for what the base sets: a handler of thirty attributes loses the dict layout that instances share, a kilobyte for each.
+    __slots__ = ("_by_page", "_english", "_heard", "_joined", "_owner_id", "_refusal", "_timer", "_token", "_unsent", "cursor")
+    __slots__ += ("_began", "_is_counted", "_reservation")
 
-    ping_interval = HEARTBEAT_S
-    ping_timeout = HEARTBEAT_S
+    ping_interval = None  # the stream beats for all: Tornado would keep a task and a timer for each
     max_message_size = _MAX_MESSAGE_BYTES
+
+    def initialize(self) -> None:
+        super().initialize()
+        self.cursor = 0
+        self._owner_id = self._token = ""
+        self._by_page = self._joined = False
+        self._heard = True  # something came since the last heartbeat
+        self._english = super().wants_english
+        self._refusal: HallError | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._unsent: asyncio.Future[None] | None = None
+
+    @property
+    def wants_english(self) -> bool:
+        return self._english
 
     @operation("The live stream (WebSocket)", answers={101: None})
     async def get(self) -> None:
@@ -57,7 +71,6 @@ class LiveStream(HallHandler, WebSocketHandler):
             or not headers.get("Sec-WebSocket-Key")
         ):
             raise BadRequest("这个地址只提供 WebSocket（13 版）连接。", en="This address speaks WebSocket 13 only.")
-        self._refusal: HallError | None = None
         token, by_page = self._token_of_request()
         if token:
             try:
@@ -89,6 +102,7 @@ class LiveStream(HallHandler, WebSocketHandler):
 
     async def open(self, *_args: str, **_kwargs: str) -> None:
         self.set_nodelay(True)
+        self.request.headers.clear()  # read by now; two kilobytes of each connection that waits
         self.hall.push.stream.opened(self, self.hall.stopping)
         if self._refusal is not None:
             return self._refuse(self._refusal)
@@ -101,6 +115,7 @@ class LiveStream(HallHandler, WebSocketHandler):
         return None
 
     async def on_message(self, message: str | bytes) -> None:
+        self._heard = True
         try:
             await self._understand(message)
         except HallError as error:
@@ -154,23 +169,9 @@ class LiveStream(HallHandler, WebSocketHandler):
         try:
             self.hall.push.stream.join(self._owner_id, self)
         except TooManyConnections:
-            return self._refuse(RateLimited("您同时打开的页面太多了，请关掉几个再试。", retry_after_s=30, en="Too many connections."))
-        if self._watch is None:
-            self._watch = asyncio.create_task(self._keep_signed_in())
+            return self._refuse(_too_many())
+        self._joined = True
         return None
-
-    async def _keep_signed_in(self) -> None:
-        """End the connection when its session ends. A client renews by sending {"token"} before the old one runs out."""
-        while True:
-            await asyncio.sleep(HEARTBEAT_S)
-            try:
-                session = await self.hall.identity.authenticate(self._token, **({"page": True} if self._by_page else {}))
-                if session.resident_id != self._owner_id:  # joined to another account: come back, the inbox has moved
-                    return self.close(1012, "moved")
-            except HallError as error:
-                return self._refuse(error)
-            except PyMongoError:
-                continue
 
     def _refuse(self, error: HallError) -> None:
         detail = error.detail_en if self.wants_english else error.detail
@@ -182,30 +183,49 @@ class LiveStream(HallHandler, WebSocketHandler):
 
     # --- Connection ---
 
-    def send(self, frame: bytes) -> None:
-        try:
-            self._last_write = asyncio.ensure_future(self.write_message(frame))
-        except WebSocketClosedError as error:
-            raise ConnectionResetError from error
-        # Tell the loop that somebody looks at the outcome: a connection that went away is no bug.
-        self._last_write.add_done_callback(lambda done: done.cancelled() or done.exception())
+    def send(self, frame: Frame) -> bool:
+        self._unsent = write_frame(self.ws_connection, frame.wire)
+        return self._unsent is None
 
     async def flushed(self) -> None:
-        if self._last_write is not None:
-            await asyncio.wait({self._last_write})
+        if self._unsent is not None:
+            await asyncio.wait({self._unsent})
+
+    async def beat(self) -> None:
+        """Close when the other side is silent or its session has ended. A client renews by `{"token"}` before the old one runs out."""
+        if self.ws_connection is None or self.ws_connection.is_closing():
+            return
+        if not self._heard:
+            return self.cut()
+        self._heard = False
+        try:
+            self.ping()
+            if self._joined:
+                session = await self.hall.identity.authenticate(self._token, **({"page": True} if self._by_page else {}))
+                if session.resident_id != self._owner_id:  # joined to another account: come back, the inbox has moved
+                    self.close(1012, "moved")
+        except HallError as error:
+            self._refuse(error)
+        except (PyMongoError, OSError):
+            pass  # the database is asked again at the next beat; a socket that is gone says so itself
+        except Exception as error:
+            log.error("stream.bug", exc_info=error)
+            self.close(1011, "internal")
+
+    def on_pong(self, data: bytes) -> None:
+        self._heard = True
 
     def cut(self) -> None:
+        connection = self.ws_connection
         self.close(1013, "too slow")
-        if self.ws_connection is not None:
-            self.ws_connection.abort()
+        drop(connection)
 
     def go_away(self) -> None:
         self.close(1001, "restarting")
 
     def on_close(self) -> None:
-        for ending in (self._timer, self._watch):
-            if ending is not None:
-                ending.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self.hall.push.stream.closed(self._owner_id, self)
 
 
@@ -213,4 +233,98 @@ def _not_understood() -> BadRequest:
     return BadRequest('看不懂这条消息，请发送 {"token"} 或 {"after"}。', en='Send {"token": ...}, {"after": ...} or both.')
 
 
-routes = [(r"/v1/stream", LiveStream)]
+def _too_many() -> RateLimited:
+    return RateLimited("您同时打开的页面太多了，请关掉几个再试。", retry_after_s=30, en="Too many connections.")
+
+
+class PollQuery(Schema):
+    after = fields.Str(
+        load_default="",
+        validate=validate.Length(max=64),
+        metadata={"description": "the `cursor` of the last answer, or an id as for the WebSocket; without it only what comes from now on"},
+    )
+    wait_s = fields.Int(
+        load_default=MOST_WAIT_S,
+        validate=validate.Range(0, MOST_WAIT_S, error=f"应为 0 到 {MOST_WAIT_S}"),
+        metadata={"description": "how long to wait when there is nothing yet"},
+    )
+
+
+class StreamFrame(Schema):
+    id = fields.Str(allow_none=True, metadata={"description": "null: for everybody, without a cursor"})
+    type = fields.Str(metadata={"example": "case.accepted"})
+    data = fields.Dict(metadata={"description": "the message as in GET /v1/notifications; the notice as in GET /v1/notices"})
+
+
+class PollAnswer(Schema):
+    items = fields.List(fields.Nested(StreamFrame))
+    cursor = fields.Str(metadata={"description": "the next `after`"})
+
+
+class Waiting:
+    """A poll that waits; the protocol `Connection` of push.stream."""
+
+    def __init__(self, cursor: int) -> None:
+        self.cursor = cursor
+        self.frames: list[Frame] = []
+        self.ended = asyncio.Event()
+
+    def send(self, frame: Frame) -> bool:
+        self.frames.append(frame)
+        self.ended.set()
+        return True
+
+    async def flushed(self) -> None:
+        """Nothing waits here for a reader."""
+
+    async def beat(self) -> None:
+        """It ends by itself sooner than a heartbeat would find out anything."""
+
+    def cut(self) -> None:
+        self.ended.set()
+
+    def go_away(self) -> None:
+        self.ended.set()
+
+
+class StreamPoll(HallHandler):
+    _waiting: Waiting | None = None
+
+    @operation("Wait for what comes after a cursor", query=PollQuery, answers={200: PollAnswer}, auth="resident")
+    async def get(self) -> None:
+        owner_id, stream = self.resident.resident_id, self.hall.push.stream
+        try:
+            after = self.query["after"]
+            cursor = await (stream.cursor_after(owner_id, after) if after else stream.head(owner_id))
+        except ValueError:
+            raise BadRequest("看不懂 after，请用上次返回的 cursor。", en="`after` is no cursor.") from None
+        waiting = Waiting(cursor)
+        for waiting.cursor, frame in await stream.read(owner_id, cursor):
+            waiting.frames.append(frame)
+        if not waiting.frames and self.query["wait_s"]:
+            await self._wait(owner_id, waiting)
+            self.resident = await self.require_resident()  # a session that ended meanwhile is told nothing more
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        items = b",".join(frame.json for frame in waiting.frames)
+        self.finish(b'{"items":[%b],"cursor":"%b"}' % (items, stream_id(waiting.cursor).encode()))
+
+    async def _wait(self, owner_id: str, waiting: Waiting) -> None:
+        stream, self._waiting = self.hall.push.stream, waiting
+        stream.opened(waiting, self.hall.stopping)
+        try:
+            stream.join(owner_id, waiting)  # looks once more from the cursor: what came since we read is not missed
+            async with asyncio.timeout(self.query["wait_s"]):
+                await waiting.ended.wait()
+        except TooManyConnections:
+            raise _too_many() from None
+        except TimeoutError:
+            pass
+        finally:
+            stream.closed(owner_id, waiting)
+
+    def on_connection_close(self) -> None:
+        if self._waiting is not None:
+            self._waiting.ended.set()
+
+
+routes = [(r"/v1/stream", LiveStream), (r"/v1/stream/poll", StreamPoll)]

@@ -2,9 +2,14 @@
 
 Redis says at once whose inbox grew; every five seconds one query asks MongoDB the same for all connected persons, so losing Redis only
 makes the stream slower. What is sent is always read from MongoDB by sequence number above the connection's own cursor: no gap, no repeat.
+
+What goes to everybody (`broadcast`) has no cursor: it is public and can be read again (GET /v1/notices). It is encoded once and pushed in slices,
+so that ten thousand connections never hold up a request. One task beats for all connections; none has a timer or a task of its own.
 """
 
 import asyncio
+import time
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import orjson
@@ -25,8 +30,20 @@ POLL_S = 5.0
 _BATCH = 100
 _FLUSH_S = 5.0  # a reader that has not taken a batch by then is cut off; it comes back with its cursor
 _OWNERS_PER_QUERY = 1000
+HEARTBEAT_S = 30.0
+_BEATS_PER_ROUND = 30  # a heartbeat of all connections is spread over the round
+_BEATS_AT_ONCE = 32
+_SLICE_S = 0.004  # a broadcast gives the loop back after so long
 
 connections = Gauge("hall_stream_connections", "Open connections of the live stream", multiprocess_mode="livesum")
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What is sent, made once for all who get it: the JSON text, and the same as a WebSocket text frame."""
+
+    json: bytes
+    wire: bytes
 
 
 class Connection(Protocol):
@@ -34,12 +51,16 @@ class Connection(Protocol):
 
     cursor: int
 
-    def send(self, frame: bytes) -> None:
-        """Queue a frame. Raises OSError when the connection is gone."""
+    def send(self, frame: Frame) -> bool:
+        """Send a frame; return False when some of it still waits for the reader. Raises OSError when the connection is gone."""
         ...
 
     async def flushed(self) -> None:
         """Return once everything queued has left, or the connection is gone."""
+        ...
+
+    async def beat(self) -> None:
+        """Find out whether the other side still lives and is still signed in; close if not. Called every HEARTBEAT_S."""
         ...
 
     def cut(self) -> None:
@@ -58,6 +79,8 @@ class TooManyConnections(Exception):
 class _Group:
     """All connections of one person."""
 
+    __slots__ = ("is_stale", "members", "pump")
+
     def __init__(self) -> None:
         self.members: set[Connection] = set()
         self.is_stale = False
@@ -67,10 +90,12 @@ class _Group:
 class Stream:
     """One per web process. Starts by itself at the first connection; `close()` at the end."""
 
-    def __init__(self, store: Store, redis: Redis, *, poll_s: float = POLL_S) -> None:
+    def __init__(self, store: Store, redis: Redis, *, poll_s: float = POLL_S, heartbeat_s: float = HEARTBEAT_S) -> None:
         self._store = store
         self._redis = redis
         self._poll_s = poll_s
+        self._heartbeat_s = heartbeat_s
+        self._broadcasting = asyncio.Lock()
         self._groups: dict[str, _Group] = {}
         self._open: set[Connection] = set()  # signed in or not
         self._tasks: list[asyncio.Task[None]] = []
@@ -119,6 +144,11 @@ class Stream:
         self._start()
         return self.wake(owner_id)
 
+    async def read(self, owner_id: str, after: int) -> list[tuple[int, Frame]]:
+        """Return what came after a cursor, at most a batch, each with the cursor that stands behind it."""
+        batch = await self._store.after(owner_id, after, _BATCH)
+        return [(message["seq"], encode(stream_id(message["seq"]), message["event"], view_message(message))) for message in batch]
+
     def leave(self, owner_id: str, connection: Connection) -> None:
         group = self._groups.get(owner_id)
         if group is None or connection not in group.members:
@@ -134,8 +164,27 @@ class Stream:
         if group is None:
             return
         group.is_stale = True
-        if group.pump is None or group.pump.done():
+        if group.pump is None:
             group.pump = asyncio.create_task(self._pump(owner_id, group))
+
+    async def broadcast(self, kind: str, data: dict[str, Any]) -> None:
+        """Send a frame without a cursor to everybody who is connected to this process, one broadcast after the other.
+
+        Whoever connects while it runs may miss it: it was readable before it was broadcast. A slow reader delays nobody and is cut off.
+        """
+        frame = encode(None, kind, data)
+        slow: list[tuple[str, Connection]] = []
+        async with self._broadcasting:
+            began = time.perf_counter()
+            for owner_id in tuple(self._groups):
+                group = self._groups.get(owner_id)
+                for connection in tuple(group.members) if group is not None else ():
+                    if not self._sent(owner_id, connection, frame):
+                        slow.append((owner_id, connection))
+                if time.perf_counter() - began > _SLICE_S:
+                    await asyncio.sleep(0)
+                    began = time.perf_counter()
+        await asyncio.gather(*(self._flush(owner_id, connection) for owner_id, connection in slow))
 
     async def close(self) -> None:
         """Send every connection away, and stop listening."""
@@ -159,34 +208,43 @@ class Stream:
         if not self._tasks or any(task.done() for task in self._tasks):
             for task in self._tasks:
                 task.cancel()
-            self._tasks = [asyncio.create_task(self._listen()), asyncio.create_task(self._poll())]
+            self._tasks = [asyncio.create_task(work()) for work in (self._listen, self._poll, self._beat)]
 
     async def _pump(self, owner_id: str, group: _Group) -> None:
         """Bring every connection of one person up to date. One pump per person runs, so frames never overtake each other."""
+        try:
+            await self._bring_up(owner_id, group)
+        finally:
+            group.pump = None  # ten thousand tasks that are done need not be kept
+
+    async def _bring_up(self, owner_id: str, group: _Group) -> None:
         while group.is_stale and group.members:
             group.is_stale = False
             lowest = min(connection.cursor for connection in group.members)
             try:
-                batch = await self._store.after(owner_id, lowest, _BATCH)
+                batch = await self.read(owner_id, lowest)
             except PyMongoError as error:
                 log.warning("stream.database_away", error=type(error).__name__)
                 return  # the poll wakes this person again
             if len(batch) == _BATCH:
                 group.is_stale = True
-            busy: set[Connection] = set()
-            for message in batch:
-                frame = encode(stream_id(message["seq"]), message["event"], view_message(message))
+            slow: set[Connection] = set()
+            for seq, frame in batch:
                 for connection in tuple(group.members):
                     # One that went back below `lowest` while we read gets its turn in the next round, from there.
-                    if lowest <= connection.cursor < message["seq"]:
-                        connection.cursor = message["seq"]
-                        try:
-                            connection.send(frame)
-                            busy.add(connection)
-                        except OSError:
-                            self._cut(owner_id, connection)
-            if busy:
-                await asyncio.gather(*(self._flush(owner_id, connection) for connection in busy))
+                    if lowest <= connection.cursor < seq:
+                        connection.cursor = seq
+                        if not self._sent(owner_id, connection, frame):
+                            slow.add(connection)
+            await asyncio.gather(*(self._flush(owner_id, connection) for connection in slow))
+
+    def _sent(self, owner_id: str, connection: Connection, frame: Frame) -> bool:
+        """Send; return False when the reader has to be waited for."""
+        try:
+            return connection.send(frame)
+        except OSError:
+            self._cut(owner_id, connection)
+            return True
 
     async def _flush(self, owner_id: str, connection: Connection) -> None:
         try:
@@ -227,6 +285,16 @@ class Stream:
             except PyMongoError as error:
                 log.warning("stream.database_away", error=type(error).__name__)
 
+    async def _beat(self) -> None:
+        """Look after every connection once per heartbeat, a share of them at a time. A new one has its first turn in the next round."""
+        while True:
+            everybody = tuple(self._open)
+            for turn in range(_BEATS_PER_ROUND):
+                await asyncio.sleep(self._heartbeat_s / _BEATS_PER_ROUND)
+                share = everybody[turn::_BEATS_PER_ROUND]
+                for start in range(0, len(share), _BEATS_AT_ONCE):
+                    await asyncio.gather(*(connection.beat() for connection in share[start : start + _BEATS_AT_ONCE]))
+
     async def _wake_behind(self) -> None:
         owners = tuple(self._groups)
         for start in range(0, len(owners), _OWNERS_PER_QUERY):
@@ -237,6 +305,17 @@ class Stream:
                     self.wake(owner_id)
 
 
-def encode(message_id: str | None, kind: str, data: dict[str, Any]) -> bytes:
+def encode(message_id: str | None, kind: str, data: dict[str, Any]) -> Frame:
     """Return one frame of the stream."""
-    return orjson.dumps({"id": message_id, "type": kind, "data": data})
+    text = orjson.dumps({"id": message_id, "type": kind, "data": data})
+    return Frame(text, _text_frame(text))
+
+
+def _text_frame(payload: bytes) -> bytes:
+    """Return a whole text message as the server sends it: final, not masked (RFC 6455 section 5.2)."""
+    length = len(payload)
+    if length < 126:
+        return bytes((0x81, length)) + payload
+    if length < 1 << 16:
+        return b"\x81\x7e" + length.to_bytes(2) + payload
+    return b"\x81\x7f" + length.to_bytes(8) + payload

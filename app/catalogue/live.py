@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from app.catalogue.errors import CatalogueNotLoaded, item_not_found
 from app.catalogue.publish import CHANNEL, published_now, read_item, read_version
 from app.catalogue.snapshot import Snapshot
+from app.kernel.clock import today
 from app.storage.mongo import Database
 
 log = structlog.get_logger(__name__)
@@ -28,6 +29,9 @@ class LiveCatalogue:
         self._snapshot: Snapshot | None = None
         self._old_items: OrderedDict[tuple[str, int], Mapping[str, Any]] = OrderedDict()
         self._loading = asyncio.Lock()
+        self._notices: dict[str, tuple[str, str]] | None = None  # id -> title and body, of those that showed at the last look
+        # Called with each notice that begins to show while this process runs, or whose text is new; as in GET /v1/notices.
+        self.on_notice: Callable[[dict[str, Any]], None] | None = None
 
     @property
     def is_loaded(self) -> bool:
@@ -58,6 +62,7 @@ class LiveCatalogue:
 
     async def run(self, stop: asyncio.Event, redis: Redis | None = None, *, every_s: float = 30.0) -> None:
         """Follow publications until `stop` is set: told through Redis at once, and checked against MongoDB every `every_s`."""
+        self._look_at_notices()
         told = asyncio.Event()
         listener = asyncio.create_task(_listen(redis, told, stop)) if redis is not None else None
         try:
@@ -71,6 +76,7 @@ class LiveCatalogue:
                     return
                 try:
                     await self.load()
+                    self._look_at_notices()
                 except PyMongoError as error:
                     log.warning("catalogue.database_away", error=type(error).__name__)
                 except Exception as error:
@@ -80,6 +86,18 @@ class LiveCatalogue:
             if listener is not None:
                 listener.cancel()
                 await asyncio.gather(listener, return_exceptions=True)
+
+    def _look_at_notices(self) -> None:
+        """Tell of notices that show now and did not at the last look: published since, or their first day has come."""
+        if self._snapshot is None:
+            return
+        before, rows = self._notices, self._snapshot.notices(today())
+        self._notices = {row["id"]: (row["title"], row["body"]) for row in rows}
+        if before is None or self.on_notice is None:  # at the first look all are old: whoever connects reads them
+            return
+        for row in reversed(rows):  # the oldest first
+            if before.get(row["id"]) != self._notices[row["id"]]:
+                self.on_notice(row)
 
     # --- rows, for our own code ---
 

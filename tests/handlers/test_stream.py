@@ -1,12 +1,19 @@
 """The live stream over real sockets: no gap, no repeat, whatever breaks; nobody hears what is not theirs."""
 
 import asyncio
+import socket as sockets
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import aiohttp
 import pytest
 
+from app.catalogue.live import LiveCatalogue
+from app.catalogue.load import load_catalogue
+from app.catalogue.publish import publish
+from config.settings import ROOT
 from handlers import stream as handler
 from push import stream as hub
 from push.stream import Stream
@@ -227,7 +234,7 @@ async def test_the_page_cookie_counts_for_our_own_pages_only(web: Web):
 
 
 async def test_a_session_that_ends_ends_its_stream(web: Web, monkeypatch):
-    monkeypatch.setattr(handler, "HEARTBEAT_S", 0.1)
+    monkeypatch.setattr(web.hall.push.stream, "_heartbeat_s", 0.1)
     login = await web.sign_in("leaving")
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
         await _joined(web, login, 1)
@@ -281,6 +288,187 @@ async def test_a_reader_that_takes_nothing_is_cut_off(web: Web, monkeypatch):
         await _tell(web, login, 2)
         assert len(await _take(socket, 2)) == 2
     assert stuck.was_cut
+
+
+async def test_a_browser_that_stops_reading_is_cut_off_and_delays_nobody(web: Web, monkeypatch):
+    monkeypatch.setattr(hub, "_FLUSH_S", 0.2)
+    slow, quick = await web.sign_in("stops"), await web.sign_in("reads")
+    host, port = web.url.removeprefix("http://").split(":")
+    stuck = sockets.socket()
+    stuck.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 4096)
+    stuck.setblocking(False)
+    loop = asyncio.get_running_loop()
+    await loop.sock_connect(stuck, (host, int(port)))
+    head = "GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    head += f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: bearer, {slow.access_token}\r\n\r\n"
+    await loop.sock_sendall(stuck, head.encode())
+    await _joined(web, slow, 1)
+    large = {"body": "长" * 1_000_000}  # more than the kernel keeps for one who does not read
+    async with web.connect(protocol=f"bearer, {quick.access_token}") as socket:
+        await _joined(web, quick, 1)
+        telling = [asyncio.create_task(web.hall.push.stream.broadcast("notice.published", data)) for data in (large, {"id": "n"})]
+        messages = await _take(socket, 2)
+        await asyncio.gather(*telling)
+        await _joined(web, slow, 0)
+        assert [message["data"] for message in messages] == [large, {"id": "n"}]
+        await _tell(web, quick)
+        assert int((await _take(socket, 1))[0]["id"]) == 1
+    stuck.close()
+
+
+async def test_who_does_not_answer_a_heartbeat_is_cut_off(web: Web, monkeypatch):
+    monkeypatch.setattr(web.hall.push.stream, "_heartbeat_s", 0.1)
+    login = await web.sign_in("mute")
+    async with web.connect(protocol=f"bearer, {login.access_token}") as answers:
+        async with web.desk.http.ws_connect(
+            f"{web.url}/v1/stream", protocols=["bearer", login.access_token], autoping=False
+        ) as mute:
+            await _joined(web, login, 2)
+            reading = asyncio.create_task(answers.receive())  # aiohttp answers pings while it reads
+            async with asyncio.timeout(5):
+                while (await mute.receive()).type in (aiohttp.WSMsgType.PING, aiohttp.WSMsgType.TEXT):
+                    pass
+            await _joined(web, login, 1)
+            await asyncio.sleep(0.3)  # three more heartbeats: the one that answers stays
+            await _tell(web, login)
+            assert int((await reading).json()["id"]) == 1
+
+
+# --- what goes to everybody ---
+
+
+@pytest.mark.parametrize("length", [0, 125, 126, 65_535, 65_536])
+async def test_a_frame_of_any_length_arrives_whole(web: Web, length):
+    login = await web.sign_in("length")
+    frame = hub.Frame(b"", hub._text_frame(b"x" * length))
+    async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
+        await _joined(web, login, 1)
+        (connection,) = web.hall.push.stream._groups[login.resident.id].members
+        connection.send(frame)
+        assert await socket.receive_str(timeout=5) == "x" * length
+
+
+async def test_a_notice_that_is_published_reaches_everybody_in_every_process_once(web: Web, keys):
+    desk, stop = web.desk, asyncio.Event()
+    whole = load_catalogue(ROOT / "config" / "catalogue")
+    items = tuple(item for item in whole.items if item["alias"] == "id_card_lost")
+    small = replace(whole, items=items, bundles=(), knowledge=(), notices=(), synonyms={"groups": [], "leads_to": [], "stop_words": [], "words": []})
+    old = {"id": "old", "title": "旧", "body": "旧", "item": None, "from_on": "2020-01-01", "until_on": None}
+    later = old | {"id": "later", "from_on": "2999-01-01"}
+    new = old | {"id": "new", "title": "新", "item": "id_card_lost"}
+    await publish(desk.database, replace(small, notices=(old,)), now=datetime.now(UTC))
+    other_push = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
+    async with open_web(desk, keys, push=other_push) as other:
+        logins = [await web.sign_in("one"), await web.sign_in("two")]
+        async with (
+            web.connect(protocol=f"bearer, {logins[0].access_token}") as first,
+            web.connect(protocol=f"bearer, {logins[1].access_token}") as second,
+            other.connect(protocol=f"bearer, {logins[1].access_token}") as third,
+        ):
+            for where, login in ((web, logins[0]), (web, logins[1]), (other, logins[1])):
+                await _joined(where, login, 1)
+            following, telling = [], []
+            for stream in (web.hall.push.stream, other_push.stream):
+                live = LiveCatalogue(desk.database)
+                live.on_notice = lambda row, stream=stream: telling.append(asyncio.create_task(stream.broadcast("notice.published", row)))
+                await live.load()
+                following.append(asyncio.create_task(live.run(stop, desk.redis)))
+            await asyncio.sleep(0)
+            await publish(desk.database, replace(small, notices=(old, new, later)), redis=desk.redis, now=datetime.now(UTC))
+            heard = [(await _take(socket, 1))[0] for socket in (first, second, third)]
+            await publish(desk.database, replace(small, notices=(old, new)), redis=desk.redis, now=datetime.now(UTC))  # nothing new shows
+            for login in logins:
+                await _tell(web, login)
+            after = [(await _take(socket, 1))[0]["type"] for socket in (first, second, third)]
+            stop.set()
+            await asyncio.gather(*following, *telling)
+    assert {message["type"] for message in heard} == {"notice.published"} and after == ["case.evaluated"] * 3
+    assert [message["id"] for message in heard] == [None] * 3 and heard[0] == heard[1] == heard[2]
+    assert heard[0]["data"]["title"] == "新" and heard[0]["data"]["item"]["name"] and set(heard[0]["data"]) == {"id", "title", "body", "published_on", "item"}
+
+
+# --- the long poll ---
+
+
+async def _poll(web: Web, login: Any, after: str | None = None, wait_s: int = 5) -> dict[str, Any]:
+    query = f"wait_s={wait_s}" + (f"&after={after}" if after is not None else "")
+    status, answer, _ = await web.call("GET", f"/v1/stream/poll?{query}", login)
+    assert status == 200, answer
+    return answer
+
+
+async def test_polls_see_everything_once_whatever_comes_between_them(web: Web, keys):
+    """Two processes take turns in answering, six writers write; every answer goes on from the cursor of the last."""
+    login, total, seen = await web.sign_in("poller"), 40, []
+    other_push = put_together(web.desk.database, web.desk.redis, web.desk.running, web.desk.town, web.desk.out)
+    async with open_web(web.desk, keys, push=other_push) as other:
+        cursor = (await _poll(web, login, wait_s=0))["cursor"]
+        gate = asyncio.Semaphore(6)
+
+        async def tell() -> None:
+            async with gate:
+                await _tell(web, login)
+
+        writing = [asyncio.create_task(tell()) for _ in range(total)]
+        turn = 0
+        while len(seen) < total:
+            answer = await _poll((web, other)[turn % 2], login, cursor)
+            assert answer["items"] and answer["cursor"] == answer["items"][-1]["id"]
+            seen, cursor, turn = seen + answer["items"], answer["cursor"], turn + 1
+        await asyncio.gather(*writing)
+        assert (await _poll(web, login, cursor, wait_s=0)) == {"items": [], "cursor": cursor}
+    assert [int(item["id"]) for item in seen] == list(range(1, total + 1))
+    inbox = (await web.call("GET", "/v1/notifications?limit=100", login))[1]["items"]
+    assert [item["data"] for item in seen] == inbox[::-1]
+
+
+async def test_a_poll_waits_is_limited_and_ends_with_the_process(web: Web, monkeypatch):
+    monkeypatch.setattr(hub, "MAX_CONNECTIONS_PER_PERSON", 2)
+    login = await web.sign_in("waits")
+    waiting = [asyncio.create_task(_poll(web, login, "0", wait_s=25)) for _ in range(2)]
+    await _joined(web, login, 2)
+    status, problem, answer = await web.call("GET", "/v1/stream/poll?after=0", login)
+    assert (status, problem["code"], answer.headers["Retry-After"]) == (429, "rate.limited", "30")
+    await _tell(web, login)
+    assert [[int(item["id"]) for item in (await one)["items"]] for one in waiting] == [[1], [1]]
+    await _joined(web, login, 0)
+    cursor = waiting[0].result()["cursor"]
+
+    assert (await _poll(web, login, "1", wait_s=1)) == {"items": [], "cursor": cursor}  # in vain
+    leaving = asyncio.create_task(_poll(web, login, "1", wait_s=25))
+    await _joined(web, login, 1)
+    leaving.cancel()
+    await _joined(web, login, 0)  # who hangs up leaves no trace
+    last = asyncio.create_task(_poll(web, login, "1", wait_s=25))
+    await _joined(web, login, 1)
+    await web.hall.push.stream.broadcast("notice.published", {"id": "n"})
+    assert (await last) == {"items": [{"id": None, "type": "notice.published", "data": {"id": "n"}}], "cursor": cursor}
+    last = asyncio.create_task(_poll(web, login, "1", wait_s=25))
+    await _joined(web, login, 1)
+    web.hall.stopping.set()
+    assert (await asyncio.wait_for(last, 3)) == {"items": [], "cursor": cursor}
+    assert web.hall.push.stream._open == set()
+
+
+async def test_a_poll_of_a_session_that_ended_meanwhile_is_told_nothing(web: Web):
+    login = await web.sign_in("ends")
+    asking = asyncio.create_task(web.call("GET", "/v1/stream/poll?after=0", login))
+    await _joined(web, login, 1)
+    await web.hall.identity.end_session(login.resident.id, login.session_id)
+    await _tell(web, login)
+    status, problem, _ = await asking
+    assert status == 401 and "items" not in problem
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [("after=abc", 400), ("after=-1", 400), ("after=msg_none", 400), ("wait_s=26", 422), ("wait_s=x", 422), ("after=" + "1" * 65, 422)],
+)
+async def test_a_poll_that_asks_wrongly_is_told_so(web: Web, query, status):
+    login = await web.sign_in("wrong")
+    answered, problem, answer = await web.call("GET", f"/v1/stream/poll?{query}", login)
+    assert answered == status and problem["detail"] and answer.headers["Content-Type"].startswith("application/problem+json")
+    assert (await web.call("GET", "/v1/stream/poll"))[0] == 401
 
 
 async def test_a_plain_request_gets_a_problem(web: Web):

@@ -43,7 +43,8 @@ let pause = 1000;
 function listen() {
   const socket = new WebSocket(location.origin.replace('http', 'ws') + '/v1/stream');
   socket.onopen = () => { pause = 1000; soon(); };
-  socket.onmessage = soon;
+  // What has no id goes to everybody (a notice): if every open page asked again at once for that, the hall would have a rush of them.
+  socket.onmessage = (event) => { if (JSON.parse(event.data).id !== null) soon(); };
   socket.onclose = (event) => {
     if (event.code === 1008 || event.code >= 4400 && event.code < 4500) return; // not signed in any more
     setTimeout(listen, pause);
