@@ -36,6 +36,7 @@ from handlers import (
     requests,
     stream,
     supervision,
+    undelivered,
     uploads,
 )
 from handlers import (
@@ -84,6 +85,7 @@ ROUTE_MODULES = (
     refunds,
     findings,
     supervision,
+    undelivered,
     wechat_routes,
     alipay_routes,
     templates,

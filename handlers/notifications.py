@@ -20,6 +20,15 @@ class MessageSubject(Schema):
     id = fields.Str()
 
 
+class MessageDelivery(Schema):
+    """How the person was told outside the hall. The inbox has the message in every state."""
+
+    state = fields.Str(validate=validate.OneOf(("waiting", "sent", "inbox", "unclear", "failed", "handled")))
+    told_by = fields.Str(allow_none=True, validate=validate.OneOf(CHANNELS))
+    text = fields.Str(metadata={"description": "for the person, in Chinese"})
+    en = fields.Str()
+
+
 class InboxMessage(Schema):
     id = fields.Str(metadata={"example": "msg_01KB2M3N4P5Q6R7S8T9V0W1X2Y"})
     at = fields.Str(metadata={"format": "date-time"})
@@ -33,6 +42,7 @@ class InboxMessage(Schema):
     case_id = fields.Str(allow_none=True)
     order_id = fields.Str(allow_none=True)
     state = fields.Str(allow_none=True)
+    delivery = fields.Nested(MessageDelivery, allow_none=True)
 
 
 class Inbox(Schema):

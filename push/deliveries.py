@@ -341,8 +341,26 @@ class Deliveries:
     # --- what others ask ---
 
     async def report(self, vendor_id: str, fate: str, now: datetime) -> None:
-        """Note what a vendor later says of a message it took (`success`, `user block`, ...)."""
-        await self._deliveries.update_one({"vendor_id": vendor_id}, {"$set": {"fate": fate, "fate_at": now}})
+        """Note what a vendor later says of a message it took: `success`, or why the person did not get it.
+
+        What did not arrive goes on to the next channel, where there is one. The first report counts: vendors repeat theirs.
+        """
+        reported = {"fate": fate[:80], "fate_at": now}
+        sent = {"vendor_id": vendor_id, "state": "sent", "fate": {"$exists": False}}
+        if fate.partition(":")[0].strip() == "success":
+            await self._deliveries.update_one(sent, {"$set": reported})
+            return
+        found = await self._deliveries.find_one(sent, {"channel": 1})
+        if found is None:
+            return
+        update = {
+            "$set": {**reported, "state": "waiting", "is_open": True, "next_at": now},
+            # Its id goes: the next channel's takes its place, and another report of this one finds nothing.
+            "$unset": {"claim": "", "vendor_id": ""},
+            "$push": {"closed": found["channel"], "attempts": _attempt(found["channel"], "undelivered", now, code=fate[:40])},
+        }
+        if (await self._deliveries.update_one(sent | {"channel": found["channel"]}, update)).modified_count:
+            outcomes.labels(found["channel"], "undelivered").inc()
 
     async def of_subject(self, subject_id: str) -> list[dict[str, Any]]:
         """Return what was told about one case or order, for staff: event, state, channel, attempts. No addresses."""

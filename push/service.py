@@ -27,6 +27,7 @@ from push.model import EVENTS, STREAM_CHANNEL, Preferences, view_message
 from push.store import Store
 from push.stream import Stream
 from push.templates import FOLDER, MessageTemplates
+from push.undelivered import Undelivered
 
 log = structlog.get_logger(__name__)
 
@@ -63,6 +64,7 @@ class Push:
         self.grants = grants
         self.stream = Stream(store, redis)
         self.deliveries = Deliveries(database, store, channels, Rates(redis, load_rates(FOLDER)), clock)
+        self.undelivered = Undelivered(database, clock)
 
     @property
     def event_names(self) -> tuple[str, ...]:
@@ -140,8 +142,9 @@ class Push:
             raise BadRequest("翻页标记不对，请从第一页重新打开。", en="The cursor is not valid.")
         found = await self.store.page(owner_id, unread=unread, before=cursor, limit=limit + 1)
         items = found[:limit]
+        told = await self.undelivered.told(owner_id, items)
         return {
-            "items": [view_message(message) for message in items],
+            "items": [view_message(message) | {"delivery": told.get(message["_id"])} for message in items],
             "next_cursor": items[-1]["_id"] if len(found) > limit else None,
             "unread_count": await self.store.unread_count(owner_id, MAX_UNREAD_COUNT),
         }
@@ -155,7 +158,8 @@ class Push:
         message = await self.store.mark_read(owner_id, message_id, self._clock())
         if message is None:
             raise NotFound("没有找到这条消息。", en="No such message.")
-        return view_message(message)
+        told = await self.undelivered.told(owner_id, [message])
+        return view_message(message) | {"delivery": told.get(message_id)}
 
     async def mark_all_read(self, owner_id: str) -> int:
         return await self.store.mark_all_read(owner_id, self._clock())

@@ -1,0 +1,75 @@
+"""Notices that reached nobody outside the hall, for staff (/staff/v1/undelivered)."""
+
+from marshmallow import Schema, fields, validate
+
+from handlers.base import HallHandler, operation
+from handlers.notifications import MessageSubject
+
+
+class UndeliveredQuery(Schema):
+    limit = fields.Integer(load_default=20, validate=validate.Range(1, 100, error="应为 1 到 100"))
+    cursor = fields.String(load_default=None, validate=validate.Regexp(r"dlv_[0-9A-Z]{26}\Z"))
+
+
+class HandleUndeliveredRequest(Schema):
+    note = fields.String(
+        required=True,
+        validate=validate.Length(2, 500, error="请写明怎么跟进的，2 到 500 个字"),
+        metadata={"example": "已电话告知本人"},
+    )
+
+
+class DeliveryAttempt(Schema):
+    channel = fields.String()
+    outcome = fields.String(metadata={"description": "refused, try_later, unclear, undelivered, broken"})
+    code = fields.String(metadata={"description": "the vendor's code (docs/push.md)"})
+    at = fields.String(metadata={"format": "date-time"})
+
+
+class UndeliveredResponse(Schema):
+    id = fields.String()
+    event = fields.String(metadata={"example": "case.supplement_requested"})
+    title = fields.String()
+    subject = fields.Nested(MessageSubject)
+    case_id = fields.String(allow_none=True)
+    agency_id = fields.String(metadata={"description": "empty: nobody's but the agency's that runs the hall"})
+    at = fields.String(metadata={"format": "date-time"})
+    failed_at = fields.String(metadata={"format": "date-time"})
+    attempts = fields.List(fields.Nested(DeliveryAttempt))
+    handled_at = fields.String(allow_none=True, metadata={"format": "date-time"})
+    handled_by = fields.String(allow_none=True)
+    note = fields.String()
+
+
+class UndeliveredListResponse(Schema):
+    items = fields.List(fields.Nested(UndeliveredResponse))
+    next_cursor = fields.String(allow_none=True)
+
+
+class UndeliveredList(HallHandler):
+    @operation(
+        "Notices that reached nobody: ring the person up", query=UndeliveredQuery, answers={200: UndeliveredListResponse}, auth="staff"
+    )
+    async def get(self) -> None:
+        rows, cursor = await self.hall.push.undelivered.page(
+            self.staff,
+            is_superior=self.hall.supervision.is_superior(self.staff),
+            limit=self.query["limit"],
+            cursor=self.query["cursor"],
+        )
+        await self.answer({"items": rows, "next_cursor": cursor})
+
+
+class HandleUndelivered(HallHandler):
+    @operation("Note what was done about one", body=HandleUndeliveredRequest, answers={200: UndeliveredResponse}, auth="staff")
+    async def post(self, delivery_id: str) -> None:
+        is_superior = self.hall.supervision.is_superior(self.staff)
+        await self.answer(
+            await self.hall.push.undelivered.handle(delivery_id, self.staff, self.body["note"], is_superior=is_superior)
+        )
+
+
+routes = [
+    (r"/staff/v1/undelivered", UndeliveredList),
+    (r"/staff/v1/undelivered/([\w-]{1,64})/handle", HandleUndelivered),
+]

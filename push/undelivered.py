@@ -1,0 +1,142 @@
+"""What reached nobody outside the hall, as tasks for the staff of the agency whose notice it is; and what the person reads about it.
+
+A delivery that failed is a task until somebody notes what was done (rung up, written to, met at the window). The message itself was in the
+person's inbox from the first moment, and says that nobody could be reached. What belongs to no agency (orders, sign-in) is for the agency
+that runs the hall, which sees all.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from app.identity.model import StaffSession
+from app.kernel.audit import record
+from app.kernel.clock import format_utc
+from app.kernel.errors import Conflict, NotFound
+from app.storage.mongo import Database
+
+_CHANNEL_NAMES = {"wechat": "微信", "alipay": "支付宝", "app": "手机应用", "sms": "短信"}
+_CHANNEL_NAMES_EN = {"wechat": "WeChat", "alipay": "Alipay", "app": "the app", "sms": "text message"}
+# State as the person sees it -> what it means. The inbox has every message whatever the state is.
+_TOLD = {
+    "waiting": ("正在通知您。", "On its way."),
+    "sent": ("已用{channel}通知您。", "Sent by {channel}."),
+    "inbox": ("只在这里通知您。", "Told here only."),
+    "unclear": ("已用{channel}发出，没有回音。", "Sent by {channel}; no answer came."),
+    "failed": ("{channel}未能送达，请以这里为准，并保持电话畅通：工作人员会联系您。", "{channel} could not reach you. Please keep your phone on: we will contact you."),
+    "handled": ("{channel}未能送达，工作人员已经跟进。", "{channel} could not reach you; a member of staff has taken care of it."),
+}  # fmt: skip
+
+
+class UndeliveredNotFound(NotFound):
+    code = "undelivered.not_found"
+
+
+class UndeliveredHandled(Conflict):
+    code = "undelivered.handled"
+
+
+class Undelivered:
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+        self._database = database
+        self._deliveries = database["deliveries"]
+        self._clock = clock
+
+    async def page(
+        self, staff: StaffSession, *, is_superior: bool, limit: int, cursor: str | None
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """Return tasks, oldest first, and the cursor of the next page. Audited.
+
+        Args:
+            is_superior: of the agency that runs the hall, which sees what is anybody's.
+            cursor: the id of the last one seen.
+        """
+        query = self._seen_by(staff, is_superior) | {"is_undelivered": True}
+        if cursor:
+            query["_id"] = {"$gt": cursor}
+        found = await self._deliveries.find(query).sort("_id", 1).limit(limit + 1).to_list()
+        rows = found[:limit]
+        if rows:
+            await record(
+                self._database["audit"], actor=staff.account, action="undelivered.list", subject=staff.agency_id, owner_id="",
+                subjects=[row["_id"] for row in rows],
+            )  # fmt: skip
+        titles = {
+            message["_id"]: message["title"]
+            async for message in self._database["messages"].find({"_id": {"$in": [row["message_id"] for row in rows]}}, {"title": 1})
+        }
+        return [_view(row, titles.get(row["message_id"], "")) for row in rows], rows[-1]["_id"] if len(found) > limit else None
+
+    async def handle(self, delivery_id: str, staff: StaffSession, note: str, *, is_superior: bool) -> dict[str, Any]:
+        """Note what was done about one, and close the task. Audited, in one transaction.
+
+        Raises:
+            UndeliveredNotFound: none, or another agency's. UndeliveredHandled: somebody was faster.
+        """
+        mine = self._seen_by(staff, is_superior) | {"_id": delivery_id, "state": "failed"}
+        row = await self._deliveries.find_one(mine)
+        if row is None:
+            raise UndeliveredNotFound("没有找到这条没送达的通知。", en="No such undelivered notice.")
+
+        async def work(session: Any) -> bool:
+            done = {"is_undelivered": False, "handled_at": self._clock(), "handled_by": staff.account, "note": note}
+            changed = await self._deliveries.update_one(mine | {"is_undelivered": True}, {"$set": done}, session=session)
+            if changed.modified_count:
+                await record(
+                    self._database["audit"], actor=staff.account, action="undelivered.handled", subject=delivery_id,
+                    owner_id=row["owner_id"], session=session,
+                )  # fmt: skip
+            return bool(changed.modified_count)
+
+        if not await self._database.transaction(work):
+            raise UndeliveredHandled("这条通知已经有人跟进了，请刷新后查看。", en="Somebody has taken care of it already.")
+        message = await self._database["messages"].find_one({"_id": row["message_id"]}, {"title": 1})
+        handled = await self._deliveries.find_one({"_id": delivery_id})
+        assert handled is not None
+        return _view(handled, message["title"] if message else "")
+
+    async def told(self, owner_id: str, messages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return, by message id, how the person was told outside the hall: `{state, told_by, text, en}`."""
+        query = {"event_id": {"$in": [message["event_id"] for message in messages]}, "owner_id": owner_id}
+        wanted = {"message_id": 1, "state": 1, "channel": 1, "attempts": 1, "handled_at": 1}
+        return {row["message_id"]: _told(row) async for row in self._deliveries.find(query, wanted)}
+
+    @staticmethod
+    def _seen_by(staff: StaffSession, is_superior: bool) -> dict[str, Any]:
+        return {} if is_superior else {"agency_id": staff.agency_id}
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    state = {"sending": "waiting"}.get(row["state"], row["state"])
+    if row.get("handled_at"):
+        state = "handled"
+    tried = [attempt["channel"] for attempt in row["attempts"] if attempt["channel"] in _CHANNEL_NAMES]
+    channel = tried[-1] if tried else row.get("channel", "")
+    zh, en = _TOLD[state]
+    return {
+        "state": state,
+        "told_by": channel if state in ("sent", "unclear") else None,
+        "text": zh.format(channel=_CHANNEL_NAMES.get(channel, "通知")),
+        "en": en.format(channel=_CHANNEL_NAMES_EN.get(channel, "A notice")),
+    }
+
+
+def _view(row: Mapping[str, Any], title: str) -> dict[str, Any]:
+    subject = row["subject"]
+    return {
+        "id": row["_id"],
+        "event": row["event"],
+        "title": title,
+        "subject": subject,
+        "case_id": subject["id"] if subject["kind"] == "case" else None,
+        "agency_id": row.get("agency_id", ""),
+        "at": format_utc(row["at"]),
+        "failed_at": format_utc(row["failed_at"]),
+        "attempts": [
+            {"channel": one["channel"], "outcome": one["outcome"], "code": one.get("code", ""), "at": format_utc(one["at"])}
+            for one in row["attempts"]
+        ],
+        "handled_at": format_utc(row.get("handled_at")),
+        "handled_by": row.get("handled_by"),
+        "note": row.get("note", ""),
+    }
