@@ -12,6 +12,7 @@ from handlers import pages_forms
 from handlers.intake import SupplementAtWindowRequest, handed_in_row
 from handlers.pages_base import errors_by_field
 from handlers.pages_cases import stale_keys
+from handlers.pages_pay import qr
 from handlers.pages_staff import ID, StaffPage, items_of
 from handlers.problems import judged
 
@@ -159,7 +160,13 @@ class Receipt(StaffPage):
             window=self.hall.catalogue.agency(self.staff.agency_id)["name"],
             is_own=case.agency_id == self.staff.agency_id,
             divisions=self.divisions,
+            rating=await self._rating(case_id),
         )
+
+    async def _rating(self, case_id: str) -> str:
+        """Return the QR code of the one-time rating of this intake, as SVG."""
+        code = await self.hall.feedback.code_of_intake(case_id)
+        return qr(f"{self.hall.settings.public_url}/rate/{code}", "评价这次服务的二维码") if code else ""
 
 
 routes = [

@@ -187,14 +187,14 @@ class Close(OneOrder):
 class Receipt(PayPage):
     async def get(self, order_id: str) -> None:
         receipt = await self.hall.payments.receipt(order_id, self.owner)
-        shown = [(one, _qr(one["check_url"])) for one in receipt["receipts"]]
+        shown = [(one, qr(one["check_url"], "核验收据的二维码")) for one in receipt["receipts"]]
         await self.show("receipt.html", shown=shown, checked=False, order_id=order_id, back=f"/orders/{order_id}")
 
 
-def _qr(address: str) -> str:
+def qr(address: str, title: str) -> str:
     """Return a QR code as SVG."""
     code = segno.make(address, error="m", micro=False)
-    drawn: str = code.svg_inline(scale=4, border=2, svgclass=None, lineclass=None, title="核验收据的二维码", omitsize=True)
+    drawn: str = code.svg_inline(scale=4, border=2, svgclass=None, lineclass=None, title=title, omitsize=True)
     return drawn
 
 

@@ -40,7 +40,7 @@ class Complaints:
         """
         text = asked["text"].strip()
         if not text:
-            raise ValidationFailed([error_row("/text", "required", "请写明是什么事、希望怎么解决")])
+            raise ValidationFailed([error_row("/text", "required", "请写明是什么事、希望怎么解决")], "请写明是什么事、希望怎么解决，再提交。")
         about = await self._about(resident_id, asked)
         now = self._clock()
         number = await self._work_orders.next_number(machine.COMPLAINT, now)

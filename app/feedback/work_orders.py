@@ -244,9 +244,9 @@ class WorkOrders:
                 allowed = machine.allowed(order.facts, actor)
                 raise StepNotAllowed(_refusal(order), en="This step is not allowed now.", state=order.state, allowed_actions=allowed)
             if "text" in step.needs and not text:
-                raise ValidationFailed([error_row("/text", "required", "请写明情况")])
+                raise ValidationFailed([error_row("/text", "required", "请写明情况")], "请写明情况，再提交。")
             if "reason" in step.needs and body.get("reason") not in machine.SET_ASIDE_FOR:
-                raise ValidationFailed([error_row("/reason", "required", "请选择误评还是恶意评价")])
+                raise ValidationFailed([error_row("/reason", "required", "请选择误评还是恶意评价")], "请选择误评还是恶意评价，再提交。")
             said = f"{machine.SET_ASIDE_FOR[body['reason']]}：{text}" if "reason" in step.needs else text
             moved = self._stepped(order, step, now, said, by)
             await self._save(order, moved, step, now, session)
@@ -300,12 +300,13 @@ class WorkOrders:
             )  # fmt: skip
 
     def _counts(self, before: WorkOrder, step: machine.Step, now: datetime) -> dict[str, int]:
-        """Return what a step adds to the day of the bad rating; what was sent back is not counted again."""
+        """Return what a step adds to the day of the bad rating: each of its kind once, also when it was sent back."""
         names = {"contact": "contacted", "answer": "answered", "correct": "corrected", "set_aside": "set_aside"}
-        if before.kind != machine.CALL_BACK or step.name not in names or before.reopened:
+        taken = {row["step"] for row in before.log}
+        if before.kind != machine.CALL_BACK or step.name not in names or step.name in taken:
             return {}
         late = step.name == "contact" and before.due_on is not None and shanghai_day(now) > before.due_on
-        already = step.name == "set_aside" and before.state == "contacted"  # called back already
+        already = step.name == "set_aside" and "contact" in taken  # called back already
         return {names[step.name]: 1} | ({"contacted_late": 1} if late else {}) | ({"contacted": -1} if already else {})
 
     # --- reading ---
@@ -360,6 +361,10 @@ class WorkOrders:
             "next_cursor": f"{rows[limit - 1]['due_on']}~{rows[limit - 1]['_id']}" if more else None,
             "counts": counts,
         }
+
+    def may_deal(self, staff: StaffSession) -> bool:
+        """Say whether this person deals with work orders at all: heads, and the call-back desk."""
+        return staff.role == "head" or staff.agency_id == self._superior
 
     def rank(self, staff: StaffSession) -> str:
         return machine.HEAD if staff.role == "head" else machine.DESK

@@ -1,0 +1,85 @@
+"""评价, 回访 and 投诉 on the pages, without script: a bad rating is called back and settled, a complaint is answered, strangers see nothing."""
+
+import re
+from typing import Any
+
+from tests.handlers.pages_world import PASSWORD, World, sign_in, submitted, until, world
+
+__all__ = ["world"]  # the fixture
+
+
+async def signed_in_staff(world: World, account: str) -> Any:
+    browser = world.browser()
+    page = await browser.get("/staff/sign-in")
+    page = await browser.submit(page, "/staff/sign-in", account=account, password=PASSWORD)
+    assert page.path == "/staff/tasks", page.text
+    return browser
+
+
+async def test_a_bad_rating_is_called_back_and_a_complaint_is_answered(world: World) -> None:
+    resident, stranger = await sign_in(world), await sign_in(world)
+    case = await submitted(world, resident)
+    case_id = case.path.rsplit("/", 1)[-1]
+    rated = await until(resident, "/ratings", "还没评")
+    contact = next(link for link in rated.links if link.startswith("/ratings/con_"))
+    page = await resident.get(contact)
+    assert all(name in page.html for name in ("非常满意", "满意", "基本满意", "不满意", "非常不满意"))
+    page = await resident.get(contact + "?level=4")
+    bare = await resident.submit(page, contact, level="")
+    assert bare.status == 422 and "请先选一个满意度" in bare.text
+    page = await resident.submit(page, contact, tag=["办得慢"], text="<b>等了两个小时</b>")
+    assert "您评价了“不满意”" in page.text and "<b>等了" not in page.html
+    page = await resident.submit(page, "/follow-up", follow_up="后来又等了一小时")
+    assert "后来又等了一小时" in page.text and "补充评价" not in page.text
+    call_back = next(link for link in page.links if link.startswith("/call-backs/"))
+    assert (await stranger.get(contact)).status == 404 and (await stranger.get(call_back)).status == 404
+
+    handling = await signed_in_staff(world, "clerk.sg-gaj")
+    assert "回访投诉" not in (await handling.get("/staff/tasks")).text
+    assert (await handling.get("/staff/feedback")).status == 403
+    head = await signed_in_staff(world, "head.sg-gaj")
+    page = await head.get("/staff/feedback?kind=call_back")
+    desk = await head.get(next(link for link in page.links if "/cbk_" in link))
+    assert "等了两个小时" in desk.text
+    empty = await head.submit(desk, "/contact", text="")
+    assert empty.status == 422 and "请写明情况" in empty.html
+    desk = await head.submit(desk, "/contact", text="已电话道歉")
+    desk = await head.submit(desk, "/answer", text="窗口加了人")
+    assert "等待整改" in desk.text
+    page = await resident.get(call_back)
+    assert "窗口加了人" in page.text
+    page = await resident.submit(page, "/settle")
+    assert "您说已经解决了" in page.text
+    assert "后来又等了一小时" in (await head.get("/staff/feedback/ratings")).text
+
+    page = await resident.get(f"/complaints/new?target=case:{case_id}")
+    nothing = await resident.submit(page, "/complaints", target="")
+    assert nothing.status == 422 and "请选择要投诉什么" in nothing.text
+    page = await resident.submit(page, "/complaints", text="窗口中午没有人")
+    assert page.path.startswith("/complaints/cmp_") and "等待受理" in page.text
+    page = await resident.submit(page, "/add", text="下午也没有")
+    assert (await stranger.get(page.path)).status == 404
+    desk = await head.get("/staff/feedback/" + page.path.rsplit("/", 1)[-1])
+    desk = await head.submit(desk, "/accept")
+    await head.submit(desk, "/answer", text="已安排中午值班")
+    page = await until(resident, "/inbox", "投诉有答复了")
+    page = await resident.get(next(link for link in (await resident.get("/complaints")).links if "/cmp_" in link))
+    page = await resident.submit(page, "/appeal", text="还是没有人")
+    assert "由上级单位处理" in page.text
+    assert (await head.get("/staff/feedback/" + page.path.rsplit("/", 1)[-1])).status == 404
+
+
+async def test_the_code_on_a_receipt_rates_once_without_sign_in(world: World) -> None:
+    resident = await sign_in(world)
+    case = await submitted(world, resident)
+    await until(resident, "/ratings", "还没评")
+    code = await world.hall.feedback.code_of_intake(case.path.rsplit("/", 1)[-1])
+    stranger = world.browser()
+    page = await stranger.get(f"/rate/{code}?level=1")
+    page = await stranger.submit(page, f"/rate/{code}", text="")
+    assert "您评价了“非常满意”" in page.text
+    again = await stranger.get(f"/rate/{code}")
+    assert "您评价了“非常满意”" in again.text and not [form for form in again.forms if "/rate/" in form.action]
+    wrong = code[:-1] + ("0" if code[-1] != "0" else "1")
+    assert (await stranger.get(f"/rate/{wrong}")).status == 404
+    assert re.search(r"非常满意", (await resident.get("/ratings")).text)
