@@ -69,6 +69,15 @@ def _askable(view: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [field for field in view["form"]["fields"] if field["type"] != "photo" and "computed" not in field]
 
 
+class Hearing(CasePage):
+    """POST with `wanted` 1 or 0: ask for the hearing, or give it up."""
+
+    async def post(self, case_id: str) -> None:
+        await self.load(case_id)
+        await self.hall.requests.hearing(case_id, self.owner, self.text("wanted") == "1")
+        self.redirect(f"/cases/{case_id}", status=303)
+
+
 class Again(CasePage):
     """POST: a draft of the same item with the answers and still valid materials of this case. Two taps make one."""
 
@@ -81,6 +90,7 @@ class Again(CasePage):
 
 
 routes = [
+    (rf"/cases/{ID}/hearing", Hearing),
     (rf"/cases/{ID}/promises", Promise),
     (rf"/cases/{ID}/correction", Correction),
     (rf"/cases/{ID}/again", Again),

@@ -7,7 +7,7 @@ from typing import Any
 from marshmallow import Schema
 from pymongo.errors import PyMongoError
 
-from app.cases import claiming, handling, opinions, review
+from app.cases import claiming, handling, hearings, opinions, review
 from app.cases.model import STATE_NAMES, State
 from app.cases.queue import CURSOR, LAMPS, SCOPES, Wanted, days_before
 from app.cases.search import PURPOSES
@@ -203,6 +203,7 @@ class OneCase(StaffPage):
             # What the resident asked for on the form, when it is a way the desk has.
             wanted=_METHOD_OF.get(str(view["form"]["values"].get("delivery") or ""), ""),
             is_closed=view["state"] in CLOSED,
+            needs_record=hearings.is_under_way(case),
             askable=[(row["key"], row["name"]) for row in view["materials"] if row["status"] != "generated"]
             + [(field["key"], "表格：" + field["label"]) for field in view["form"]["fields"] if field["type"] != "photo"],
             # What was typed is kept after a refusal, in the form of the action that was refused.
@@ -270,7 +271,7 @@ class Act(OneCase):
         field = opinions.FIELDS.get(action, "")
         typed: dict[str, Any] = {}
         for name in schema.load_fields:
-            value = self.text(name, limit=2000).strip()
+            value = self.text(name, limit=4000).strip()
             if value:
                 typed[name] = int(value) if name == "days" and value.isascii() and value.isdigit() else value
         if field and not typed.get(field) and (chosen := self.text("template").strip()):

@@ -65,6 +65,7 @@ ACTIONS = {
     "request_supplement": "一次性告知补正",
     "reject": "不予受理",
     "correct": "答复更正申请",
+    "tell_hearing": "告知有权要求听证",
     "suspend": "特别程序（暂停计时）",
     "resume": "恢复计时",
     "extend": "延长办理期限",

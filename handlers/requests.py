@@ -1,4 +1,4 @@
-"""What a resident asks for beside the straight way (/v1/cases/{id}/promise, /correction)."""
+"""What a resident asks for beside the straight way (/v1/cases/{id}/promise, /correction, /hearing)."""
 
 from marshmallow import Schema, fields, validate
 
@@ -25,6 +25,12 @@ class CorrectionRequest(Schema):
     reason = fields.String(required=True, validate=validate.Length(1, 1000))
 
 
+class HearingRequest(Schema):
+    """`wanted`: a hearing is asked for; otherwise it is given up."""
+
+    wanted = fields.Boolean(required=True, truthy={True}, falsy={False})
+
+
 class Promise(HallHandler):
     @operation("Promise to bring materials later", body=PromiseRequest, answers={200: CaseResponse}, auth="resident")
     async def post(self, case_id: str) -> None:
@@ -40,7 +46,15 @@ class Correction(HallHandler):
         await self.answer(await self.hall.cases.view(case))
 
 
+class Hearing(HallHandler):
+    @operation("Ask for a hearing before the decision, or give it up", body=HearingRequest, answers={200: CaseResponse}, auth="resident")
+    async def post(self, case_id: str) -> None:
+        case = await self.hall.requests.hearing(case_id, self.resident.resident_id, self.body["wanted"])
+        await self.answer(await self.hall.cases.view(case))
+
+
 routes = [
+    (r"/v1/cases/([\w-]+)/hearing", Hearing),
     (r"/v1/cases/([\w-]+)/promise", Promise),
     (r"/v1/cases/([\w-]+)/correction", Correction),
 ]

@@ -114,6 +114,18 @@ class SuspendRequest(Schema):
     reason = fields.String(load_default="", validate=validate.Length(max=1000))
 
 
+class TellHearingRequest(Schema):
+    """What the office intends to decide, and why."""
+
+    reason = fields.String(required=True, validate=_reason)
+
+
+class ResumeRequest(Schema):
+    """`record` of a hearing, where the item's law knows one: needed to end it."""
+
+    record = fields.String(load_default="", validate=validate.Length(max=4000))
+
+
 class ExtendRequest(Schema):
     days = fields.Integer(required=True, strict=True, validate=validate.Range(1, 365))
     reason = fields.String(required=True, validate=_reason)
@@ -194,7 +206,8 @@ BODIES: dict[str, type[Schema]] = {
     "reject": RejectRequest,
     "correct": CorrectRequest,
     "suspend": SuspendRequest,
-    "resume": NoFields,
+    "tell_hearing": TellHearingRequest,
+    "resume": ResumeRequest,
     "extend": ExtendRequest,
     "decide": DecideRequest,
     "deliver": DeliverRequest,

@@ -14,7 +14,7 @@ from app.kernel.numbers import mask_id_number
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "case": frozenset(
         "subject_id at item_name agency_name number number_tail query_code deadline deadline_year accept_by supplement_by "
-        "pay_by expected_on received_on days rule right_body review_body court complain_to amount_yuan reason opinion missing_lines tracking phrase hint".split()
+        "pay_by expected_on received_on ask_by hold_by days rule right_body review_body court complain_to amount_yuan reason opinion missing_lines tracking phrase hint".split()
     ),
     "order": frozenset(
         "subject_id order_id at item_name matters amount_yuan refund_yuan expires receipt_number provider_name phrase hint".split()
@@ -33,7 +33,7 @@ ALWAYS: Mapping[str, frozenset[str]] = {
 # of bills (they name offences). Source: the rule for texts on lock screens of GB/T 35273 and the platforms' own terms.
 OUTSIDE: frozenset[str] = frozenset("subject_id at item_name number number_tail phrase hint".split())
 
-_CONDITIONS = frozenset("deadline_estimated fee_paid has_delivery by_superior review_body method outcome provider state".split())
+_CONDITIONS = frozenset("deadline_estimated fee_paid has_delivery by_superior review_body method outcome provider state is_required".split())
 
 _FALLBACKS = {
     "zh": {"item_name": "您的事项", "agency_name": "办理部门", "matters": "政务服务费用", "channel_name": "另一种方式"},
@@ -55,6 +55,8 @@ _SOURCES = {  # placeholder -> name in the event's data; each is a Shanghai day
     "pay_by": "pay_by_on",
     "expected_on": "expected_on",
     "received_on": "received_on",
+    "ask_by": "ask_by_on",
+    "hold_by": "hold_by_on",
 }
 _ID_NUMBER = re.compile(r"(?<!\d)[1-9]\d{5}(?:18|19|20)\d{9}[\dXx](?!\d)")
 

@@ -99,18 +99,51 @@ def nothing_holds_approval(case: Case, on: date) -> bool:
     )
 
 
+def may_tell_hearing(case: Case, _on: date) -> bool:
+    """the item knows a hearing, not told yet"""
+    return bool(case.rules.get("hearing")) and case.hearing is None
+
+
+def may_ask_hearing(case: Case, on: date) -> bool:
+    """told of the right, within its days, neither asked nor given up"""
+    told = case.hearing or {}
+    return (
+        case.rules.get("hearing") == "on_application"
+        and case.decision is None
+        and bool(told.get("ask_by_on"))
+        and on <= date.fromisoformat(told["ask_by_on"])
+        and not (told.get("asked_at") or told.get("waived_at") or told.get("held_on"))
+    )
+
+
+def hearing_settled(case: Case, outcome: str, on: date) -> bool:
+    """Say whether no hearing stands before this outcome (行政许可法 art. 46, 47).
+
+    Required: held before any decision. On application: before a denial it was held, or the right was told of and given up or has run out.
+    """
+    kind, told = case.rules.get("hearing"), case.hearing or {}
+    if not kind or told.get("held_on"):
+        return True
+    if kind == "required":
+        return False
+    if outcome == "approved" or told.get("waived_at"):
+        return True
+    return bool(told.get("ask_by_on")) and not told.get("asked_at") and on > date.fromisoformat(told["ask_by_on"])
+
+
 def may_approve(case: Case, on: date) -> bool:
-    """nothing is still to come, no department has refused where all must agree, a second person where one is needed"""
+    """nothing is still to come, no required hearing, no department has refused where all must agree, a second person where one is needed"""
     return (
         nothing_holds_approval(case, on)
+        and hearing_settled(case, "approved", on)
         and not (case.rules.get("refusal_rule") == "all_of" and refusing(case))
         and second_person(case, "approved")
     )
 
 
 def may_deny(case: Case, on: date) -> bool:
-    """no correction waits for an answer, a second person where one is needed"""
-    return no_open_correction(case, on) and second_person(case, "denied")
+    """no correction waits for an answer, the right to a hearing is settled, a second person where one is needed"""
+    return no_open_correction(case, on) and hearing_settled(case, "denied", on) and second_person(case, "denied")
 
 
 def refusing(case: Case) -> bool:
@@ -264,8 +297,10 @@ REASONS: Mapping[Guard, str] = {
     further_notice_in_time: "还没有告知过，或受理期限已过。",
     may_extend: "不能延长：没有法律依据，或已延长过一次，或原定期限已过。",
     nothing_holds_approval: "申请人的更正还没答复，或容缺的材料还没交齐，或失效的证照还没换，暂时不能准予。",
-    may_approve: "暂时不能准予：申请人的更正还没答复，或容缺的材料还没交齐，或失效的证照还没换，或有部门不同意，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
-    may_deny: "暂时不能决定：申请人的更正还没答复，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
+    may_tell_hearing: "这个事项不需要听证，或已经告知过。",
+    may_ask_hearing: "没有可以要求的听证：还没有告知，或已经答复过，或要求听证的期限已过。",
+    may_approve: "暂时不能准予：依法应当听证的还没有举行，或申请人的更正还没答复，或容缺的材料还没交齐，或失效的证照还没换，或有部门不同意，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
+    may_deny: "暂时不能决定：要先告知申请人有权要求听证，并等期限过去、申请人放弃或听证举行后再决定，或申请人的更正还没答复，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
     asks_for_second_person: "这个办件不需要两人决定，可以直接作出决定。",
     is_consulted: "没有征求本单位意见，或还没轮到，或已经作出决定。",
     has_further_stage: "没有下一个环节，审查完成后直接作出决定。",

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
-from app.cases import deadlines, machine, promises, routing
+from app.cases import deadlines, hearings, machine, promises, routing
 from app.cases.model import Case, State, Suspension
 from app.cases.procedure import REMIND_WORKING_DAYS_BEFORE, SUPPLEMENT_LIMIT, rule
 from app.cases.steps import (
@@ -213,8 +213,10 @@ def suspend(
     )
 
 
-def resume(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar, now: datetime) -> Moved:
-    """The clock runs again from the next working day."""
+def resume(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar, now: datetime, record: str = "") -> Moved:
+    """The clock runs again from the next working day. `record` is that of a hearing (听证笔录), without which it has not been held."""
+    if hearings.is_under_way(case) and record:
+        case = hearings.held(case, record, now)
     case = with_deadline(stop_ended(case, now), item, calendar)
     return advance(case, "resume", machine.CLERK, now, by=case.agency_name, title="恢复计时", detail=will_decide(case))
 

@@ -84,7 +84,7 @@ _HANDLED = (S.SUBMITTED, S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED)
 _HAND_IN = (
     S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED, S.AWAITING_PAYMENT, S.APPROVED, S.DELIVERING, S.COMPLETED,
 )  # fmt: skip
-_REPLACEABLE = (S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED, S.AWAITING_PAYMENT)
+_UNDECIDED = (S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED, S.AWAITING_PAYMENT)
 _ON_THE_CLOCK = tuple(CLOCK_OF)
 
 TABLE: tuple[Transition, ...] = (
@@ -96,7 +96,9 @@ TABLE: tuple[Transition, ...] = (
     _t("pay", RESIDENT, (S.AWAITING_PAYMENT,)),  # opens an order; the case moves by fee_paid
     _t("correction", RESIDENT, _HANDLED, None, "case.correction_asked", guard=guards.no_open_correction),
     _t("hand_in", RESIDENT, _HAND_IN, None, "case.material_handed_in", guard=guards.owes_material, law="广东营商条例 32"),
-    _t("replace_material", RESIDENT, _REPLACEABLE, None, "case.material_replaced", guard=guards.has_lost_licence),
+    _t("replace_material", RESIDENT, _UNDECIDED, None, "case.material_replaced", guard=guards.has_lost_licence),
+    _t("ask_hearing", RESIDENT, _UNDECIDED, None, "case.hearing_asked", guard=guards.may_ask_hearing, law="许可法 47"),
+    _t("waive_hearing", RESIDENT, _UNDECIDED, None, "case.hearing_waived", guard=guards.may_ask_hearing, law="许可法 47"),
     _t("withdraw", RESIDENT, _WITHDRAWABLE, S.WITHDRAWN, "case.withdrawn", Clock.ENDS, guards.undecided),
     _t("evaluate", RESIDENT, (S.NOT_ACCEPTED, S.DENIED, S.DELIVERING, S.COMPLETED), None, "case.evaluated", guard=guards.unrated),
     # --- the agency's clerks ---
@@ -115,6 +117,7 @@ TABLE: tuple[Transition, ...] = (
     _t("accept", CLERK, (S.SUBMITTED,), S.ACCEPTED, "case.accepted", Clock.STARTS_DECISION, guards.acceptance_in_time, "许可法 32"),
     _t("reject", CLERK, (S.SUBMITTED,), S.NOT_ACCEPTED, "case.not_accepted", Clock.ENDS, guards.acceptance_in_time, "许可法 32"),
     _t("correct", CLERK, _HANDLED, None, "case.correction_answered", guard=guards.has_open_correction),
+    _t("tell_hearing", CLERK, (S.ACCEPTED, S.IN_REVIEW), None, "case.hearing_told", guard=guards.may_tell_hearing, law="许可法 46, 47"),
     _t("suspend", CLERK, (S.ACCEPTED, S.IN_REVIEW), S.SUSPENDED, "case.suspended", Clock.STOPS_DECISION, law="许可法 45"),
     _t("resume", CLERK, (S.SUSPENDED,), S.IN_REVIEW, "case.resumed", Clock.RESUMES_DECISION, law="许可法 45"),
     _t(
@@ -145,8 +148,8 @@ TABLE: tuple[Transition, ...] = (
     _t("complete", SYSTEM, (S.APPROVED,), S.COMPLETED, "case.completed", Clock.ENDS),
     _t("ask_departments", SYSTEM, (S.ACCEPTED,), None, "case.departments_asked", guard=guards.has_departments_to_ask, law="许可法 26"),
     # A licence is asked for again whenever the office acts: what has run out or was annulled satisfies no material any more.
-    _t("lose_licence", SYSTEM, _REPLACEABLE, None, "case.licence_lost", guard=guards.holds_licence),
-    _t("regain_licence", SYSTEM, _REPLACEABLE, None, "case.licence_regained", guard=guards.has_lost_licence),
+    _t("lose_licence", SYSTEM, _UNDECIDED, None, "case.licence_lost", guard=guards.holds_licence),
+    _t("regain_licence", SYSTEM, _UNDECIDED, None, "case.licence_regained", guard=guards.has_lost_licence),
     # 秒批: rules on shared data, no discretion; any doubt, and the case stays with people.
     _t("auto_accept", SYSTEM, (S.SUBMITTED,), S.ACCEPTED, "case.accepted", Clock.STARTS_DECISION, guards.rules_are_sure, "国务院令 716"),
     _t("auto_approve", SYSTEM, (S.ACCEPTED,), S.APPROVED, "case.approved", Clock.STARTS_DELIVERY, guards.rules_are_sure, "国务院令 716"),

@@ -230,6 +230,8 @@ class Case:
     window: Mapping[str, Any] | None = None  # {"by", "at"}: whose window the applicant came to with what a notice asks for
     from_case: str | None = None  # the earlier case whose data this one began with
     begun_as: str | None = None  # drafts.beginning: of pages that stood open side by side only one begins a draft
+    # {"told_at", "reason", "ask_by_on", "asked_at", "waived_at", "hold_by_on", "held_on", "record"}: the hearing before the decision
+    hearing: Mapping[str, Any] | None = None
     decision: Mapping[str, Any] | None = None  # {"outcome", "opinion", "at"}
     delivery: Mapping[str, Any] | None = None  # {"method", "tracking", "at"}
     evaluation_level: int | None = None

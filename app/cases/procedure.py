@@ -1,6 +1,6 @@
 """What the law and an item's own data say of the steps of its cases. Read once per case, at submission, and kept with the case.
 
-An item may set `notice_limit`, `supplement_limit`, `supplement_expiry`, `extension_limit`, `deferral_until` and a material's
+An item may set `notice_limit`, `supplement_limit`, `supplement_expiry`, `extension_limit`, `deferral_until`, `hearing` and a material's
 `by_promise`; what it does not set follows the general rule below.
 """
 
@@ -35,6 +35,7 @@ def rules_of(item: Item) -> dict[str, Any]:
         promisable: material key -> `deferral` or `commitment`.
         deferral_until: `decision` (approved only once all of it has come) or `delivery`.
         departments: {"agency", "task", "days", "mode"} of those that are asked; refusal_rule: `all_of` or `lead_decides`.
+        hearing: `on_application`, `required`, or None: whether there is a right to a hearing before a denial, or one before any decision.
         stages: {"key", "name", "days", "clock"} of the review, in turn; four_eyes: outcomes that need a second person.
     """
     is_licence = item["item_type"]["code"] == _LICENCE
@@ -47,6 +48,7 @@ def rules_of(item: Item) -> dict[str, Any]:
         "deferral_until": item.get("deferral_until", "decision"),
         "departments": departments(item),
         "refusal_rule": item.get("refusal_rule", "lead_decides"),
+        "hearing": item.get("hearing"),
         "stages": stages(item),
         "four_eyes": list(item.get("four_eyes", ())),
     }

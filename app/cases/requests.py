@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from app.cases import corrections, forms, machine, materials, promises, steps
+from app.cases import corrections, forms, hearings, machine, materials, promises, steps
 from app.cases.model import Case, State
 from app.cases.ports import Licences
 from app.cases.procedure import rules_of
@@ -56,6 +56,15 @@ class Requests:
             form = corrections.judged(case, item, fields, shanghai_day(now), self._cases.catalogue.division_codes)
             asked = replace(moved.case.corrections[-1], fields={key: form.get(key) for key in fields})
             return steps.Moved(replace(moved.case, corrections=(*case.corrections, asked)), moved.events)
+
+        return await self._cases.change({"_id": case_id, "owner_id": resident_id}, step)
+
+    async def hearing(self, case_id: str, resident_id: str, wanted: bool) -> Case:
+        """Ask for the hearing that the office told of, or give it up. Raises CaseNotFound, ActionNotAllowed."""
+
+        def step(case: Case, _item: Mapping[str, Any]) -> steps.Moved:
+            now = self._clock()
+            return hearings.ask(case, self._cases.calendar, now) if wanted else hearings.waive(case, now)
 
         return await self._cases.change({"_id": case_id, "owner_id": resident_id}, step)
 

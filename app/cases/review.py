@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from app.cases import auto_decision, corrections, handling, machine, materials, promises, replacements, routing, steps, views
+from app.cases import auto_decision, corrections, handling, hearings, machine, materials, promises, replacements, routing, steps, views
 from app.cases.completeness import has_delivery
 from app.cases.errors import ActionNotAllowed, CaseConflict
 from app.cases.listed import ANY, queue_key
@@ -206,12 +206,22 @@ class Review:
         name = handling.SPECIAL_PROCEDURES.get(body["kind"], body["kind"])
         # The item's own words say in which days this procedure is counted; otherwise the law's: working days (art. 82).
         unit = next((row["unit"] for row in item["special_procedures"] if row["name"] == name), "working")
+        if body["kind"] == hearings.KIND and case.rules.get("hearing") and machine.find(case, "suspend", machine.CLERK, shanghai_day(now)):
+            unit = "working"
+            if rows := hearings.stop_rows(case, body["days"], body.get("reason", ""), self._cases.calendar, now):
+                raise ValidationFailed(rows)
         return handling.suspend(case, body["kind"], body["days"], self._cases.calendar, now, body.get("reason", ""), unit)
 
-    def _resume(self, case: Case, item: Body, _staff: StaffSession, _body: Body, now: datetime) -> steps.Moved:
+    def _tell_hearing(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
+        return hearings.tell(case, body["reason"], self._cases.calendar, now)
+
+    def _resume(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         if case.state is not State.SUSPENDED:
             return steps.advance(case, "resume", machine.CLERK, now, by=case.agency_name)
-        return handling.resume(case, item, self._cases.calendar, now)
+        record = body.get("record", "").strip()
+        if hearings.is_under_way(case) and not record:
+            raise ValidationFailed([error_row("/record", "required", "请写明听证笔录：时间、地点、参加人和各方意见")])
+        return handling.resume(case, item, self._cases.calendar, now, record)
 
     def _extend(self, case: Case, item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         return handling.extend(case, item, body["days"], body["reason"], self._cases.calendar, now, actor=_rank(staff))
@@ -264,6 +274,7 @@ ACTIONS: Mapping[str, Callable[[Review, Case, Body, StaffSession, Body, datetime
     "accept": Review._accept,
     "reject": Review._reject,
     "correct": Review._correct,
+    "tell_hearing": Review._tell_hearing,
     "suspend": Review._suspend,
     "resume": Review._resume,
     "extend": Review._extend,

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any
 
-from app.cases import machine, materials, promises, remedies, replacements
+from app.cases import hearings, machine, materials, promises, remedies, replacements
 from app.cases.model import STATE_NAMES, Case, Correction, Fee, Promise, Stage, State, Suspension
 from app.catalogue import model as items
-from app.kernel.clock import chinese_day, format_utc
+from app.kernel.clock import chinese_day, format_utc, today
 from app.kernel.numbers import mask_name
 
 # Who acts next, and what the resident can do meanwhile. {agency} and the days are filled in.
@@ -130,6 +130,7 @@ def next_step(case: Case) -> dict[str, Any]:
         text += promises.sentence(case)
     if "replace_material" in machine.allowed_actions(case, machine.RESIDENT):
         text += replacements.sentence(case)
+    text += hearings.sentence(case, today())
     by_on = _day(case.due_on) if actor == "agency" else notice_by if case.state is State.SUPPLEMENT_REQUIRED else None
     return {"actor": actor, "by_on": by_on, "text": text}
 
@@ -171,6 +172,7 @@ def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         "promises": [_promise(promise) for promise in case.promises],
         "promisable": dict(case.rules.get("promisable", {})),
         "corrections": [_correction(asked) for asked in case.corrections],
+        "hearing": _hearing(case),
         "suspensions": [_suspension(stop) for stop in case.suspensions],
         "extension": _moment_in(case.extension),
         "joint": joint(case),
@@ -242,6 +244,21 @@ def _materials(case: Case, item: Mapping[str, Any]) -> list[dict[str, Any]]:
         else row
         for row in rows
     ]
+
+
+def _hearing(case: Case) -> dict[str, Any] | None:
+    """Return the hearing before the decision; `state`: told, asked, waived, held. None while nobody was told of one."""
+    told = case.hearing
+    if told is None:
+        return None
+    states = (("held_on", "held"), ("waived_at", "waived"), ("asked_at", "asked"))
+    return {
+        "state": next((name for key, name in states if told.get(key)), "told"),
+        "is_required": case.rules.get("hearing") == "required",
+        "reason": told.get("reason", ""),
+        **{key: told.get(key) for key in ("ask_by_on", "hold_by_on", "held_on", "record")},
+        **{key: format_utc(told.get(key)) for key in ("told_at", "asked_at", "waived_at")},
+    }
 
 
 def joint(case: Case, *, with_opinions: bool = False) -> dict[str, Any] | None:

@@ -181,6 +181,7 @@ class Item(Schema):
     extension_limit = fields.Nested(Limit)
     deferral_until = fields.String(validate=OneOf(("decision", "delivery")))
     refusal_rule = fields.String(validate=OneOf(("all_of", "lead_decides")))  # what one department's refusal does
+    hearing = fields.String(validate=OneOf(("on_application", "required")))  # 行政许可法 art. 46, 47
     four_eyes = fields.List(fields.String(validate=OneOf(("approved", "denied"))))  # outcomes that need a second person
     auto_rules = fields.Nested(AutoRules)
     visits = number(high=9)

@@ -70,6 +70,7 @@ BODIES = {
     "/v1/cases/{case_id}": {"form": {}, "version": 1},
     "/v1/cases/{case_id}/evaluation": {"level": 1},
     "/v1/cases/{case_id}/promise": {"keys": []},
+    "/v1/cases/{case_id}/hearing": {"wanted": True},
     "/v1/cases/{case_id}/correction": {"fields": {"mobile": "13800000002"}, "reason": "打错了"},
     "/v1/cases/{case_id}/materials/{key}": {"licence_id": "lic_1"},
     "/v1/cases/{case_id}/materials/{key}/uploads": {"name": "a.jpg", "size": 10},

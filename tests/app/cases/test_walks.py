@@ -56,6 +56,9 @@ LICENSED[0] = replace(LICENSED[0], case=replace(LICENSED[0].case, materials={"pl
 LICENCES = frozenset(
     "submit withdraw accept claim suspend resume decide replace_material lose_licence regain_licence deliver fee_paid".split()
 )
+# A hearing before a denial, or before any decision.
+HEARD = [draft(item(hearing=kind, **_PLAIN)) for kind in ("on_application", "required")]
+HEARINGS = frozenset("submit withdraw accept claim tell_hearing ask_hearing waive_hearing suspend resume decide deliver".split())
 
 
 def few(names):
@@ -70,6 +73,7 @@ def walks_of(most):
         *(walk([start], few(ROUTING), most=most) for start in JOINT),
         walk(BY_RULES, few(ROUTING), most=most),
         walk(LICENSED, few(LICENCES), most=most),
+        *(walk([start], few(HEARINGS), most=most) for start in HEARD),
     ]
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from app.cases import auto_decision, corrections, handling, machine, promises, replacements, routing, steps, sweeps
+from app.cases import auto_decision, corrections, handling, hearings, machine, promises, replacements, routing, steps, sweeps
 from app.cases.errors import ActionNotAllowed
 from app.cases.model import FINAL, Case, Fee, State, card_of, look_on, reminder_of
 from app.cases.procedure import rules_of
@@ -59,6 +59,8 @@ class World:
             tuple(fee.state for fee in case.fees), min(len(case.suspensions), 1), case.extension is not None,
             tuple((each.key, each.met_at is not None, bool(each.due_on and today > each.due_on)) for each in case.promises),
             bool(case.lost_materials), any(held.get("licence_id") and not held.get("lost") for held in case.materials.values()),
+            tuple(bool((case.hearing or {}).get(mark)) for mark in ("told_at", "asked_at", "waived_at", "held_on")),
+            bool(case.hearing and today > date.fromisoformat(case.hearing.get("ask_by_on", "9999-12-31"))), hearings.is_under_way(case),
             case.open_correction is not None, case.evaluation_level,
             tuple((each.answer, each.silent_on is not None, today > each.due_on) for each in case.departments),
             len(case.skipped_stages), case.proposal and case.proposal["outcome"], min(len(case.transfers), 2),
@@ -95,7 +97,7 @@ def _delivers(w: World) -> bool:
 def _resume(w: World) -> Moved:
     if w.case.state is not State.SUSPENDED:
         return steps.advance(w.case, "resume", C, w.now, by="x")
-    return handling.resume(w.case, w.item, CALENDAR, w.now)
+    return handling.resume(w.case, w.item, CALENDAR, w.now, "笔录")
 
 
 def _hand_in(key: str) -> Move:
@@ -168,6 +170,9 @@ MOVES: tuple[tuple[str, str, State | None, Move], ...] = (
     ("accept", C, None, lambda w: handling.accept(w.case, w.item, CALENDAR, w.now)),
     ("reject", C, None, lambda w: handling.reject(w.case, "不符合", w.now)),
     ("correct", C, None, lambda w: corrections.answer(w.case, True, "", {"phone": "2"}, w.now)),
+    ("tell_hearing", C, None, lambda w: hearings.tell(w.case, "拟不予", CALENDAR, w.now)),
+    ("ask_hearing", R, None, lambda w: hearings.ask(w.case, CALENDAR, w.now)),
+    ("waive_hearing", R, None, lambda w: hearings.waive(w.case, w.now)),
     ("suspend", C, None, lambda w: handling.suspend(w.case, "hearing", 3, CALENDAR, w.now)),
     ("resume", C, None, _resume),
     ("extend", H, None, lambda w: handling.extend(w.case, w.item, 10, "复杂", CALENDAR, w.now)),
@@ -197,6 +202,9 @@ def next_day(w: World) -> World:
     """The next day on which something can change: the office's day has passed, or the hall must look."""
     days = [day for day in (look_on(w.case), w.case.due_on and w.case.due_on + DAY) if day and day > w.today]
     days += [each.due_on + DAY for each in w.case.open_promises if each.due_on and each.due_on >= w.today]
+    if w.case.hearing and w.case.hearing.get("ask_by_on"):
+        asked_by = date.fromisoformat(w.case.hearing["ask_by_on"])
+        days += [asked_by + DAY] if asked_by >= w.today else []
     days = [day for day in days if day.year == 2026]
     return replace(w, now=w.now + (min(days, default=w.today + DAY) - w.today))
 
