@@ -10,6 +10,7 @@ from app.cases.drafts import Save
 from app.cases.model import State
 from app.cases.uploads import MAX_FILE_BYTES
 from app.kernel.errors import NotFound, TooLarge, ValidationFailed, error_row
+from handlers import guesses
 from handlers.base import HallHandler, operation
 
 
@@ -97,6 +98,15 @@ class MaterialResponse(Schema):
     reusable = fields.List(fields.Dict())
 
 
+class PaperResponse(Schema):
+    number = fields.String()
+    kind = fields.String()
+    title = fields.String()
+    issued_at = fields.String()
+    state = fields.String()
+    state_name = fields.String()
+
+
 class CaseResponse(Schema):
     id = fields.String()
     number = fields.String()
@@ -110,6 +120,7 @@ class CaseResponse(Schema):
     deadline_estimated = fields.Boolean()
     allowed_actions = fields.List(fields.String())
     timeline = fields.List(fields.Nested(TimelineEntryResponse))
+    papers = fields.List(fields.Nested(PaperResponse))
     carried_over = fields.Dict(allow_none=True)
     form_dropped = fields.Dict()
     possible_duplicates = fields.List(fields.Dict())
@@ -254,12 +265,19 @@ class Evaluation(HallHandler):
         await self.answer(await self.hall.cases.view(case))
 
 
-class Progress(HallHandler):
-    """POST /v1/progress: whoever holds number and query code; a wrong pair is simply not found."""
+async def progress_of(handler: HallHandler, number: str, code: str) -> dict[str, Any]:
+    """Return the progress of a case; wrong pairs are counted. Raises CaseNotFound, RateLimited."""
+    look = handler.hall.cases.progress
+    found: dict[str, Any] = await guesses.found(handler, "query-codes", "查询码", lambda: look(number, code))
+    return found
 
-    @operation("Progress of a case without sign-in", body=ProgressRequest)
+
+class Progress(HallHandler):
+    """POST /v1/progress: whoever holds number and query code; a wrong pair is simply not found, and counted."""
+
+    @operation("Progress of a case without sign-in", body=ProgressRequest, answers={200: None, 404: None, 429: None})
     async def post(self) -> None:
-        await self.answer(await self.hall.cases.progress(self.body["case_number"], self.body["query_code"]))
+        await self.answer(await progress_of(self, self.body["case_number"], self.body["query_code"]))
 
 
 routes = [

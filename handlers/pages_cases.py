@@ -7,9 +7,9 @@ from app.cases import errors, views
 from app.cases.model import Case, State
 from app.cases.uploads import MAX_FILE_BYTES, SPOKEN_LIMITS
 from app.catalogue.model import applies
-from app.kernel.errors import HallError, NotFound, TooLarge, ValidationFailed
+from app.kernel.errors import HallError, NotFound, RateLimited, TooLarge, ValidationFailed
 from handlers import pages_text
-from handlers.cases import send_file, with_offers
+from handlers.cases import progress_of, send_file, with_offers
 from handlers.pages_base import PageHandler
 
 ID = r"(case_[0-9A-Z]{26})"
@@ -281,10 +281,13 @@ class Progress(PageHandler):
     async def post(self) -> None:
         number, code = self.text("number", limit=60).strip(), self.text("code", limit=20).strip()
         try:
-            found = await self.hall.cases.progress(number, code)
+            found = await progress_of(self, number, code)
         except NotFound:
             problem = NotFound("编号或查询码不对。请对照“消息”或办件页逐位核对。")
             return await self.show("progress.html", 404, found=None, number=number, code=code, error=problem)
+        except RateLimited as error:
+            self.set_header("Retry-After", str(error.retry_after_s))
+            return await self.show("progress.html", 429, found=None, number=number, code="", error=error)
         found = {**found, "timeline": list(reversed(found["timeline"]))}
         await self.show("progress.html", found=found, number=number, code=code)
 

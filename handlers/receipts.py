@@ -4,8 +4,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from app.kernel.errors import NotFound
-from app.storage.limits import Limit
+from handlers import guesses
 from handlers.base import HallHandler, operation
 from handlers.orders import OrderLineResponse
 
@@ -26,20 +25,11 @@ class ReceiptCheckResponse(Schema):
     state_name = fields.String()
 
 
-# Wrong codes from one address. A code has 40 bits: this keeps guessing from being worth a try, and a typing hand from being stopped.
-WRONG_AT_MOST, IN_S = 30, 600
-
-
 async def checked(handler: HallHandler, number: str, code: str) -> dict[str, Any]:
     """Return what anybody with number and code may know; wrong codes are counted. Raises ReceiptNotFound, RateLimited."""
-    wrong = Limit(handler.hall.redis, "receipt-codes", most=WRONG_AT_MOST, per_s=IN_S)
-    await wrong.require(handler.client_address, "核验码错误次数太多，请十分钟后再试，或拨打12345核对。")
-    try:
-        found: dict[str, Any] = await handler.hall.payments.check_receipt(number, code.strip().upper())
-        return found
-    except NotFound:
-        await wrong.count(handler.client_address)
-        raise
+    check = handler.hall.payments.check_receipt
+    receipt: dict[str, Any] = await guesses.found(handler, "receipt-codes", "核验码", lambda: check(number, code.strip().upper()))
+    return receipt
 
 
 class ReceiptCheck(HallHandler):

@@ -88,6 +88,7 @@ class Cases:
         view["form"] |= self.form_marks(case, item)
         return view | {
             "materials": await self.holdings.with_scans(case, view["materials"]),
+            "agency": self._with_hotline(view["agency"]),
             "papers": await self.papers.of(case),
             "form_dropped": dict(case.form_dropped),
             "carried_over": case.carried_over if case.state is State.DRAFT else None,
@@ -107,7 +108,11 @@ class Cases:
         case = await self.store.load({"number": number, "query_code": query_code.upper().strip()})
         if case.state is State.DRAFT:
             raise errors.CaseNotFound
-        return views.progress(case)
+        view = views.progress(case)
+        return view | {"agency": self._with_hotline(view["agency"])}
+
+    def _with_hotline(self, agency: Mapping[str, Any]) -> dict[str, Any]:
+        return {**agency, "hotline": self.catalogue.agency(agency["id"])["hotline"]}
 
     # --- the steps ---
 

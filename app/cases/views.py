@@ -10,21 +10,21 @@ from app.catalogue import model as items
 from app.kernel.clock import chinese_day, format_utc, today
 from app.kernel.numbers import mask_name
 
-# Who acts next, and what the resident can do meanwhile. {agency} and the days are filled in.
-_NEXT: Mapping[State, tuple[str, str]] = {
-    State.DRAFT: ("applicant", "填好表单、传齐材料后提交。"),
-    State.SUBMITTED: ("agency", "{agency}将在{accept_by}前告诉您是否受理，您不用做什么。"),
-    State.SUPPLEMENT_REQUIRED: ("applicant", "请在{supplement_by}前按告知补齐材料后再次提交，所有要补的都列在这里。"),
-    State.ACCEPTED: ("agency", "{agency}将在{deadline}前作出决定，您不用做什么。"),
-    State.IN_REVIEW: ("agency", "{agency}正在审查，将在{deadline}前作出决定。"),
-    State.SUSPENDED: ("agency", "特别程序进行中，预计到{expected}结束，这段时间不计入期限；结束后会告诉您。"),
-    State.AWAITING_PAYMENT: ("applicant", "请缴费，到账后办件自动继续。"),
-    State.APPROVED: ("agency", "{agency}正在准备结果，最晚{deliver_by}送达，送达前会告诉您。"),
-    State.DELIVERING: ("agency", "结果正在送达。"),
-    State.NOT_ACCEPTED: ("nobody", "补齐条件后可以用原来填写的内容重新申请。{remedy}"),
-    State.DENIED: ("nobody", "条件满足后可以用原来填写的内容重新申请。{remedy}"),
-    State.COMPLETED: ("nobody", "已办结，欢迎评价。"),
-    State.WITHDRAWN: ("nobody", "已撤回，需要时可以重新申请。"),
+# Who acts next, what they do (by their day, when there is one), and what the resident is told. {agency} and the days are filled in.
+_NEXT: Mapping[State, tuple[str, str, str]] = {
+    State.DRAFT: ("applicant", "填好表单、传齐材料后提交", "填好表单、传齐材料后提交。"),
+    State.SUBMITTED: ("agency", "告知是否受理", "{agency}将在{accept_by}前告诉您是否受理，您不用做什么。"),
+    State.SUPPLEMENT_REQUIRED: ("applicant", "补齐材料", "请在{supplement_by}前按告知补齐材料后再次提交，所有要补的都列在这里。"),
+    State.ACCEPTED: ("agency", "作出决定", "{agency}将在{deadline}前作出决定，您不用做什么。"),
+    State.IN_REVIEW: ("agency", "作出决定", "{agency}正在审查，将在{deadline}前作出决定。"),
+    State.SUSPENDED: ("agency", "结束特别程序", "特别程序进行中，预计到{expected}结束，这段时间不计入期限；结束后会告诉您。"),
+    State.AWAITING_PAYMENT: ("applicant", "缴费", "请缴费，到账后办件自动继续。"),
+    State.APPROVED: ("agency", "送达结果", "{agency}正在准备结果，最晚{deliver_by}送达，送达前会告诉您。"),
+    State.DELIVERING: ("agency", "送达结果", "结果正在送达。"),
+    State.NOT_ACCEPTED: ("nobody", "", "补齐条件后可以用原来填写的内容重新申请。{remedy}"),
+    State.DENIED: ("nobody", "", "条件满足后可以用原来填写的内容重新申请。{remedy}"),
+    State.COMPLETED: ("nobody", "", "已办结，欢迎评价。"),
+    State.WITHDRAWN: ("nobody", "", "已撤回，需要时可以重新申请。"),
 }
 
 
@@ -105,7 +105,7 @@ def progress(case: Case) -> dict[str, Any]:
         "state_name": STATE_NAMES[case.state],
         "deadline_on": _day(case.deadline_on),
         "deadline_estimated": case.deadline_estimated,
-        "next": next_step(case),
+        "next": next_step(case, "申请人"),
         "timeline": [
             {"at": format_utc(entry.at), "event": entry.event, "by": entry.by, "title": entry.title, "detail": ""}
             for entry in case.timeline
@@ -113,9 +113,9 @@ def progress(case: Case) -> dict[str, Any]:
     }
 
 
-def next_step(case: Case) -> dict[str, Any]:
-    """Return who acts next, by when, and the sentence for the resident."""
-    actor, text = _NEXT[case.state]
+def next_step(case: Case, you: str = "您") -> dict[str, Any]:
+    """Return who acts next, by when, both in one line (empty when nobody does), and the sentence for the resident, who is called `you`."""
+    actor, deed, text = _NEXT[case.state]
     notice_by = (case.supplement or {}).get("by_on")
     days = {
         "accept_by": case.accept_by_on,
@@ -132,7 +132,9 @@ def next_step(case: Case) -> dict[str, Any]:
         text += replacements.sentence(case)
     text += hearings.sentence(case, today())
     by_on = _day(case.due_on) if actor == "agency" else notice_by if case.state is State.SUPPLEMENT_REQUIRED else None
-    return {"actor": actor, "by_on": by_on, "text": text}
+    who = {"applicant": you, "agency": case.agency_name}.get(actor, "")
+    line = f"下一步：{who}{f'在{chinese_day(date.fromisoformat(by_on))}前' if by_on else ''}{deed}" if who else ""
+    return {"actor": actor, "by_on": by_on, "text": text, "line": line}
 
 
 def forms_fields(item: Mapping[str, Any], case: Case) -> list[Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from app.kernel.ids import new_id
 from app.platforms.wechat import WeChat
 from app.storage import idempotency
 from app.storage.mongo import ensure_indexes
-from handlers import orders, receipts
+from handlers import guesses, orders, receipts
 from payments.service import Payments
 from tests.handlers.serving import Answered, Site, serving
 from tests.payments.conftest import Hall, hall, http, sandbox, sandbox_keys  # noqa: F401
@@ -205,12 +205,12 @@ async def test_whoever_guesses_codes_is_stopped_for_a_while(desk, redis):
     await person.get(f"/v1/orders/{order['id']}?refresh=1")
     receipt = (await person.get(f"/v1/orders/{order['id']}/receipt")).json
     try:
-        guesses = [await desk.site.get(f"/v1/receipts/{receipt['number']}?code=GUESS{n}") for n in range(receipts.WRONG_AT_MOST)]
-        assert {guess.status for guess in guesses} == {404}
+        tries = [await desk.site.get(f"/v1/receipts/{receipt['number']}?code=GUESS{n}") for n in range(guesses.WRONG_AT_MOST)]
+        assert {guess.status for guess in tries} == {404}
         right = f"/v1/receipts/{receipt['number']}?code={receipt['code']}"
         stopped = await desk.site.get(right)
         assert (stopped.status, stopped.json["code"]) == (429, "rate.limited")
-        assert 1 <= int(stopped.headers["Retry-After"]) <= receipts.IN_S
+        assert 1 <= int(stopped.headers["Retry-After"]) <= guesses.IN_S
         await redis.delete(key)
         assert [(await desk.site.get(right)).status for _ in range(3)] == [200, 200, 200]
         assert await redis.exists(key) == 0  # right ones do not count

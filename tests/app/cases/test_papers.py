@@ -1,16 +1,16 @@
 """Papers of a case: one per step, in its transaction; what it says stays; who may have it, and who can check it."""
 
 import io
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 import pikepdf
 import pypdfium2
 import pytest
 
-from app.cases import paper_texts
+from app.cases import paper_texts, views
 from app.cases.errors import CaseNotFound, PaperNotFound
-from app.cases.model import Case, State
+from app.cases.model import FINAL, Case, State, Suspension
 from app.cases.paper_pdf import render
 from app.cases.papers import KINDS
 from app.kernel.events import new_event
@@ -210,6 +210,25 @@ def test_an_application_prints_the_answers_in_words_and_leaves_out_what_was_not_
         ("申请事项", "某事"), ("办件编号", "1"), ("办理地区", "武江区"), ("谁来办", "本人"), ("方式", "邮寄"), ("地点", "武江区"),
         ("成员", "姓名 张三，关系 子；姓名 李四"), ("同意", "是"), ("照片", "见所附文件"), ("所附材料", "户口簿（2个文件）"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_in_every_state_one_line_says_who_does_what_by_when(state):
+    day = date(2026, 3, 9)
+    case = Case(
+        id="case_1", number="1", query_code="A", owner_id="res_1", item_code="x", item_version=1, item_name="某事", agency_id="a",
+        agency_name="某局", division_code="440203", state=state, version=1, created_at=BEGIN, updated_at=BEGIN,
+        accept_by_on=day, deadline_on=day, deliver_by_on=day, supplement={"by_on": "2026-03-09", "missing": []},
+        suspensions=(Suspension("hearing", 1, day, None, "", day),),
+    )  # fmt: skip
+    step = views.next_step(case)
+    assert step["text"].endswith("。") and "{" not in step["text"] and "None" not in step["text"]
+    if state in FINAL:
+        assert step["line"] == ""
+    elif step["actor"] == "agency":
+        assert step["line"].startswith("下一步：某局在2026年3月9日前") and step["by_on"] == "2026-03-09"
+    else:
+        assert step["line"].startswith("下一步：您") and views.next_step(case, "申请人")["line"].startswith("下一步：申请人")
 
 
 def test_every_kind_of_paper_is_of_its_own_mark():
