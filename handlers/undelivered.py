@@ -1,4 +1,4 @@
-"""Notices that reached nobody outside the hall, for staff (/staff/v1/undelivered)."""
+"""The fate of notices, for staff: those of a case, and those that reached nobody (/staff/v1/undelivered)."""
 
 from marshmallow import Schema, fields, validate
 
@@ -46,6 +46,30 @@ class UndeliveredListResponse(Schema):
     next_cursor = fields.String(allow_none=True)
 
 
+class NoticeResponse(Schema):
+    id = fields.String()
+    event = fields.String(metadata={"example": "case.accepted"})
+    state = fields.String(validate=validate.OneOf(["waiting", "sending", "sent", "unclear", "inbox", "failed"]))
+    channel = fields.String(allow_none=True)
+    at = fields.String(metadata={"format": "date-time"})
+    sent_at = fields.String(allow_none=True, metadata={"format": "date-time"})
+    fate = fields.String(allow_none=True, metadata={"description": "what the vendor reported later"})
+    attempts = fields.List(fields.Nested(DeliveryAttempt))
+    handled_by = fields.String(allow_none=True)
+    note = fields.String()
+
+
+class NoticeListResponse(Schema):
+    items = fields.List(fields.Nested(NoticeResponse))
+
+
+class CaseNotices(HallHandler):
+    @operation("What became of each notice of a case, oldest first", answers={200: NoticeListResponse}, auth="staff")
+    async def get(self, case_id: str) -> None:
+        case = await self.hall.review.get(case_id, self.staff)  # whose case it is, and the row of the audit
+        await self.answer({"items": await self.hall.push.undelivered.of_subject(case.id)})
+
+
 class UndeliveredList(HallHandler):
     @operation(
         "Notices that reached nobody: ring the person up", query=UndeliveredQuery, answers={200: UndeliveredListResponse}, auth="staff"
@@ -70,6 +94,7 @@ class HandleUndelivered(HallHandler):
 
 
 routes = [
+    (r"/staff/v1/cases/([\w-]{1,64})/notices", CaseNotices),
     (r"/staff/v1/undelivered", UndeliveredList),
     (r"/staff/v1/undelivered/([\w-]{1,64})/handle", HandleUndelivered),
 ]

@@ -2,15 +2,21 @@
 
 ChannelError
 ├── Refused     for good: this person cannot be reached here with this message; the next channel is tried
-├── TryLater    nothing was sent; the same channel may be tried again
+├── TryLater    nothing was sent; the same channel may be tried again, with `not_before` the others first
 └── Unclear     nobody knows whether it was sent (no answer after the question had gone out)
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
 from typing import Any, Protocol
 
+from prometheus_client import Counter
 from pymongo.asynchronous.client_session import AsyncClientSession
+
+# `code` is one of a channel's table, or what a vendor made up: few in any case.
+alarms = Counter("hall_push_alarms", "Answers of vendors that need an operator", ["channel", "code"])
 
 
 class ChannelError(Exception):
@@ -26,11 +32,40 @@ class Refused(ChannelError):
 
 
 class TryLater(ChannelError):
-    """Surely not sent; worth another try."""
+    """Surely not sent; worth another try. `not_before`: on this channel, until then the others are to be used."""
+
+    def __init__(self, code: str, not_before: datetime | None = None) -> None:
+        super().__init__(code)
+        self.not_before = not_before
 
 
 class Unclear(ChannelError):
     """Sent or not, nobody knows."""
+
+
+class Then(Enum):
+    """What happens to a message that a vendor answers with an error."""
+
+    NEXT = "next channel"
+    LATER = "same channel later, with back-off"
+    TOMORROW = "next channel; this one again after midnight in Shanghai"
+    BARE = "sent once more without the page"
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One row of a channel's table of errors. docs/push.md prints the rows, a test compares them.
+
+    Attributes:
+        means: what the vendor says by it.
+        also: what else follows; empty: nothing.
+        is_alarm: an operator must act; counted in hall_push_alarms_total.
+    """
+
+    means: str
+    then: Then
+    also: str = ""
+    is_alarm: bool = False
 
 
 @dataclass(frozen=True)

@@ -187,6 +187,8 @@ class Deliveries:
             delivery["_id"], delivery["event"], delivery["owner_id"], delivery["short"], delivery["values"], delivery["link"]
         )
         for name in self._order(delivery, preferences):
+            if now < delivery.get("paused", {}).get(name, now):
+                continue
             channel = self._channels[name]
             envelope = await channel.prepare(letter)
             if envelope is None:
@@ -197,6 +199,10 @@ class Deliveries:
                 return  # the lease had run out and somebody else has it
             if await self._send(delivery, channel, envelope, present):
                 return
+        again_at = min((until for until in delivery.get("paused", {}).values() if until > now), default=None)
+        if again_at is not None:
+            await self._change(delivery, {"state": "waiting", "next_at": again_at})
+            return
         # Every channel there was has refused it, or nobody knows: the inbox has it, and a human makes sure.
         is_missed = delivery["must_arrive"] and delivery["closed"]
         await self._finish(delivery, "failed" if is_missed else "inbox", present())
@@ -245,15 +251,13 @@ class Deliveries:
         except Refused as error:
             return not await self._note_refused(delivery, channel, envelope, error, present())
         except TryLater as error:
-            await self._note_try_later(delivery, channel.name, error.code, present())
-            return True
+            return not await self._note_try_later(delivery, channel.name, error.code, present(), error.not_before)
         except Exception as error:  # Unclear, or a bug of ours after the call: either way nobody knows
             code = error.code if isinstance(error, ChannelError) else type(error).__name__
             if not isinstance(error, ChannelError):
                 log.error("delivery.channel_bug", channel=channel.name, exc_info=error)
             if channel.repeatable:
-                await self._note_try_later(delivery, channel.name, code, present())
-                return True
+                return not await self._note_try_later(delivery, channel.name, code, present())
             return not await self._note_unclear(delivery, channel.name, code, present())
         now = present()
 
@@ -287,18 +291,26 @@ class Deliveries:
         delivery["closed"] = closed
         return await self._database.transaction(record)
 
-    async def _note_try_later(self, delivery: dict[str, Any], name: str, code: str, now: datetime) -> None:
+    async def _note_try_later(
+        self, delivery: dict[str, Any], name: str, code: str, now: datetime, not_before: datetime | None = None
+    ) -> bool:
+        """Note that it was surely not sent; True: this channel pauses, so go on to the next one now."""
         tries = {**delivery["tries"], name: delivery["tries"].get(name, 0) + 1}
         outcomes.labels(name, "try_later").inc()
         if self._is_given_up(delivery, now):
             await self._finish(delivery, "failed", now, _attempt(name, "try_later", now, code=code))
-            return
+            return False
+        if not_before is not None:
+            delivery["paused"] = {**delivery.get("paused", {}), name: not_before}
+            changes = {"state": "waiting", "tries": tries, "paused": delivery["paused"]}
+            return await self._change(delivery, changes, _attempt(name, "try_later", now, code=code))
         pause_s = _DELAYS_S[min(sum(tries.values()), len(_DELAYS_S)) - 1] * random.uniform(0.8, 1.2)  # noqa: S311
         await self._change(
             delivery,
             {"state": "waiting", "tries": tries, "next_at": now + timedelta(seconds=pause_s)},
             _attempt(name, "try_later", now, code=code),
         )
+        return False
 
     async def _note_unclear(self, delivery: dict[str, Any], name: str, code: str, now: datetime) -> bool:
         """Note that nobody knows whether it went out; True: it must arrive, so go on to the next channel."""
@@ -361,11 +373,6 @@ class Deliveries:
         }
         if (await self._deliveries.update_one(sent | {"channel": found["channel"]}, update)).modified_count:
             outcomes.labels(found["channel"], "undelivered").inc()
-
-    async def of_subject(self, subject_id: str) -> list[dict[str, Any]]:
-        """Return what was told about one case or order, for staff: event, state, channel, attempts. No addresses."""
-        wanted = {"event": 1, "state": 1, "channel": 1, "at": 1, "sent_at": 1, "fate": 1, "attempts": 1}
-        return await self._deliveries.find({"subject.id": subject_id}, wanted).sort("_id", 1).to_list()
 
     async def move(self, from_id: str, into_id: str, session: AsyncClientSession) -> None:
         await self._deliveries.update_many({"owner_id": from_id}, {"$set": {"owner_id": into_id}}, session=session)

@@ -95,6 +95,25 @@ class Undelivered:
         assert handled is not None
         return _view(handled, message["title"] if message else "")
 
+    async def of_subject(self, subject_id: str) -> list[dict[str, Any]]:
+        """Return what was told about one case or order, oldest first, at most 200: no addresses, no texts."""
+        rows = await self._deliveries.find({"subject.id": subject_id}).sort("_id", 1).limit(200).to_list()
+        return [
+            {
+                "id": row["_id"],
+                "event": row["event"],
+                "state": row["state"],
+                "channel": row.get("channel"),
+                "at": format_utc(row["at"]),
+                "sent_at": format_utc(row.get("sent_at")),
+                "fate": row.get("fate"),
+                "attempts": _attempts(row),
+                "handled_by": row.get("handled_by"),
+                "note": row.get("note", ""),
+            }
+            for row in rows
+        ]
+
     async def told(self, owner_id: str, messages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
         """Return, by message id, how the person was told outside the hall: `{state, told_by, text, en}`."""
         query = {"event_id": {"$in": [message["event_id"] for message in messages]}, "owner_id": owner_id}
@@ -132,11 +151,15 @@ def _view(row: Mapping[str, Any], title: str) -> dict[str, Any]:
         "agency_id": row.get("agency_id", ""),
         "at": format_utc(row["at"]),
         "failed_at": format_utc(row["failed_at"]),
-        "attempts": [
-            {"channel": one["channel"], "outcome": one["outcome"], "code": one.get("code", ""), "at": format_utc(one["at"])}
-            for one in row["attempts"]
-        ],
+        "attempts": _attempts(row),
         "handled_at": format_utc(row.get("handled_at")),
         "handled_by": row.get("handled_by"),
         "note": row.get("note", ""),
     }
+
+
+def _attempts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"channel": one["channel"], "outcome": one["outcome"], "code": one.get("code", ""), "at": format_utc(one["at"])}
+        for one in row["attempts"]
+    ]

@@ -6,13 +6,28 @@ Not repeatable: Alipay cannot recognise a repetition. Whether the person has sub
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+import structlog
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.kernel.errors import ProviderUnavailable
 from app.platforms.alipay import AlipayRefused
 from app.platforms.http import VendorUnknown
-from push.channel import Envelope, Letter, People, Refused, TryLater, Unclear
+from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear, alarms
 from push.vendor_templates import VendorTemplate
+
+log = structlog.get_logger(__name__)
+
+# sub_code (20000: result code) -> what follows. Source: Alipay, alipay.open.app.mini.templatemessage.send.
+EFFECTS: Mapping[str, Effect] = {
+    "20000": Effect("service unavailable", Then.LATER),
+    "40005": Effect("called too often", Then.LATER),
+    "USER_NOT_SUBSCRIBE": Effect("not subscribed", Then.NEXT),
+    "USER_NOT_EXIST": Effect("no such user", Then.NEXT),
+    "TEMPLATE_ID_INVALID": Effect("no such template", Then.NEXT, "", True),
+    "PAGE_INVALID": Effect("page not in the released version", Then.NEXT, "", True),
+    "DATA_INVALID": Effect("a field does not fit the template", Then.NEXT, "", True),
+    "other": Effect("a refusal we do not know", Then.NEXT, "", True),
+}
 
 
 class TemplateSender(Protocol):
@@ -56,7 +71,11 @@ class AlipayMessage:
                 envelope.template_id, extra["data"], open_id=extra["open_id"], user_id=extra["user_id"], page=extra["page"]
             )
         except AlipayRefused as error:
-            raise Refused(str(error.kind)) from error
+            code = error.sub_code or "other"
+            if EFFECTS.get(code, EFFECTS["other"]).is_alarm:
+                alarms.labels(self.name, code).inc()
+                log.error("alipay.needs_operator", sub_code=error.sub_code, template_id=envelope.template_id)
+            raise Refused(code) from error
         except VendorUnknown as error:
             cause = str(error.context.get("cause", ""))
             # A result code (20000 "service unavailable") or a 5xx is an answer: it was not sent.

@@ -5,6 +5,7 @@ Repeatable: `cid` makes the same push once, however often it is asked for. Sourc
 
 import uuid
 from base64 import b64encode
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
@@ -12,15 +13,24 @@ import structlog
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable
-from push.channel import Envelope, Letter, Refused, TryLater, Unclear
+from push.channel import Effect, Envelope, Letter, Refused, Then, TryLater, Unclear, alarms
 from push.store import Store
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 5
 _KEPT_OFFLINE_S = 3 * 86400
-_TRY_AGAIN = frozenset({1000, 1030, 2002})
-_NO_TARGET = 1011
+_NO_TARGET = "1011"
+
+# error.code -> what follows. Source: JPush, REST API v3, error codes.
+EFFECTS: Mapping[str, Effect] = {
+    "1000": Effect("internal error of JPush", Then.LATER),
+    "1030": Effect("JPush is busy", Then.LATER),
+    "2002": Effect("rate exceeded (also any HTTP 429)", Then.LATER),
+    "1011": Effect("none of the registrations lives", Then.NEXT, "the registrations are dropped"),
+    "1004": Effect("app key and master secret do not fit", Then.NEXT, "", True),
+    "other": Effect("a refusal of the call itself", Then.NEXT, "", True),
+}
 
 
 class JPush:
@@ -66,15 +76,17 @@ class JPush:
             raise Unclear("not JSON") from error
         if response.status < 300:
             return str(answer.get("msg_id", ""))
-        code = int((answer.get("error") or {}).get("code", 0))
-        if code in _TRY_AGAIN or response.status == 429:
-            raise TryLater(str(code))
+        code = "2002" if response.status == 429 else str((answer.get("error") or {}).get("code", 0))
+        effect = EFFECTS.get(code, EFFECTS["other"])
+        if effect.then is Then.LATER:
+            raise TryLater(code)
         if code == _NO_TARGET:  # none of the registrations lives any more
             for registration_id in envelope.extra["registration_ids"]:
                 await self._store.drop_device(registration_id, envelope.letter.owner_id)
-        else:
+        if effect.is_alarm:
+            alarms.labels(self.name, code).inc()
             log.error("jpush.refused", code=code)
-        raise Refused(str(code))
+        raise Refused(code)
 
     async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
         """Nothing follows for later messages."""

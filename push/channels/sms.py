@@ -14,12 +14,19 @@ from app.kernel.errors import HallError, NotFound, ProviderUnavailable
 from app.kernel.ids import new_id
 from app.kernel.numbers import check_mobile
 from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable
-from push.channel import Envelope, Letter, People, Refused, TryLater, Unclear
+from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear, alarms
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 5
 CODE_MINUTES = 5
+# HTTP status of the gateway -> what follows.
+EFFECTS: Mapping[str, Effect] = {
+    "408": Effect("the gateway gave up waiting", Then.LATER),
+    "425": Effect("too early", Then.LATER),
+    "429": Effect("rate exceeded", Then.LATER),
+    "other": Effect("the gateway does not take this message", Then.NEXT, "", True),
+}
 _PURPOSES = {"login": "登录", "phone": "验证手机号"}
 
 
@@ -51,11 +58,14 @@ class SmsGateway:
             raise TryLater("unreachable") from error
         except VendorUnknown as error:
             raise Unclear(str(error.context.get("cause", "unknown"))) from error
-        if response.status in (408, 425, 429):
-            raise TryLater(str(response.status))
         if response.status >= 300:
+            code = str(response.status)
+            effect = EFFECTS.get(code, EFFECTS["other"])
+            if effect.then is Then.LATER:
+                raise TryLater(code)
+            alarms.labels("sms", code).inc()
             log.error("sms.refused", status=response.status, template=template)
-            raise Refused(str(response.status))
+            raise Refused(code)
         return _message_id(response.body)
 
     async def send_code(self, phone: str, code: str, purpose: str) -> None:

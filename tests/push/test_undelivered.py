@@ -101,3 +101,13 @@ async def test_a_message_that_wechat_lost_goes_on_to_the_next_channel_once(desk:
         ("wechat", "sent"), ("wechat", "undelivered"), ("sms", "sent"),
     ]  # fmt: skip
     assert (await _inbox(desk, owner_id))["told_by"] == "sms"
+
+
+async def test_staff_see_what_became_of_each_notice_of_a_case(desk: Desk):
+    owner_id = await _reported_lost(desk)
+    (delivery,) = await desk.deliveries(owner_id)
+
+    (notice,) = await desk.push.undelivered.of_subject(delivery["subject"]["id"])
+
+    assert (notice["event"], notice["state"], notice["fate"]) == ("case.accepted", "failed", "failed:user block")
+    assert [one["outcome"] for one in notice["attempts"]] == ["sent", "undelivered"]
