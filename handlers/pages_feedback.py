@@ -155,6 +155,7 @@ class Complaints(FeedbackPage):
             text=text,
             cases=[case for case in cases if case.submitted_at],
             agencies=[(agency_id, agency["name"]) for agency_id, agency in self.hall.catalogue.snapshot.agencies.items()],
+            limits=self.hall.feedback.rules.working_days[machine.COMPLAINT],
             error=error,
             back="/complaints",
         )

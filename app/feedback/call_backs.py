@@ -6,7 +6,7 @@ from typing import Any
 
 from app.feedback import machine
 from app.feedback.model import LEVELS
-from app.feedback.work_orders import WorkOrder, entry
+from app.feedback.work_orders import PERSON, WorkOrder, entry
 from app.kernel.clock import shanghai_day
 
 
@@ -40,5 +40,5 @@ def opened_by(
         level=rating["level"],
         concerned=tuple(concerned),
         is_with_superior=is_with_superior,
-        log=(entry(now, "open", "群众", said),),
+        log=(entry(now, "open", PERSON, said),),
     )

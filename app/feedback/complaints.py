@@ -10,7 +10,7 @@ from pymongo.errors import DuplicateKeyError
 from app.cases.service import Cases
 from app.feedback import machine, people
 from app.feedback.model import Rules
-from app.feedback.work_orders import WorkOrder, WorkOrders, entry
+from app.feedback.work_orders import PERSON, WorkOrder, WorkOrders, entry
 from app.kernel.clock import SHANGHAI, shanghai_day, utc_now
 from app.kernel.errors import NotFound, RateLimited, ValidationFailed, error_row
 from app.storage.mongo import Database
@@ -53,7 +53,7 @@ class Complaints:
             order = WorkOrder(
                 id=complaint_id, kind=machine.COMPLAINT, number=number, owner_id=resident_id, state=machine.FIRST[machine.COMPLAINT],
                 version=1, created_at=now, updated_at=now, about=asked["about"], desk_agency=desk, began_on=shanghai_day(now),
-                concerned=tuple(concerned), is_with_superior=desk == self._superior, log=(entry(now, "submit", "群众", text),), **about,
+                concerned=tuple(concerned), is_with_superior=desk == self._superior, log=(entry(now, "submit", PERSON, text),), **about,
             )  # fmt: skip
             return await self._work_orders.insert(order, session)
 

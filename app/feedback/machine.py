@@ -31,9 +31,9 @@ STATE_NAMES: Mapping[str, Mapping[str, str]] = {
     },
 }  # fmt: skip
 STEP_NAMES = {
-    "try": "没联系上", "contact": "已联系上", "answer": "答复群众", "correct": "整改完成", "close": "不需整改，办结", "set_aside": "不作差评处理",
-    "refer": "回避，转上级处理", "settle": "群众认为已解决", "reopen": "群众认为没解决", "accept": "受理", "refuse": "不予受理", "extend": "延期",
-    "add": "补充说明", "withdraw": "撤回", "appeal": "不满意，请上级处理", "warn": "超过期限", "open": "差评", "submit": "投诉",
+    "try": "没联系上", "contact": "已联系上", "answer": "答复", "correct": "整改完成", "close": "不需整改，办结", "set_aside": "不作差评处理",
+    "refer": "回避，转上级处理", "settle": "说已解决", "reopen": "说没解决", "accept": "受理", "refuse": "不予受理", "extend": "延期",
+    "add": "补充说明", "withdraw": "撤回", "appeal": "不满意，请上级处理", "warn": "超过期限", "open": "评价", "submit": "投诉",
 }  # fmt: skip
 FIRST = {CALL_BACK: "open", COMPLAINT: "submitted"}
 SET_ASIDE_FOR = {"mistaken": "误评", "malicious": "恶意评价"}

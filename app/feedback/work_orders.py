@@ -39,6 +39,7 @@ INDEXES = {
     ]
 }
 NEVER = "9999-12-31"
+PERSON = "群众"  # who complains or rated, to staff
 AT_MOST = 99  # counts stop there: "99+"
 SOON = timedelta(days=1)
 LAMPS = ("red", "yellow", "green", "none")
@@ -259,7 +260,7 @@ class WorkOrders:
         return await self._database.transaction(work)
 
     def _stepped(self, order: WorkOrder, step: machine.Step, now: datetime, text: str, by: str) -> WorkOrder:
-        role = {machine.RESIDENT: "群众", machine.SYSTEM: "掌上办事大厅"}.get(step.actor, order.agency_name)
+        role = {machine.RESIDENT: PERSON, machine.SYSTEM: "掌上办事大厅"}.get(step.actor, order.agency_name)
         if by and order.is_with_superior:
             role = self._superior_name()
         changes: dict[str, Any] = {"state": step.target or order.state}
@@ -453,7 +454,13 @@ def view(order: WorkOrder, today: date, actor: str) -> dict[str, Any]:
     """Return a work order as the API gives it: to its resident (roles, no accounts) or to staff (who, and who may do what)."""
     is_staff = actor != machine.RESIDENT
     lines = [
-        {"at": row["at"], "step": row["step"], "name": machine.STEP_NAMES[row["step"]], "by": row["role"], "text": row["text"]}
+        {
+            "at": row["at"],
+            "step": row["step"],
+            "name": machine.STEP_NAMES[row["step"]],
+            "by": "您" if row["role"] == PERSON and not is_staff else row["role"],
+            "text": row["text"],
+        }
         | ({"account": row["by"]} if is_staff else {})
         for row in order.log
         # Between colleagues: that a call was tried, or why a rating was set aside as malicious, is not the resident's line.
