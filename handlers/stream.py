@@ -32,6 +32,10 @@ SIGN_IN_WITHIN_S = 10
 # overtakes what is replayed.
 _WAIT_FOR_AFTER_S = 0.5
 _MAX_MESSAGE_BYTES = 8192
+_SENT_HEADERS = (
+    "Server", "Date", "X-Content-Type-Options", "Cache-Control", "X-Request-ID", "Upgrade", "Connection", "Sec-WebSocket-Accept",
+    "Sec-WebSocket-Protocol",
+)  # fmt: skip
 _COOKIE = "hall_page"
 _CLOSE_CODES = {400: 4400, 422: 4400, 401: 4401, 429: 4429}
 
@@ -98,11 +102,14 @@ class LiveStream(HallHandler, WebSocketHandler):
         return True  # a token is no cookie: nobody's browser sends it along by itself
 
     def select_subprotocol(self, subprotocols: list[str]) -> str | None:
+        del subprotocols[1:]  # Tornado keeps the list, and with it a copy of the token, as long as the connection lives
         return subprotocols[0] if subprotocols and subprotocols[0].lower() == "bearer" else None
 
-    async def open(self, *_args: str, **_kwargs: str) -> None:
+    def open(self, *_args: str, **_kwargs: str) -> None:
         self.set_nodelay(True)
-        self.request.headers.clear()  # read by now; two kilobytes of each connection that waits
+        self.request.headers.clear()  # read by now, as those of the answer are sent: three kilobytes of each connection that waits
+        for name in _SENT_HEADERS:
+            self.clear_header(name)
         self.hall.push.stream.opened(self, self.hall.stopping)
         if self._refusal is not None:
             return self._refuse(self._refusal)
@@ -241,7 +248,7 @@ class PollQuery(Schema):
     after = fields.Str(
         load_default="",
         validate=validate.Length(max=64),
-        metadata={"description": "the `cursor` of the last answer, or an id as for the WebSocket; without it only what comes from now on"},
+        metadata={"description": "the `cursor` of the last answer, or an id as for the WebSocket; without it the present cursor is answered at once"},
     )
     wait_s = fields.Int(
         load_default=MOST_WAIT_S,
@@ -293,15 +300,16 @@ class StreamPoll(HallHandler):
     @operation("Wait for what comes after a cursor", query=PollQuery, answers={200: PollAnswer}, auth="resident")
     async def get(self) -> None:
         owner_id, stream = self.resident.resident_id, self.hall.push.stream
+        after = self.query["after"]
         try:
-            after = self.query["after"]
             cursor = await (stream.cursor_after(owner_id, after) if after else stream.head(owner_id))
         except ValueError:
             raise BadRequest("看不懂 after，请用上次返回的 cursor。", en="`after` is no cursor.") from None
         waiting = Waiting(cursor)
         for waiting.cursor, frame in await stream.read(owner_id, cursor):
             waiting.frames.append(frame)
-        if not waiting.frames and self.query["wait_s"]:
+        # Whoever has no cursor yet gets one before it waits: a first call that breaks would leave a gap.
+        if after and not waiting.frames and self.query["wait_s"]:
             await self._wait(owner_id, waiting)
             self.resident = await self.require_resident()  # a session that ended meanwhile is told nothing more
         self.set_header("Content-Type", "application/json; charset=utf-8")
