@@ -218,7 +218,7 @@ def require_fee(case: Case, when_paid: str, now: datetime) -> Moved:
         by=HALL,
         title="等待缴费",
         detail=f"需缴 {yuan_text(amount_fen)} 元：{'、'.join(fee.name for fee in waiting)}。",
-        data={"amount_fen": amount_fen},
+        data={"amount_fen": amount_fen, "rule": "、".join(dict.fromkeys(fee.basis for fee in waiting if fee.basis))},
         fees=tuple(replace(fee, state="due") if fee in waiting else fee for fee in case.fees),
         **changes,
     )

@@ -214,6 +214,9 @@ def _inside(item: Row, licences: Mapping[str, set[str]]) -> Iterator[str]:
                             yield f"{part}.{row['key']}.when.{key}: {value!r} is no option of it"
                 elif key not in ALWAYS_KNOWN_SITUATIONS:
                     yield f"{part}.{row['key']}.when.{key}: the item has no such situation"
+    for row in item["fees"]:
+        if row["amount_fen"] and not row["basis"]:  # 行政许可法 art. 58: no fee without a law
+            yield f"fees.{row['key']}.basis: a fee needs one"
     yield from form_mistakes(item)
     for row in item["form"]:
         source = row.get("prefill", "")

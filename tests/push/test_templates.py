@@ -7,11 +7,14 @@ from pathlib import Path
 import orjson
 import pytest
 
+from app.cases import steps
+from app.cases.model import Fee
 from app.kernel.events import new_event
 from push.model import EVENTS
 from push.templates import FOLDER, TemplatesError, load_templates
 from push.vendor_templates import check_field, fit
 from sandbox.wechat_template import is_allowed
+from tests.app.cases.walking import CALENDAR, draft, item
 from tests.push.desk import FULL
 
 ALL = [(kind, name) for kind, names in EVENTS.items() for name in names]
@@ -140,3 +143,11 @@ def _changed(folder: Path, file: str, change) -> Path:
 def test_a_wrong_text_stops_the_start_and_is_named(tmp_path, file, change, says):
     with pytest.raises(TemplatesError, match=re.escape(says)):
         load_templates(_changed(tmp_path, file, change))
+
+
+def test_a_fee_that_falls_due_is_told_with_amount_basis_and_payee(templates):
+    start = draft(item(), (Fee("a", "工本费", 4000, "on_application", "发改价格规〔2019〕1931号"),))
+    moved = steps.submit(start.case, start.item, start.fees, {}, CALENDAR, start.now)
+    body = templates.render(next(event for event in moved.events if event.name == "case.fee_due"), "zh").body
+
+    assert all(said in body for said in ("40.00元", "由某局收取", "收费依据：发改价格规〔2019〕1931号"))

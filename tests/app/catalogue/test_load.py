@@ -77,6 +77,13 @@ def test_all_mistakes_are_told_at_once_with_file_item_and_field(folder):
         (lambda item: item.update(pay_kinds=["bribe"]), "pay_kinds: 'bribe' is not known"),
         (lambda item: item.update(check_kinds=["rumour"]), "check_kinds: 'rumour' is not known"),
         (lambda item: item["form"][0].update(max="tomorrow"), "form.0.max: want a whole number or today"),
+        (
+            lambda item: item["fees"].append(
+                {"key": "extra", "name": "手续费", "amount_fen": 100, "unit": "", "basis": "", "payer": "applicant",
+                 "when_paid": "on_application", "when": None, "certainty": "known", "notes": ""}
+            ),
+            "fees.extra.basis: a fee needs one",
+        ),
         (lambda item: item["materials"][2].update(when={"agent": ["yes"]}), None),
         (lambda item: item.update(promised_limit={"days": 9, "unit": "calendar"}), None),  # other units are not compared
     ],
