@@ -109,3 +109,26 @@ async def test_others_can_neither_correct_nor_repeat_a_case(world: World) -> Non
     for action in ("/correction", "/again", "/promises"):
         answer = await stranger.post(path + action, {"_xsrf": token, "once": "0" * 26, "key": "rules"})
         assert answer.status == 404, action
+
+
+async def test_a_hearing_is_told_asked_for_and_held_with_its_record(world: World) -> None:
+    resident, page = await food_draft(world)
+    page = await with_files(resident, page, ())
+    case = await resident.submit(await resident.get(page.path.replace("/materials", "/check")), "/check")
+    case_id = case.path.split("/")[-1]
+    await world.hall.database["cases"].update_one({"_id": case_id}, {"$set": {"rules.hearing": "on_application"}})
+    staff = await clerk(world, "sg-scjg")
+    desk = await staff.submit(await staff.get(f"/staff/cases/{case_id}"), "/accept")
+    refused = await staff.submit(desk, "/decide", outcome="denied", opinion="场所不符合要求")
+    assert refused.status == 409 and "要求听证" in refused.text
+    desk = await staff.submit(await staff.get(f"/staff/cases/{case_id}"), "/tell_hearing", reason="拟不予许可：场所不符合要求")
+
+    page = await resident.get(case.path)
+    assert "您有权要求听证" in page.text and "拟不予许可" in page.text
+    page = await resident.submit(page, "/hearing", button=("wanted", "1"))
+    assert "您已要求听证" in page.text
+    desk = await staff.submit(desk, "/suspend", kind="hearing", days="8", reason="市民中心三楼，上午9时")
+    assert "听证笔录" in desk.text
+    desk = await staff.submit(desk, "/resume", record="申请人陈述了意见")
+    page = await resident.get(case.path)
+    assert "听证已举行" in page.text and "申请人陈述了意见" in page.text
