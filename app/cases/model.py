@@ -435,7 +435,12 @@ def _with_moments(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {**values, **{name: datetime.fromisoformat(values[name]) for name in names if values.get(name)}}
 
 
+_PLAIN = frozenset({str, int, bool, type(None), datetime, dict})
+
+
 def _stored(value: Any) -> Any:
+    if type(value) in _PLAIN:  # nearly all of them
+        return value
     # BSON has no day without time: days are kept as text, so that nobody mistakes midnight UTC for a Shanghai day.
     if isinstance(value, StrEnum):
         return value.value

@@ -25,6 +25,7 @@ from app.kernel.clock import format_utc
 from app.kernel.crypto import KeyRing
 from app.kernel.events import Event
 from app.kernel.ids import random_code
+from app.storage.gather import Gather
 from app.storage.mongo import Database
 
 INDEXES = {"papers": [IndexModel([("case_id", ASCENDING), ("issued_at", ASCENDING)], name="of_case")]}
@@ -75,6 +76,8 @@ class Papers:
         self._division = division
         self._public_url = public_url
         self._drawing = asyncio.Semaphore(_DRAWN_AT_ONCE)
+        # What views ask for at the same moment is one read.
+        self._read: Gather[str, list[dict[str, Any]]] = Gather(self._of_cases, in_flight=2)
 
     def written(self, case: Case, events: Sequence[Event], item: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Return the papers that a step issues, as documents. Pure, but for a new check code.
@@ -167,10 +170,17 @@ class Papers:
         }
 
     async def _of_case(self, case_id: str) -> list[dict[str, Any]]:
+        return await self._read.add(case_id)
+
+    async def _of_cases(self, case_ids: list[str]) -> list[list[dict[str, Any]]]:
         # Bounded by the steps a case can take; of one step in the order of KINDS.
-        found: list[dict[str, Any]] = await self._papers.find({"case_id": case_id}, {"words_sealed": 0}).to_list()
+        found: dict[str, list[dict[str, Any]]] = {case_id: [] for case_id in case_ids}
+        for document in await self._papers.find({"case_id": {"$in": list(found)}}, {"words_sealed": 0}).to_list():
+            found[document["case_id"]].append(document)
         order = list(KINDS)
-        return sorted(found, key=lambda document: (document["issued_at"], order.index(document["kind"]), document["_id"]))
+        for documents in found.values():
+            documents.sort(key=lambda document: (document["issued_at"], order.index(document["kind"]), document["_id"]))
+        return [found[case_id] for case_id in case_ids]
 
 
 def is_issued(kind: str, event: Event) -> bool:
