@@ -23,7 +23,7 @@ class MessageSubject(Schema):
 class MessageDelivery(Schema):
     """How the person was told outside the hall. The inbox has the message in every state."""
 
-    state = fields.Str(validate=validate.OneOf(("waiting", "sent", "inbox", "unclear", "failed", "handled")))
+    state = fields.Str(validate=validate.OneOf(("waiting", "sent", "merged", "inbox", "unclear", "failed", "handled")))
     told_by = fields.Str(allow_none=True, validate=validate.OneOf(CHANNELS))
     text = fields.Str(metadata={"description": "for the person, in Chinese"})
     en = fields.Str()

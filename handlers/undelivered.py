@@ -49,7 +49,7 @@ class UndeliveredListResponse(Schema):
 class NoticeResponse(Schema):
     id = fields.String()
     event = fields.String(metadata={"example": "case.accepted"})
-    state = fields.String(validate=validate.OneOf(["waiting", "sending", "sent", "unclear", "inbox", "failed"]))
+    state = fields.String(validate=validate.OneOf(["waiting", "sending", "sent", "merged", "unclear", "inbox", "failed"]))
     channel = fields.String(allow_none=True)
     at = fields.String(metadata={"format": "date-time"})
     sent_at = fields.String(allow_none=True, metadata={"format": "date-time"})

@@ -4,6 +4,7 @@
                                                                -> waiting   try later, or the next channel
                                                                -> unclear   outcome unknown, not repeated
                no channel reaches the person                   -> inbox     the inbox and the stream alone
+               a later event of the same matter tells for both -> merged    the inbox keeps each
                72 hours of trying, or what must arrive was
                refused or lost on every channel there was      -> failed    a task for a human (push/undelivered.py)
 
@@ -39,6 +40,8 @@ log = structlog.get_logger(__name__)
 LEASE = timedelta(seconds=60)
 GIVE_UP_AFTER = timedelta(hours=72)
 _ROUND_S = 10  # then the caller gets a turn: it may have been asked to stop
+# Of one matter and person at most one message leaves the hall in so long a time, of those that may be merged (`_may_merge`).
+MERGE_WINDOW = timedelta(seconds=60)
 # So long a place waits for the rate of a channel; then the delivery goes back and the place takes the next one.
 _PATIENCE_S = 5
 # After so many failed tries the next channel goes first.
@@ -88,6 +91,7 @@ def new_delivery(message_id: str, owner_id: str, event: Event, spec: EventSpec, 
         "state": "waiting" if leaves else "inbox",
         "is_open": leaves,
         "next_at": now,
+        "may_merge": leaves and spec.lane == ORDINARY and not spec.must_arrive,
         "chain": list(spec.channels),
         "closed": [],
         "tries": {},
@@ -112,8 +116,40 @@ class Deliveries:
         self._rates = rates
         self._clock = clock
 
-    async def add(self, delivery: Mapping[str, Any], session: AsyncClientSession) -> None:
-        await self._deliveries.insert_one(dict(delivery), session=session)
+    async def add(self, delivery: Mapping[str, Any], more: str, session: AsyncClientSession) -> None:
+        """Insert an intent, in the transaction that gave its message a number.
+
+        The first of a matter leaves at once. Those that follow within MERGE_WINDOW wait for its end and leave as one: the newest tells,
+        and says how many more there are. Never urgent ones, never what must arrive (legal notices). The numbers of a person's messages
+        are given one after the other, so two at once cannot overlook each other; a worker that takes up the older one at this moment
+        makes one of the two start again.
+
+        Args:
+            more: the words for `{count}` more, in the language of the text.
+        """
+        await self._deliveries.insert_one(await self._merged(dict(delivery), more, session), session=session)
+
+    async def _merged(self, delivery: dict[str, Any], more: str, session: AsyncClientSession) -> dict[str, Any]:
+        if not delivery["may_merge"]:
+            return delivery
+        same = {"subject.id": delivery["subject"]["id"], "owner_id": delivery["owner_id"], "may_merge": True, "state": {"$ne": "merged"}}
+        last = await self._deliveries.find_one(same, sort=[("_id", -1)], session=session)
+        if last is None:
+            return delivery
+        untouched = {"_id": last["_id"], "state": "waiting", "is_open": True, "claim": None, "attempts": []}
+        # What the later one cannot carry as far, tells for itself.
+        if set(last["chain"]) <= set(delivery["chain"]):
+            done = {"state": "merged", "is_open": False, "merged_into": delivery["_id"]}
+            if (await self._deliveries.update_one(untouched, {"$set": done}, session=session)).modified_count:
+                merges = [*last.get("merges", []), last["_id"]]
+                short = delivery["short"] + more.format(count=len(merges))
+                return delivery | {"next_at": max(last["next_at"], delivery["next_at"]), "merges": merges, "short": short}
+        left_at = last.get("sent_at") or last["next_at"]
+        if last["state"] in ("waiting", "sending", "sent") and left_at + MERGE_WINDOW > delivery["next_at"]:
+            # At most two windows: what quiet hours or a vendor hold back must not hold this one too.
+            latest = delivery["next_at"] + 2 * MERGE_WINDOW
+            return delivery | {"next_at": min(left_at + MERGE_WINDOW, latest)}
+        return delivery
 
     async def deliver_due(self, now: datetime | None = None, lane: str = "") -> int:
         """Work on what is due at `now` (default: the clock's) and return how many deliveries were taken up.
@@ -181,7 +217,7 @@ class Deliveries:
         preferences = await self._store.preferences(delivery["owner_id"])
         quiet_until = None if delivery["urgent"] else preferences.quiet_until(now)
         if quiet_until is not None:
-            await self._change(delivery, {"state": "waiting", "next_at": quiet_until})
+            await self._put_back(delivery, quiet_until)
             return
         letter = Letter(
             delivery["_id"], delivery["event"], delivery["owner_id"], delivery["short"], delivery["values"], delivery["link"]
@@ -217,7 +253,7 @@ class Deliveries:
                     await self._finish(delivery, "failed", now, _attempt(name, "try_later", now, code="rate"))
                 else:
                     # No try of the channel: it was not asked.
-                    await self._change(delivery, {"state": "waiting", "next_at": now + timedelta(seconds=wait_s)})
+                    await self._put_back(delivery, now + timedelta(seconds=wait_s))
                 return False
             await asyncio.sleep(wait_s)
             waited_s += wait_s
@@ -349,6 +385,13 @@ class Deliveries:
             {"_id": delivery["_id"], "claim": delivery["claim"], "is_open": True}, update, session=session
         )
         return result.matched_count == 1
+
+    async def _put_back(self, delivery: Mapping[str, Any], next_at: datetime) -> None:
+        """Let go of a delivery that was not tried: one that comes later may still tell for it."""
+        await self._deliveries.update_one(
+            {"_id": delivery["_id"], "claim": delivery["claim"], "is_open": True},
+            {"$set": {"state": "waiting", "next_at": next_at}, "$unset": {"claim": ""}},
+        )
 
     # --- what others ask ---
 

@@ -26,7 +26,7 @@ from push.lanes import Rates, load_rates
 from push.model import EVENTS, STREAM_CHANNEL, Preferences, view_message
 from push.store import Store
 from push.stream import Stream
-from push.templates import FOLDER, MessageTemplates
+from push.templates import FOLDER, MORE, MessageTemplates
 from push.undelivered import Undelivered
 
 log = structlog.get_logger(__name__)
@@ -107,7 +107,8 @@ class Push:
                 "read_at": None,
             }
             await self.store.add_message(message, session)
-            await self.deliveries.add(new_delivery(message["_id"], owner_id, event, spec, rendered, now), session)
+            delivery = new_delivery(message["_id"], owner_id, event, spec, rendered, now)
+            await self.deliveries.add(delivery, MORE[language], session)
             return owner_id
 
         owner_id = await self._once(write)

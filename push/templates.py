@@ -21,6 +21,8 @@ from push.vendor_templates import VendorTemplate, check_field, load_vendor_templ
 
 FOLDER = Path(__file__).resolve().parent.parent / "config" / "messages"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+# After a text that tells for `count` more events of the same matter.
+MORE = {"zh": "（另有{count}条新进展）", "en": " ({count} more)"}
 _SIGNATURE = {"zh": "【韶关办事】", "en": "[Shaoguan Hall] "}
 
 

@@ -22,6 +22,7 @@ _TOLD = {
     "waiting": ("正在通知您。", "On its way."),
     "sent": ("已用{channel}通知您。", "Sent by {channel}."),
     "inbox": ("只在这里通知您。", "Told here only."),
+    "merged": ("和这件事后来的消息一起通知您。", "Told together with what came later."),
     "unclear": ("已用{channel}发出，没有回音。", "Sent by {channel}; no answer came."),
     "failed": ("{channel}未能送达，请以这里为准，并保持电话畅通：工作人员会联系您。", "{channel} could not reach you. Please keep your phone on: we will contact you."),
     "handled": ("{channel}未能送达，工作人员已经跟进。", "{channel} could not reach you; a member of staff has taken care of it."),
