@@ -1,4 +1,4 @@
-"""A paper of a case as PDF (A4): agency, title, number, to whom, rows, paragraphs, agency and day, and the code of the public check."""
+"""A paper of a case as PDF (A4): title, number, to whom, rows, paragraphs, whose it is and the day, and the code of the public check."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ def render(shown: Mapping[str, Any]) -> bytes:
         pdf.set_font("noto", size=size)
         pdf.multi_cell(0, height, text, align=align, wrapmode=WrapMode.CHAR, **below)
 
-    write(shown["agency_name"], 13, "C", 9)
+    write("韶关掌上办事大厅", 13, "C", 9)
     write(shown["title"], 22, "C", 14)
     write(f"编号：{shown['_id']}", 9, "R", 6)
     pdf.ln(3)
@@ -41,7 +41,7 @@ def render(shown: Mapping[str, Any]) -> bytes:
     if pdf.get_y() + 2 * _LINE_MM + QR_MM + 8 > pdf.h - pdf.b_margin:  # who, when and the code stay together
         pdf.add_page()
     pdf.ln(3)
-    write(shown["agency_name"], 12, "R")
+    write(shown["signed"], 12, "R")
     write(chinese_day(shanghai_day(shown["issued_at"])), 12, "R")
     draw_check(pdf, shown["check_url"], f"扫描左侧二维码可核验本文书真伪和是否有效。\n核验码：{shown['code']}")
     return bytes(pdf.output())

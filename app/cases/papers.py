@@ -100,8 +100,11 @@ class Papers:
     def _document(self, kind: str, step: Step) -> dict[str, Any]:
         case, text = step.case, KINDS[kind].text(step)
         number = number_of(case, kind)
+        applicant = str(case.form.get("name") or case.form.get("org_name") or "")
+        is_theirs = kind == "application"
         words = {
-            "to": str(case.form.get("name") or case.form.get("org_name") or case.form.get("applicant_name") or ""),
+            "to": case.agency_name if is_theirs else applicant,
+            "signed": (applicant or "申请人") if is_theirs else case.agency_name,
             "rows": text.rows,
             "paragraphs": text.paragraphs,
         }

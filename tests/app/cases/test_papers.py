@@ -59,7 +59,7 @@ async def test_every_step_says_what_it_said_and_no_later_one_changes_it(hall):
     await hall.cases.submit(case.id, owner, command="cmd_1")  # a retry issues nothing
     assert [row["kind"] for row in await hall.cases.papers.of(case)] == ["application", "receipt"]
     _, _, text = await paper(hall, case, "receipt")
-    for part in (case.number, case.query_code, "收件凭证", "3月9日", "个文件"):
+    for part in (case.number, case.query_code, "收件凭证", "3月9日", "个文件", case.agency_name):
         assert part in text
     first_number, _, first = await paper(hall, case, "application")
     assert case.form["name" if "name" in case.form else "org_name"] in first and str(case.form["place"]) in first
@@ -174,7 +174,7 @@ def test_a_form_of_every_kind_of_field_and_a_long_one_is_drawn():
     rows = [["项目䶮", "一行\n两行" * 40], *([f"标签{n}", "值" * 60] for n in range(60))]
     shown = {
         "_id": "440-SQ1", "title": "申请表", "agency_name": "韶关市市场监督管理局", "issued_at": BEGIN, "code": "ABCD2345",
-        "to": "张示例", "rows": rows, "paragraphs": ["以上"], "check_url": "https://hall.example.gov.cn/papers/440-SQ1?code=ABCD2345",
+        "to": "张示例", "signed": "韶关市市场监督管理局", "rows": rows, "paragraphs": ["以上"], "check_url": "https://hall.example.gov.cn/papers/440-SQ1?code=ABCD2345",
     }  # fmt: skip
     text, link = read(render(shown))
     assert link == shown["check_url"] and "标签59" in text and "2026年3月2日" in text
