@@ -126,11 +126,14 @@ def next_step(case: Case, you: str = "您") -> dict[str, Any]:
     }
     words = {name: chinese_day(day) if day else "期限" for name, day in days.items()}
     text = text.format(agency=case.agency_name, remedy=remedies.sentence(case.refusal or case.decision or {}), **words)
-    if "hand_in" in machine.allowed_actions(case, machine.RESIDENT):
-        text += promises.sentence(case)
-    if "replace_material" in machine.allowed_actions(case, machine.RESIDENT):
-        text += replacements.sentence(case)
-    text += hearings.sentence(case, today())
+    allowed, wanted = machine.allowed_actions(case, machine.RESIDENT), ""
+    if "hand_in" in allowed:
+        wanted += promises.sentence(case)
+    if "replace_material" in allowed:
+        wanted += replacements.sentence(case)
+    wanted += hearings.sentence(case, today())
+    if wanted:  # both cannot be said
+        text = text.replace("，您不用做什么。", "。") + wanted
     by_on = _day(case.due_on) if actor == "agency" else notice_by if case.state is State.SUPPLEMENT_REQUIRED else None
     who = {"applicant": you, "agency": case.agency_name}.get(actor, "")
     line = f"下一步：{who}{f'在{chinese_day(date.fromisoformat(by_on))}前' if by_on else ''}{deed}" if who else ""

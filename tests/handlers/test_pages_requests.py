@@ -124,7 +124,7 @@ async def test_a_hearing_is_told_asked_for_and_held_with_its_record(world: World
     desk = await staff.submit(await staff.get(f"/staff/cases/{case_id}"), "/tell_hearing", reason="拟不予许可：场所不符合要求")
 
     page = await resident.get(case.path)
-    assert "您有权要求听证" in page.text and "拟不予许可" in page.text
+    assert "您有权要求听证" in page.text and "拟不予许可" in page.text and "您不用做什么" not in page.text
     page = await resident.submit(page, "/hearing", button=("wanted", "1"))
     assert "您已要求听证" in page.text
     desk = await staff.submit(desk, "/suspend", kind="hearing", days="8", reason="市民中心三楼，上午9时")
