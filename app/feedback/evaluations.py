@@ -144,7 +144,7 @@ class Evaluations:
         """Rate a finished matter, once. The rating and the case's mark are written in one transaction.
 
         Raises:
-            CaseNotFound, ActionNotAllowed (not finished, or rated already), ValidationFailed (an unknown tag).
+            CaseNotFound, ActionNotAllowed (not finished, or rated already), ValidationFailed (an unknown channel).
         """
 
         async def work(session: AsyncClientSession) -> Case:
@@ -155,7 +155,7 @@ class Evaluations:
         return case
 
     async def rate(self, contact_id: str, resident_id: str, level: int, tags: Sequence[str], text: str, channel: str = "h5") -> dict[str, Any]:
-        """Rate a contact, once. Raises ContactNotFound, AlreadyRated, ValidationFailed (an unknown tag)."""
+        """Rate a contact, once. Raises ContactNotFound, AlreadyRated, ValidationFailed (an unknown channel)."""
         query = {"_id": contact_id, "owner_id": resident_id}
         return await self._rate(query, level, tags, text, channel)
 
@@ -204,8 +204,8 @@ class Evaluations:
     ) -> None:
         """Write a rating, its count and, for a bad one, its call-back."""
         known = self.rules.tags["online" if contact["is_online"] else "offline"][level]
-        if wrong := [index for index, tag in enumerate(tags) if tag not in known]:
-            raise ValidationFailed([error_row(f"/tags/{index}", "unknown", "请从列出的选项里选") for index in wrong])
+        # Words of another channel's own list are the resident's words: kept, and sealed like all free text.
+        text = "\n".join(filter(None, ["、".join(tag for tag in dict.fromkeys(tags) if tag not in known), text]))
         if channel not in CHANNELS:
             raise ValidationFailed([error_row("/channel", "unknown", "没有这种评价渠道")])
         now, rating_id = self._clock(), _rating_id(contact["_id"])
@@ -218,7 +218,7 @@ class Evaluations:
             "_id": rating_id,
             "contact_id": contact["_id"],
             "level": level,
-            "tags": list(dict.fromkeys(tags)),
+            "tags": [tag for tag in dict.fromkeys(tags) if tag in known],
             "text_sealed": self._keys.seal(text, context=f"{rating_id}.text"),
             "channel": channel,
             "at": now,

@@ -129,14 +129,15 @@ async def test_a_follow_up_comes_once_and_changes_no_level(hall):
 
 async def test_what_was_written_is_sealed_and_hidden_from_whoever_took_part(hall):
     case, contact = await handed_in(hall)
-    await hall.feedback.rate(contact, case.owner_id, 5, ["办得慢"], "等了两个小时")
+    await hall.feedback.rate(contact, case.owner_id, 5, ["办得慢", "叫号机坏了"], "等了两个小时")  # the second tag is of no list
     for name in ("evaluations", "work_orders", "events", "contacts"):
-        assert "等了两个小时" not in str(await hall.database[name].find({}).to_list())
+        stored = str(await hall.database[name].find({}).to_list())
+        assert "等了两个小时" not in stored and "叫号机坏了" not in stored
     with pytest.raises(DeskNeeded):
         await hall.feedback.page(CLERK)
-    for who, text in ((HEAD, "等了两个小时"), (SUPERIOR, "等了两个小时"), (DESK, "等了两个小时")):
+    for who in (HEAD, SUPERIOR, DESK):
         [row] = (await hall.feedback.page(who))[0]
-        assert (row["text"], row["level"], row["is_hidden"]) == (text, 5, False)
+        assert (row["text"], row["tags"], row["level"], row["is_hidden"]) == ("叫号机坏了\n等了两个小时", ["办得慢"], 5, False)
     assert (await hall.feedback.page(staff_of("sg-gaj", "head")))[0] == []
     await hall.review.act(case.id, "claim", HEAD, {})  # from now on the head handles it
     [row] = (await hall.feedback.page(HEAD))[0]
@@ -152,7 +153,7 @@ async def test_the_wrong_person_and_the_wrong_words_are_refused_and_leave_nothin
         (NotFound, hall.feedback.contact(contact, other)),
         (NotFound, hall.feedback.evaluate(case.id, other, 1, [], "")),
         (ActionNotAllowed, hall.feedback.evaluate(case.id, case.owner_id, 1, [], "")),  # not finished
-        (ValidationFailed, hall.feedback.rate(contact, case.owner_id, 1, ["办得慢"], "")),  # no tag of this level
+        (ValidationFailed, hall.feedback.rate(contact, case.owner_id, 1, [], "", "carrier_pigeon")),
         (DeskNeeded, hall.feedback.rate_for(code, CLERK, 1, [], "", "phone")),
         (DeskNeeded, hall.feedback.statistics(CLERK, None, None, None)),
         (DeskNeeded, hall.feedback.statistics(HEAD, None, None, "sg-gaj")),
