@@ -92,8 +92,8 @@ async def edit_and_submit(number: int, urls: list[str], token: str, case_id: str
             status, answer = await call("PATCH", "", body)
             if status == 200:
                 version = answer["version"]
-                if (name, value) in storm.unknown and version in storm.acknowledged:
-                    break  # kept by the try that was cut off, so this one changed nothing and was told the version as it stands
+                if (name, value) in storm.unknown:
+                    break  # perhaps kept by the try that was cut off: then this one changed nothing, and was told the version of another's save
                 assert version not in storm.acknowledged, "two saves were told the same version"
                 storm.acknowledged[version] = (name, value)
                 break
