@@ -15,10 +15,17 @@ DENY = {"outcome": "denied", "opinion": "占用基本农田"}
 REASON = {"reason": "拟不予批准：占用基本农田"}
 
 
-async def told(hall):
-    """A case of an item that knows a hearing, whose applicant was told of it on 2 March; the last day to ask is 9 March."""
+async def heard(hall, rule):
+    """A case of an item whose data say that an applicant may ask for a hearing, or that one is required."""
     set_clock(hall, BEGIN)
     case = await submitted(hall, "homestead")
+    await hall.database["cases"].update_one({"_id": case.id}, {"$set": {"rules.hearing": rule}})
+    return case
+
+
+async def told(hall):
+    """A case of an item that knows a hearing, whose applicant was told of it on 2 March; the last day to ask is 9 March."""
+    case = await heard(hall, "on_application")
     clerk = staff_of(case.agency_id)
     await hall.review.act(case.id, "accept", clerk, {})
     with pytest.raises(ActionNotAllowed) as refused:  # never a denial before the right was told
@@ -81,9 +88,7 @@ async def test_who_asks_is_heard_first_with_notice_while_the_clock_stands_and_wi
 
 
 async def test_a_required_hearing_stands_before_any_decision(hall):
-    set_clock(hall, BEGIN)
-    case = await submitted(hall, "homestead")
-    await hall.database["cases"].update_one({"_id": case.id}, {"$set": {"rules.hearing": "required"}})
+    case = await heard(hall, "required")
     clerk = staff_of(case.agency_id)
     await hall.review.act(case.id, "accept", clerk, {})
     await hall.review.act(case.id, "tell_hearing", clerk, {"reason": "公告：依法举行听证"})
