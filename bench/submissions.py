@@ -5,8 +5,8 @@
 
 Both sides take the same number of POSTs from the same client, as many at once, and write the same document into the same collection: a
 submitted case, by one compare-and-set on its version, majority and journaled. The hall is `main.py web` with its ordinary settings; every
-case is another resident's, each with a token that the process has never seen and an Idempotency-Key. After each round every case is looked
-at: submitted once, told once.
+case is another resident's, each with an Idempotency-Key of its own, and has looked at the case at this process before, longer ago than a
+session is trusted. After each round every case is looked at: submitted once, told once.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from pymongo import AsyncMongoClient
 from rich.console import Console
 from rich.table import Table
 
+from app.identity.service import SESSION_TRUST_S
 from app.kernel.clock import real_now, utc_now
 from app.kernel.ids import new_id
 from bench.load import cpu_seconds, post_all
@@ -151,6 +152,11 @@ def _requests(port: int, drafts: Sequence[Draft]) -> list[bytes]:
     ]
 
 
+def _looks(port: int, drafts: Sequence[Draft]) -> list[bytes]:
+    head = "GET /v1/cases/{} HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nAuthorization: Bearer {}\r\n\r\n"
+    return [head.format(case_id, port, token).encode() for case_id, token in drafts]
+
+
 async def _seconds(port: int, pid: int, drafts: Sequence[Draft]) -> tuple[float, float]:
     """Return the seconds and the server's CPU seconds for these submissions. Raises AssertionError for any answer but 200."""
     requests = _requests(port, drafts)
@@ -184,6 +190,8 @@ async def run(mongodb_uri: str, redis_url: str, folder: Path, console: Console) 
         for number, (ours, theirs) in enumerate(rounds):
             if number == 0:
                 ours, theirs = ours[:WARM_UP], theirs[:WARM_UP]
+            await post_all(web_port, _looks(web_port, ours), AT_ONCE, status=200)
+            await asyncio.sleep(SESSION_TRUST_S)
             first = await _seconds(bare_port, bare.pid, theirs)
             pairs.append((first, await _seconds(web_port, web.pid, ours)))
             await _assert_submitted_once(client[DATABASE], ours, theirs)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from cachetools import TTLCache
+from cachetools import LRUCache, TTLCache
 from pymongo import ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
@@ -83,6 +83,8 @@ class Identity:
         self._realname = realname
         self._proving = Proving(database, keys)
         self._trusted: TTLCache[str, tuple[ResidentSession, datetime]] = TTLCache(20_000, ttl=SESSION_TRUST_S)
+        # Whose signature was found good stays good until it runs out; whether its session still lives is asked each time.
+        self._verified: LRUCache[str, dict[str, Any]] = LRUCache(20_000)
         # Called right after a join with (from, into), besides the event: nobody should find an empty list in between.
         self.after_join: list[Callable[[str, str], Awaitable[None]]] = []
 
@@ -253,7 +255,10 @@ class Identity:
         known = self._trusted.get(audience + token)
         if known is not None and known[1] > real_now():
             return known[0]
-        claims = tokens.read_token(self._keys, token, audience=audience)
+        claims = self._verified.get(audience + token)
+        if claims is None or claims["exp"] <= real_now().timestamp():
+            claims = tokens.read_token(self._keys, token, audience=audience)
+            self._verified[audience + token] = claims
         session = await self._database.document("sessions", claims.get("sid"))
         if session is None or session["expires_at"] <= real_now():
             raise errors.TokenInvalid("登录已结束，请重新登录。", en="The session has ended.")
