@@ -203,7 +203,7 @@ def approve(
     assert case.auto is not None
     auto = case.auto
     opinion = (
-        f"由规则“{auto['rule_set']}”第{auto['version']}版自动核对："
+        f"按“{case.item_name}”的自动核对规则（第{auto['version']}版）核对："
         + "；".join(fact["rule"] for fact in auto["facts"])
         + "，全部符合。"
     )
