@@ -145,6 +145,17 @@ def suspension(step: Step) -> Text:
     return Text("特别程序告知书", tuple(rows), ("这段时间依法不计入办理期限。程序结束后恢复计时，并会告诉您。",))
 
 
+def hearing(step: Step) -> Text:
+    """听证告知书: what the office intends and why, and by when a hearing can be asked for, or that it is held anyway (许可法 art. 46, 47)."""
+    told = step.told
+    rows = [*_which(step), ("拟作的决定和理由", told["reason"])]
+    if told["is_required"]:
+        rows.append(("最迟举行日", _day(told["hold_by_on"])))
+        return Text("听证告知书", tuple(rows), ("作出决定前，本单位依法举行听证，不收费。时间和地点会提前告诉您。",))
+    rows.append(("提出听证的期限", _day(told["ask_by_on"])))
+    return Text("听证告知书", tuple(rows), ("您有权要求听证，不收费。请在期限内在本办件的页面上提出；到期没有提出，视为放弃。",))
+
+
 def extension(step: Step) -> Text:
     """延期告知书: why, how long, and the new day."""
     told = step.told

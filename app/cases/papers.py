@@ -58,6 +58,7 @@ KINDS: Mapping[str, Kind] = {
     "acceptance": Kind("SL", frozenset({"case.accepted", "case.deemed_accepted"}), paper_texts.acceptance),
     "refusal": Kind("BSL", frozenset({"case.not_accepted", "case.supplement_expired"}), paper_texts.refusal),
     "suspension": Kind("TX", frozenset({"case.suspended"}), paper_texts.suspension, frozenset({"suspension", "decision"})),
+    "hearing": Kind("TZ", frozenset({"case.hearing_told"}), paper_texts.hearing, frozenset({"decision"})),
     "extension": Kind("YQ", frozenset({"case.extended"}), paper_texts.extension),
     "decision": Kind("JD", frozenset({"case.approved", "case.denied"}), paper_texts.decision),
     "completion": Kind("BJ", frozenset({"case.completed"}), paper_texts.completion),

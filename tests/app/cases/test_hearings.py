@@ -9,6 +9,7 @@ from app.cases.errors import ActionNotAllowed, CaseNotFound
 from app.cases.model import Case, State
 from app.kernel.errors import HallError, ValidationFailed
 from tests.app.cases.handled import events_of, set_clock, staff_of, submitted
+from tests.app.cases.test_papers import paper
 
 BEGIN = datetime(2026, 3, 2, 2, tzinfo=UTC)  # a Monday
 DENY = {"outcome": "denied", "opinion": "占用基本农田"}
@@ -33,6 +34,8 @@ async def told(hall):
     assert "听证" in refused.value.detail
     case = await hall.review.act(case.id, "tell_hearing", clerk, REASON)
     assert case.hearing["ask_by_on"] == "2026-03-09"
+    _number, _code, text = await paper(hall, case, "hearing")
+    assert "听证告知书" in text and "占用基本农田" in text and "3月9日" in text
     return case, clerk
 
 
@@ -91,7 +94,8 @@ async def test_a_required_hearing_stands_before_any_decision(hall):
     case = await heard(hall, "required")
     clerk = staff_of(case.agency_id)
     await hall.review.act(case.id, "accept", clerk, {})
-    await hall.review.act(case.id, "tell_hearing", clerk, {"reason": "公告：依法举行听证"})
+    case = await hall.review.act(case.id, "tell_hearing", clerk, {"reason": "公告：依法举行听证"})
+    assert "最迟举行日" in (await paper(hall, case, "hearing"))[2]
     set_clock(hall, BEGIN + timedelta(days=9))
     for outcome in ("approved", "denied"):
         with pytest.raises(ActionNotAllowed):

@@ -232,4 +232,4 @@ def test_in_every_state_one_line_says_who_does_what_by_when(state):
 
 
 def test_every_kind_of_paper_is_of_its_own_mark():
-    assert len({kind.mark for kind in KINDS.values()}) == len(KINDS) == 9
+    assert len({kind.mark for kind in KINDS.values()}) == len(KINDS)
