@@ -7,6 +7,7 @@ requirements-servers.txt, a binary on PATH.
 import ctypes
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -39,10 +40,20 @@ def die_with_parent() -> None:
 
 
 def free_port() -> int:
-    """Return a TCP port that is free on the loopback address right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a TCP port that is free on the loopback address right now, and the one after it too: the stand-ins' scanner listens there.
+
+    Below the ports that the kernel hands out to connections, so that none of them takes it before it is listened on.
+    """
+    for _ in range(200):
+        port = 2 * (5_000 + secrets.randbelow(11_000))  # not `random`: tests seed it, and two of them at once would choose alike
+        try:
+            for each in (port, port + 1):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", each))
+        except OSError:
+            continue
+        return port
+    raise CannotStart("no free port between 10000 and 32000")
 
 
 def check_port_free(host: str, port: int, name: str, setting: str) -> None:
