@@ -118,7 +118,7 @@ def test_a_killed_part_is_started_again_and_a_killed_supervisor_leaves_nothing(t
     finally:
         supervisor.kill()
         supervisor.wait()
-    for _ in range(100):
+    for _ in range(400):  # a worker whose database is gone ends when its last call has timed out (10 s), and its loops after it
         if not left_running(tmp_path):
             break
         time.sleep(0.1)
