@@ -1,12 +1,11 @@
 """The table of machine.py as a diagram and as text, for docs/cases.md: `python -m app.cases.diagram docs/cases.md` writes both there."""
 
-import sys
 from collections import defaultdict
 from collections.abc import Iterable
-from pathlib import Path
 
 from app.cases import machine
 from app.cases.model import FINAL, State
+from app.kernel.printed import print_into_named
 
 BEGIN, END = "<!-- table: begin, printed by python -m app.cases.diagram docs/cases.md -->", "<!-- table: end -->"
 
@@ -45,13 +44,5 @@ def printed() -> str:
     return f"{BEGIN}\n\n```mermaid\n{diagram(machine.TABLE)}\n```\n\n{rows(machine.TABLE)}\n\n{END}"
 
 
-def with_table(text: str) -> str:
-    """Return a document with the printed table between its marks. Raises ValueError when a mark is missing."""
-    before, rest = text.split(BEGIN)
-    _old, after = rest.split(END)
-    return before + printed() + after
-
-
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    print_into_named(printed())

@@ -1,10 +1,8 @@
 """The tables of machine.py and what a contact is, for docs/feedback.md: `python -m app.feedback.printed docs/feedback.md` writes them there."""
 
-import sys
-from pathlib import Path
-
 from app.feedback import machine
 from app.feedback.model import CONTACTS, KIND_NAMES, MATTERS
+from app.kernel.printed import print_into_named
 
 BEGIN, END = "<!-- tables: begin, printed by python -m app.feedback.printed docs/feedback.md -->", "<!-- tables: end -->"
 
@@ -42,13 +40,5 @@ def printed() -> str:
     return "\n\n".join([*parts, END])
 
 
-def with_tables(text: str) -> str:
-    """Return a document with the printed tables between its marks. Raises ValueError when a mark is missing."""
-    before, rest = text.split(BEGIN)
-    _old, after = rest.split(END)
-    return before + printed() + after
-
-
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
+    print_into_named(printed())

@@ -1,8 +1,6 @@
 """The rules of the cards as a table, for docs/cases.md: `python -m app.supervision.printed docs/cases.md` writes it there."""
 
-import sys
-from pathlib import Path
-
+from app.kernel.printed import print_into_named
 from app.supervision.cards import RULES
 
 BEGIN, END = "<!-- cards: begin, printed by python -m app.supervision.printed docs/cases.md -->", "<!-- cards: end -->"
@@ -18,13 +16,5 @@ def table() -> str:
     return "\n".join([BEGIN, "", *lines, "", END])
 
 
-def with_table(text: str) -> str:
-    """Return a document with the printed table between its marks. Raises ValueError when a mark is missing."""
-    before, rest = text.split(BEGIN)
-    _old, after = rest.split(END)
-    return before + table() + after
-
-
 if __name__ == "__main__":
-    page = Path(sys.argv[1])
-    page.write_text(with_table(page.read_text(encoding="utf-8")), encoding="utf-8")
+    print_into_named(table())

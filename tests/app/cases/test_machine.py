@@ -4,6 +4,7 @@ import itertools
 
 from app.cases import diagram, guards, machine
 from app.cases.model import CLOCK_OF, FINAL, STATE_NAMES, State
+from app.kernel.printed import with_printed
 from config.settings import ROOT
 
 C = machine.Clock
@@ -61,5 +62,5 @@ def test_states_have_names_for_residents():
 
 def test_the_docs_show_the_table_as_it_is():
     page = (ROOT / "docs" / "cases.md").read_text(encoding="utf-8")
-    assert diagram.with_table(page) == page, "run: python -m app.cases.diagram docs/cases.md"
+    assert with_printed(page, diagram.printed()) == page, "run: python -m app.cases.diagram docs/cases.md"
     assert all(f"`{row.name}`" in page for row in machine.TABLE)

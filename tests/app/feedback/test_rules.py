@@ -5,6 +5,7 @@ import pytest
 
 from app.feedback import machine, printed
 from app.feedback.model import read_rules
+from app.kernel.printed import with_printed
 from config.settings import ROOT
 from push.model import EVENTS
 from push.templates import load_templates
@@ -12,7 +13,7 @@ from push.templates import load_templates
 
 def test_the_docs_show_the_tables_as_they_are():
     page = (ROOT / "docs" / "feedback.md").read_text(encoding="utf-8")
-    assert printed.with_tables(page) == page, "run: python -m app.feedback.printed docs/feedback.md"
+    assert with_printed(page, printed.printed()) == page, "run: python -m app.feedback.printed docs/feedback.md"
 
 
 def test_every_state_and_step_has_a_name_and_every_guard_a_sentence():

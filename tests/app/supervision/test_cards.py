@@ -14,6 +14,7 @@ from app.identity.model import StaffSession
 from app.kernel.errors import ValidationFailed
 from app.kernel.events import Event, new_event
 from app.kernel.ids import new_id
+from app.kernel.printed import with_printed
 from app.supervision import cards as cards_module
 from app.supervision import desk as desk_module
 from app.supervision import printed
@@ -265,7 +266,7 @@ async def test_measures_are_a_heads_and_another_agencys_are_the_superiors(hall):
 
 def test_the_rules_stand_in_the_docs_as_they_are():
     page = (ROOT / "docs" / "cases.md").read_text(encoding="utf-8")
-    assert printed.with_table(page) == page, "python -m app.supervision.printed docs/cases.md"
+    assert with_printed(page, printed.table()) == page, "python -m app.supervision.printed docs/cases.md"
 
 
 def test_every_rule_is_made_of_something_that_is_told():
