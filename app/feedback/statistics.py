@@ -1,4 +1,4 @@
-"""Statistics of 好差评, added up as things happen: one small document per agency, item, channel and day; never a walk over all ratings.
+"""Statistics of 好差评, added up as things happen: small documents per agency, item, channel and day; never a walk over all ratings.
 
 | measure | counts |
 | --- | --- |
@@ -8,9 +8,11 @@
 | contacted, contacted_late, answered, corrected, set_aside | steps of call-backs; late: after the limit |
 
 A rating counts to the day of what is rated, so `unrated` is offered less rated on every day. Every count is written in the transaction of
-what it counts, so an event that comes twice counts once.
+what it counts, so an event that comes twice counts once. A day is kept in SLOTS parts: on one document the transactions of a rush (every
+application for one school) would wait for each other.
 """
 
+import random
 from collections.abc import Iterable, Mapping
 from datetime import date, timedelta
 from typing import Any
@@ -27,10 +29,13 @@ MEASURES = (
 ALL = "all"  # the channel of what has none
 RULE_VERSION = "2026-1"
 MAX_DAYS = 366
+SLOTS = 16
 INDEXES = {
     "feedback_days": [
         IndexModel(
-            [("agency_id", ASCENDING), ("on", ASCENDING), ("item_code", ASCENDING), ("channel", ASCENDING)], name="of_agency", unique=True
+            [("agency_id", ASCENDING), ("on", ASCENDING), ("item_code", ASCENDING), ("channel", ASCENDING), ("slot", ASCENDING)],
+            name="of_agency",
+            unique=True,
         )
     ]
 }
@@ -40,14 +45,14 @@ async def count(
     database: Database, session: AsyncClientSession, *, agency_id: str, item_code: str, on: str, channel: str, measures: Mapping[str, int]
 ) -> None:
     """Add to a day (`on`, Shanghai), in the transaction of what is counted."""
-    key = {"agency_id": agency_id, "on": on, "item_code": item_code, "channel": channel}
+    key = {"agency_id": agency_id, "on": on, "item_code": item_code, "channel": channel, "slot": str(random.randrange(SLOTS))}  # noqa: S311
     await database["feedback_days"].update_one(
         {"_id": ":".join(key.values())}, {"$inc": dict(measures), "$setOnInsert": key}, upsert=True, session=session
     )
 
 
 async def read(database: Database, agency_id: str, begin: date, end: date) -> list[dict[str, Any]]:
-    """Return the rows of an agency's days, both ends included: {on, item_code, channel, and every measure}."""
+    """Return the rows of an agency's days, both ends included: {on, item_code, channel, and every measure}; of one day several, to be summed."""
     query = {"agency_id": agency_id, "on": {"$gte": begin.isoformat(), "$lte": end.isoformat()}}
     rows = await database["feedback_days"].find(query).sort([("on", 1), ("item_code", 1), ("channel", 1)]).to_list()
     return [{name: row[name] for name in ("on", "item_code", "channel")} | {name: row.get(name, 0) for name in MEASURES} for row in rows]
