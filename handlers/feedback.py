@@ -6,7 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from app.feedback import machine
 from app.feedback.complaints import ABOUT
-from app.feedback.work_orders import LAMPS, WorkOrder, view
+from app.feedback.work_order import LAMPS, WorkOrder, view
 from handlers.base import HallHandler, operation
 from handlers.cases import EvaluationRequest
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from app.feedback import machine
 from app.feedback.model import BAD_FROM, LEVELS, AlreadyRated
-from app.feedback.work_orders import view
+from app.feedback.work_order import view
 from app.kernel.errors import HallError, ValidationFailed
 from handlers.feedback import row
 from handlers.pages_base import ULID, PageHandler

@@ -4,7 +4,7 @@ import re
 
 from app.feedback import machine
 from app.feedback.model import LEVELS, DeskNeeded
-from app.feedback.work_orders import LAMPS, view
+from app.feedback.work_order import LAMPS, view
 from app.kernel.errors import HallError
 from handlers.feedback import row
 from handlers.pages_feedback import WORK_ORDER

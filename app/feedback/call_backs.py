@@ -6,7 +6,7 @@ from typing import Any
 
 from app.feedback import machine
 from app.feedback.model import LEVELS
-from app.feedback.work_orders import PERSON, WorkOrder, entry
+from app.feedback.work_order import PERSON, WorkOrder, entry
 from app.kernel.clock import shanghai_day
 
 

@@ -10,7 +10,8 @@ from pymongo.errors import DuplicateKeyError
 from app.cases.service import Cases
 from app.feedback import machine, people
 from app.feedback.model import Rules
-from app.feedback.work_orders import PERSON, WorkOrder, WorkOrders, entry
+from app.feedback.work_order import PERSON, WorkOrder, entry
+from app.feedback.work_orders import WorkOrders
 from app.kernel.clock import SHANGHAI, shanghai_day, utc_now
 from app.kernel.errors import NotFound, RateLimited, ValidationFailed, error_row
 from app.storage.mongo import Database

@@ -1,4 +1,4 @@
-"""Work orders (工单): a call-back that a bad rating opened, or a complaint. One document each, changed only by compare-and-set on its version.
+"""Work orders in MongoDB (work_order.py): opened, moved, listed, watched. One document each, changed only by compare-and-set on its version.
 
 Guarantees: a step is written with its event, its audit row and its counts in one transaction, so it is there whole or not at all; of two who
 take a step at once one does; a limit that has passed is told of once per clock, by whichever worker sees it first. What people said is
@@ -6,24 +6,23 @@ sealed. Nobody deals with what is about themselves, however they came to it.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
+from dataclasses import replace
+from datetime import date, datetime
 from typing import Any
 
-import orjson
 import structlog
 from pymongo import ASCENDING, DESCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.feedback import machine, people, statistics
 from app.feedback.model import DeskNeeded, PersonConcerned, Rules, StepNotAllowed
+from app.feedback.work_order import LAMPS, NEVER, PERSON, SOON, WorkOrder, entry, told, with_due_day
 from app.identity.model import StaffSession
 from app.kernel.audit import record
 from app.kernel.calendar import WorkingCalendar
-from app.kernel.clock import format_utc, shanghai_day, utc_now
+from app.kernel.clock import shanghai_day, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import NotFound, ValidationFailed, error_row
-from app.kernel.events import Event, new_event
 from app.storage import outbox
 from app.storage.mongo import Database
 
@@ -38,141 +37,12 @@ INDEXES = {
         IndexModel([("look_on", ASCENDING), ("_id", ASCENDING)], name="look_on", partialFilterExpression={"look_on": {"$type": "string"}}),
     ]
 }
-NEVER = "9999-12-31"
-PERSON = "群众"  # who complains or rated, to staff
 AT_MOST = 99  # counts stop there: "99+"
-SOON = timedelta(days=1)
-LAMPS = ("red", "yellow", "green", "none")
 _BATCH = 100
 
 
 class WorkOrderNotFound(NotFound):
     code = "work_order.not_found"
-
-
-@dataclass(frozen=True)
-class WorkOrder:
-    """A work order, opened. `log` holds what people said in clear here: never log it.
-
-    Attributes:
-        about: case, agency or hall.
-        concerned: staff accounts it is about; they neither see it nor deal with it.
-        desk_agency: whose head deals with it.
-        began_on: the Shanghai day from which the clock of the state counts.
-        told_late: `<state>:<due_on>` of every limit whose passing was told.
-        log: {at, step, by, role, text}, oldest first; `by` is a staff account, or empty.
-    """
-
-    id: str
-    kind: str
-    number: str
-    owner_id: str
-    state: str
-    version: int
-    created_at: datetime
-    updated_at: datetime
-    about: str
-    agency_id: str
-    agency_name: str
-    desk_agency: str
-    began_on: date
-    item_code: str = ""
-    item_name: str = ""
-    case_id: str = ""
-    level: int | None = None
-    concerned: tuple[str, ...] = ()
-    due_on: date | None = None
-    is_estimated: bool = False
-    told_late: tuple[str, ...] = ()
-    reopened: bool = False
-    extended: bool = False
-    is_with_superior: bool = False
-    is_settled: bool | None = None
-    log: tuple[Mapping[str, Any], ...] = field(default=())
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Return what the tables of machine.py look at."""
-        names = ("kind", "state", "reopened", "extended", "is_settled", "is_with_superior")
-        return {name: getattr(self, name) for name in names}
-
-    @property
-    def clock(self) -> str | None:
-        return machine.CLOCK_OF.get((self.kind, self.state))
-
-    @property
-    def late_key(self) -> str:
-        return f"{self.state}:{self.due_on}"
-
-    def lamp(self, today: date) -> str:
-        """Return red (passed), yellow (today or tomorrow), green, or none while nobody's clock runs."""
-        if self.due_on is None:
-            return "none"
-        return "red" if self.due_on < today else "yellow" if self.due_on <= today + SOON else "green"
-
-    def to_document(self, keys: KeyRing) -> dict[str, Any]:
-        document = {name: value for name, value in vars(self).items() if name not in ("id", "log")}
-        look_on = self.due_on + timedelta(days=1) if self.due_on and self.late_key not in self.told_late else None
-        return document | {
-            "_id": self.id,
-            "concerned": list(self.concerned),
-            "told_late": list(self.told_late),
-            "began_on": self.began_on.isoformat(),
-            "due_on": self.due_on.isoformat() if self.due_on else NEVER,
-            "look_on": look_on.isoformat() if look_on else None,
-            "is_open": self.clock is not None,
-            "log_sealed": keys.seal(orjson.dumps(list(self.log)).decode(), context=f"{self.id}.log"),
-        }
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Any], keys: KeyRing) -> "WorkOrder":
-        values = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
-        due_on = document["due_on"]
-        return cls(
-            **values
-            | {
-                "id": document["_id"],
-                "concerned": tuple(document["concerned"]),
-                "told_late": tuple(document["told_late"]),
-                "began_on": date.fromisoformat(document["began_on"]),
-                "due_on": None if due_on == NEVER else date.fromisoformat(due_on),
-                "log": tuple(orjson.loads(keys.open_sealed(document["log_sealed"], context=f"{document['_id']}.log"))),
-            }
-        )
-
-
-def with_due_day(order: WorkOrder, calendar: WorkingCalendar, rules: Rules) -> WorkOrder:
-    """Return a work order with the day by which its clock must have ended, counted in working days from the day it began."""
-    clock = order.clock
-    if clock is None:
-        return replace(order, due_on=None, is_estimated=False)
-    limits = rules.working_days[order.kind]
-    due = calendar.add_working_days(order.began_on, limits[clock])
-    if order.extended and order.state == "accepted":
-        more = calendar.add_working_days(due.on, limits["extension"])
-        return replace(order, due_on=more.on, is_estimated=due.estimated or more.estimated)
-    return replace(order, due_on=due.on, is_estimated=due.estimated)
-
-
-def entry(now: datetime, step: str, role: str, text: str = "", by: str = "") -> dict[str, Any]:
-    """Return a line of the log."""
-    return {"at": format_utc(now), "step": step, "by": by, "role": role, "text": text}
-
-
-def told(order: WorkOrder, name: str, now: datetime, data: Mapping[str, Any] | None = None) -> Event:
-    """Return the event of a work order with the facts every message needs; nothing that anybody said."""
-    facts = {
-        "number": order.number,
-        "item_code": order.item_code,
-        "item_name": order.item_name or order.agency_name,
-        "agency_id": order.desk_agency,
-        "agency_name": order.agency_name,
-        "state": order.state,
-        "version": order.version,
-        "deadline_on": order.due_on.isoformat() if order.due_on else None,
-        "deadline_estimated": order.is_estimated,
-    }
-    return new_event(name, subject=(order.kind, order.id), owner_id=order.owner_id, data={**facts, **(data or {})}, at=now)
 
 
 class WorkOrders:
@@ -448,43 +318,3 @@ def _of_lamp(lamp: str, today: date) -> dict[str, Any]:
         "green": {"due_on": {"$gt": soon, "$lt": NEVER}},
         "none": {"due_on": NEVER},
     }[lamp]
-
-
-def view(order: WorkOrder, today: date, actor: str) -> dict[str, Any]:
-    """Return a work order as the API gives it: to its resident (roles, no accounts) or to staff (who, and who may do what)."""
-    is_staff = actor != machine.RESIDENT
-    lines = [
-        {
-            "at": row["at"],
-            "step": row["step"],
-            "name": machine.STEP_NAMES[row["step"]],
-            "by": "您" if row["role"] == PERSON and not is_staff else row["role"],
-            "text": row["text"],
-        }
-        | ({"account": row["by"]} if is_staff else {})
-        for row in order.log
-        # Between colleagues: that a call was tried, or why a rating was set aside as malicious, is not the resident's line.
-        if is_staff or row["step"] not in ("try", "set_aside")
-    ]
-    return {
-        "id": order.id,
-        "kind": order.kind,
-        "number": order.number,
-        "state": order.state,
-        "state_name": machine.STATE_NAMES[order.kind][order.state],
-        "about": order.about,
-        "agency": {"id": order.agency_id, "name": order.agency_name},
-        "item": {"code": order.item_code, "name": order.item_name},
-        "case_id": order.case_id or None,
-        "level": order.level,
-        "created_at": format_utc(order.created_at),
-        "due_on": order.due_on.isoformat() if order.due_on else None,
-        "due_estimated": order.is_estimated,
-        "lamp": order.lamp(today),
-        "is_with_superior": order.is_with_superior,
-        "is_settled": order.is_settled,
-        "allowed_actions": machine.allowed(order.facts, actor),
-        "log": lines,
-    }
-
-

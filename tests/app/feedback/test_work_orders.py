@@ -8,7 +8,8 @@ import pytest
 
 from app.feedback import machine
 from app.feedback.model import DeskNeeded, PersonConcerned, StepNotAllowed
-from app.feedback.work_orders import LAMPS, WorkOrderNotFound
+from app.feedback.work_order import LAMPS
+from app.feedback.work_orders import WorkOrderNotFound
 from app.kernel.errors import HallError, NotFound, RateLimited, ValidationFailed
 from app.kernel.ids import new_id
 from tests.app.cases.dying import mortal
