@@ -5,7 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from app.catalogue.answers import option_label, shown
+from app.catalogue.answers import option_label, shown  # noqa: F401 (`shown` is for the templates)
 from app.kernel.clock import SHANGHAI, shanghai_day, today, utc_now
 from app.kernel.errors import HallError
 from app.kernel.money import yuan_text
