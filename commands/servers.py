@@ -33,10 +33,16 @@ class CannotStart(Exception):
     """A part cannot be started; the text is the one line for the person at the terminal."""
 
 
+# The process that starts others from here; a child still sees it so between fork and exec.
+_PARENT = os.getpid()
+
+
 def die_with_parent() -> None:
     """In a child, before exec: ask Linux to end it when the parent dies, kill -9 included."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != _PARENT:  # it died before it could be asked: no signal comes any more
+            os._exit(1)
 
 
 def free_port() -> int:

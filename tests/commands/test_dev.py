@@ -118,11 +118,35 @@ def test_a_killed_part_is_started_again_and_a_killed_supervisor_leaves_nothing(t
     finally:
         supervisor.kill()
         supervisor.wait()
-    for _ in range(400):  # a worker whose database is gone ends when its last call has timed out (10 s), and its loops after it
+    for _ in range(100):
         if not left_running(tmp_path):
             break
         time.sleep(0.1)
     assert left_running(tmp_path) == []
+
+
+_FORK = """
+import os, time
+from commands import servers
+if os.fork() == 0:
+    {first}
+    servers.die_with_parent()
+    os.write(1, b"lives")
+    os._exit(0)
+{then}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="prctl")
+@pytest.mark.parametrize(
+    ("first", "then", "said"),
+    [("pass", "os.wait()", b"lives"), ("while os.getppid() == servers._PARENT: time.sleep(0.01)", "", b"")],
+    ids=["its_parent_lives", "its_parent_died_before_it_could_be_asked"],
+)
+def test_what_is_started_goes_on_only_with_its_parent(first, then, said):
+    code = _FORK.format(first=first, then=then)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == (said, b"")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
