@@ -49,6 +49,7 @@ def processes(folder: Path, mongodb_uri: str, redis_url: str, **settings: str) -
     """Give processes of a hall in test mode; all are ended afterwards."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HALL_")} | {
         "HALL_ENV": "test",
+        "HALL_LOG_FORMAT": "json",  # as in production
         "HALL_PORT": str(free_port()),
         "HALL_SANDBOX_PORT": str(free_port()),
         "HALL_DATA_DIR": str(folder),

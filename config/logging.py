@@ -1,12 +1,14 @@
 """Structured logs: one line per fact, with the request id, personal data masked, secrets never."""
 
 import functools
+import json
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
 from typing import Any, TextIO
 
+import orjson
 import structlog
 
 _ID_NUMBER = re.compile(r"(?<!\d)([1-9]\d{2})\d{3}(?:18|19|20)\d{6}(\d{3}[\dXx])(?!\d)")
@@ -42,6 +44,13 @@ def _mask_line(_logger: object, _name: str, line: MutableMapping[str, Any]) -> M
 @functools.lru_cache(maxsize=1024)
 def _is_secret(key: str) -> bool:
     return _SECRET_KEYS.search(key) is not None
+
+
+def _as_json(line: MutableMapping[str, Any], default: Any, **_more: Any) -> str:
+    try:
+        return orjson.dumps(line, default=default).decode()
+    except TypeError:  # half a surrogate pair, or a very large number: rare, and no reason to lose a line
+        return json.dumps(line, default=default)
 
 
 class _Lines:
@@ -86,7 +95,7 @@ def configure_logging(level: str, form: str, *, process: str, request_id: Any = 
         _mask_line,  # after the traceback has become text, so that it is masked too
     ]
     renderer = (
-        structlog.processors.JSONRenderer(ensure_ascii=False)
+        structlog.processors.JSONRenderer(_as_json)
         if form == "json"
         else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
     )

@@ -53,6 +53,15 @@ def test_a_line_that_cannot_be_written_costs_the_line_and_not_the_work(monkeypat
         full.close()
 
 
+def test_a_line_with_odd_values_is_written_all_the_same(monkeypatch, restored):
+    sink = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", sink)
+    configure_logging("info", "json", process="test")
+    structlog.get_logger("test").info("odd", half="\ud83d", large=2**70, path=Path("/x"), 名="值")
+    line = json.loads(sink.getvalue())
+    assert (line["half"], line["large"], line["名"]) == ("\ud83d", 2**70, "值") and "/x" in line["path"]
+
+
 def test_one_line_per_fact_with_what_belongs_to_it(monkeypatch, restored):
     sink = io.StringIO()
     monkeypatch.setattr(sys, "stderr", sink)
