@@ -40,17 +40,21 @@ def items_of(hall: Any, agency_id: str) -> dict[str, str]:
 class StaffPage(PageHandler):
     needs = "staff"
 
-    cards: Mapping[str, int] | None = None  # the open cards that concern this person, for the navigation
+    # For the navigation: the open cards that concern this person, and the notices that reached nobody.
+    cards: Mapping[str, int] | None = None
+    undelivered: int | None = None
 
     async def show(self, template: str, status: int = 200, **values: Any) -> None:
         try:
             self.cards = await self.hall.supervision.counts(self.staff)
+            is_superior = self.hall.supervision.is_superior(self.staff)
+            self.undelivered = await self.hall.push.undelivered.count(self.staff, is_superior=is_superior)
         except PyMongoError:
-            self.cards = None  # the number in the navigation is not worth failing a page for
+            pass  # a number in the navigation is not worth failing a page for
         await super().show(template, status, **values)
 
     def get_template_namespace(self) -> dict[str, Any]:
-        return super().get_template_namespace() | {"cards": self.cards}
+        return super().get_template_namespace() | {"cards": self.cards, "undelivered": self.undelivered}
 
 
 class SignIn(PageHandler):
@@ -193,6 +197,7 @@ class OneCase(StaffPage):
             case=view,
             lamp=view["lamp"],
             marks=marks,
+            notices=await self.hall.push.undelivered.of_subject(case.id),
             can_mark=view["state"] not in CLOSED and review.is_theirs(case, self.staff),
             file=self._shown_file(view),
             templates=templates,

@@ -9,6 +9,7 @@ from app.catalogue.answers import option_label, shown  # noqa: F401 (`shown` is 
 from app.kernel.clock import SHANGHAI, shanghai_day, today, utc_now
 from app.kernel.errors import HallError
 from app.kernel.money import yuan_text
+from push.undelivered import OUTCOMES, channel_name
 
 # The tone of a state: go (somebody works on it), wait (the resident must act), done, stop, rest. The names are app/cases' own.
 CASE_TONES = {
@@ -38,6 +39,18 @@ LAMPS = {"green": "go", "yellow": "wait", "red": "stop", "none": "rest"}
 
 PROVIDERS = {"wechatpay": "微信支付", "alipay": "支付宝"}
 CHANNELS = {"wechat": "微信", "alipay": "支付宝", "sms": "短信验证码"}
+
+TRIES = OUTCOMES  # of telling somebody
+# State of a notice -> tone, and what staff read of it.
+_FATES = {
+    "waiting": ("go", "等待发出"),
+    "sending": ("go", "正在发出"),
+    "sent": ("done", "{channel}已发出"),
+    "inbox": ("rest", "只在站内消息"),
+    "merged": ("rest", "并入后一条通知"),
+    "unclear": ("wait", "{channel}没有回音"),
+    "failed": ("stop", "没有送达"),
+}
 
 # What the page after a step says once.
 TOLD = {
@@ -109,6 +122,16 @@ def order_name(state: str) -> str:
 def order_tone(state: str) -> str:
     """Return the tone of an order state."""
     return ORDER_STATES.get(state, (state, "rest"))[1]
+
+
+def fate(notice: Mapping[str, Any]) -> tuple[str, str]:
+    """Return tone and words for what became of a notice: `("done", "短信已送达")`."""
+    if notice["state"] == "failed" and notice["handled_by"]:
+        return "rest", "没有送达，已跟进"
+    if notice["state"] == "sent" and str(notice["fate"] or "").partition(":")[0].strip() == "success":
+        return "done", f"{channel_name(notice['channel'])}已送达"
+    tone, words = _FATES.get(notice["state"], ("rest", notice["state"]))
+    return tone, words.format(channel=channel_name(notice["channel"]))
 
 
 def stages(case: Mapping[str, Any]) -> list[tuple[str, str]]:

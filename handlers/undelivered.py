@@ -1,7 +1,10 @@
 """The fate of notices, for staff: those of a case, and those that reached nobody (/staff/v1/undelivered)."""
 
+from typing import Any
+
 from marshmallow import Schema, fields, validate
 
+from app.identity.model import StaffSession
 from handlers.base import HallHandler, operation
 from handlers.notifications import MessageSubject
 
@@ -9,6 +12,11 @@ from handlers.notifications import MessageSubject
 class UndeliveredQuery(Schema):
     limit = fields.Integer(load_default=20, validate=validate.Range(1, 100, error="应为 1 到 100"))
     cursor = fields.String(load_default=None, validate=validate.Regexp(r"dlv_[0-9A-Z]{26}\Z"))
+    state = fields.String(
+        load_default="open",
+        validate=validate.OneOf(["open", "handled"], error="应为 open 或 handled"),
+        metadata={"description": "`handled`: what somebody has taken care of, newest first"},
+    )
 
 
 class HandleUndeliveredRequest(Schema):
@@ -41,6 +49,11 @@ class UndeliveredResponse(Schema):
     note = fields.String()
 
 
+class UndeliveredOneResponse(UndeliveredResponse):
+    body = fields.String(metadata={"description": "what the person was to be told; empty for another agency's notice"})
+    phone = fields.String(metadata={"description": "the person's proven number, or empty"})
+
+
 class UndeliveredListResponse(Schema):
     items = fields.List(fields.Nested(UndeliveredResponse))
     next_cursor = fields.String(allow_none=True)
@@ -49,6 +62,7 @@ class UndeliveredListResponse(Schema):
 class NoticeResponse(Schema):
     id = fields.String()
     event = fields.String(metadata={"example": "case.accepted"})
+    title = fields.String()
     state = fields.String(validate=validate.OneOf(["waiting", "sending", "sent", "merged", "unclear", "inbox", "failed"]))
     channel = fields.String(allow_none=True)
     at = fields.String(metadata={"format": "date-time"})
@@ -80,8 +94,22 @@ class UndeliveredList(HallHandler):
             is_superior=self.hall.supervision.is_superior(self.staff),
             limit=self.query["limit"],
             cursor=self.query["cursor"],
+            is_open=self.query["state"] == "open",
         )
         await self.answer({"items": rows, "next_cursor": cursor})
+
+
+async def with_phone(hall: Any, delivery_id: str, staff: StaffSession) -> dict[str, Any]:
+    """Return one notice that did not arrive, with the number at which to ring the person up. Audited."""
+    row = await hall.push.undelivered.one(delivery_id, staff, is_superior=hall.supervision.is_superior(staff))
+    phone = await hall.identity.phone_of(row.pop("owner_id"))
+    return {**row, "phone": phone}
+
+
+class OneUndelivered(HallHandler):
+    @operation("One of them, with the person's number", answers={200: UndeliveredOneResponse}, auth="staff")
+    async def get(self, delivery_id: str) -> None:
+        await self.answer(await with_phone(self.hall, delivery_id, self.staff))
 
 
 class HandleUndelivered(HallHandler):
@@ -96,5 +124,6 @@ class HandleUndelivered(HallHandler):
 routes = [
     (r"/staff/v1/cases/([\w-]{1,64})/notices", CaseNotices),
     (r"/staff/v1/undelivered", UndeliveredList),
+    (r"/staff/v1/undelivered/([\w-]{1,64})", OneUndelivered),
     (r"/staff/v1/undelivered/([\w-]{1,64})/handle", HandleUndelivered),
 ]

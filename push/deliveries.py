@@ -61,6 +61,12 @@ INDEXES = {
         ),
         IndexModel([("_id", ASCENDING), ("is_undelivered", ASCENDING)], name="undelivered_anywhere",
                    partialFilterExpression={"is_undelivered": True}),
+        # What somebody has taken care of.
+        IndexModel(
+            [("agency_id", ASCENDING), ("_id", ASCENDING)], name="handled", partialFilterExpression={"is_undelivered": False}
+        ),
+        IndexModel([("_id", ASCENDING), ("is_undelivered", ASCENDING)], name="handled_anywhere",
+                   partialFilterExpression={"is_undelivered": False}),
         # WeChat reports the fate of a message by its id.
         IndexModel([("vendor_id", ASCENDING)], name="of_vendor", partialFilterExpression={"vendor_id": {"$gt": ""}}),
     ]

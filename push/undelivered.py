@@ -29,6 +29,18 @@ _TOLD = {
 }  # fmt: skip
 
 
+# Outcome of a try -> what staff read.
+OUTCOMES = {
+    "sent": "已发出",
+    "refused": "对方拒收",
+    "try_later": "没有成功，稍后再试",
+    "unclear": "发出后没有回音",
+    "undelivered": "回执说没有收到",
+    "broken": "出错",
+}
+AT_MOST = 99  # the count stops there: "99+"
+
+
 class UndeliveredNotFound(NotFound):
     code = "undelivered.not_found"
 
@@ -43,30 +55,52 @@ class Undelivered:
         self._deliveries = database["deliveries"]
         self._clock = clock
 
+    async def count(self, staff: StaffSession, *, is_superior: bool) -> int:
+        """Return how many tasks wait, up to AT_MOST + 1."""
+        query = self._seen_by(staff, is_superior) | {"is_undelivered": True}
+        return await self._deliveries.count_documents(query, limit=AT_MOST + 1)
+
     async def page(
-        self, staff: StaffSession, *, is_superior: bool, limit: int, cursor: str | None
+        self, staff: StaffSession, *, is_superior: bool, limit: int, cursor: str | None, is_open: bool = True
     ) -> tuple[list[dict[str, Any]], str | None]:
         """Return tasks, oldest first, and the cursor of the next page. Audited.
 
         Args:
             is_superior: of the agency that runs the hall, which sees what is anybody's.
             cursor: the id of the last one seen.
+            is_open: or those that somebody has taken care of, newest first.
         """
-        query = self._seen_by(staff, is_superior) | {"is_undelivered": True}
+        query = self._seen_by(staff, is_superior) | {"is_undelivered": is_open}
         if cursor:
-            query["_id"] = {"$gt": cursor}
-        found = await self._deliveries.find(query).sort("_id", 1).limit(limit + 1).to_list()
+            query["_id"] = {"$gt" if is_open else "$lt": cursor}
+        found = await self._deliveries.find(query).sort("_id", 1 if is_open else -1).limit(limit + 1).to_list()
         rows = found[:limit]
         if rows:
             await record(
                 self._database["audit"], actor=staff.account, action="undelivered.list", subject=staff.agency_id, owner_id="",
                 subjects=[row["_id"] for row in rows],
             )  # fmt: skip
-        titles = {
-            message["_id"]: message["title"]
-            async for message in self._database["messages"].find({"_id": {"$in": [row["message_id"] for row in rows]}}, {"title": 1})
-        }
+        titles = await self._titles(rows)
         return [_view(row, titles.get(row["message_id"], "")) for row in rows], rows[-1]["_id"] if len(found) > limit else None
+
+    async def one(self, delivery_id: str, staff: StaffSession, *, is_superior: bool) -> dict[str, Any]:
+        """Return a task, or one that is done, with what the person was to be told (`body`) and whose it is (`owner_id`). Audited.
+
+        The text is for the agency whose notice it is, and for the one that runs the hall when it is nobody's.
+
+        Raises:
+            UndeliveredNotFound: none, or another agency's.
+        """
+        row = await self._deliveries.find_one(self._seen_by(staff, is_superior) | {"_id": delivery_id, "state": "failed"})
+        if row is None:
+            raise UndeliveredNotFound("没有找到这条没送达的通知。", en="No such undelivered notice.")
+        await record(
+            self._database["audit"], actor=staff.account, action="undelivered.read", subject=delivery_id, owner_id=row["owner_id"]
+        )
+        message = await self._database["messages"].find_one({"_id": row["message_id"]}, {"title": 1, "body": 1}) or {}
+        is_theirs = row.get("agency_id", "") in ("", staff.agency_id)
+        body = message.get("body", "") if is_theirs else ""
+        return {**_view(row, message.get("title", "")), "body": body, "owner_id": row["owner_id"]}
 
     async def handle(self, delivery_id: str, staff: StaffSession, note: str, *, is_superior: bool) -> dict[str, Any]:
         """Note what was done about one, and close the task. Audited, in one transaction.
@@ -99,10 +133,12 @@ class Undelivered:
     async def of_subject(self, subject_id: str) -> list[dict[str, Any]]:
         """Return what was told about one case or order, oldest first, at most 200: no addresses, no texts."""
         rows = await self._deliveries.find({"subject.id": subject_id}).sort("_id", 1).limit(200).to_list()
+        titles = await self._titles(rows)
         return [
             {
                 "id": row["_id"],
                 "event": row["event"],
+                "title": titles.get(row["message_id"], ""),
                 "state": row["state"],
                 "channel": row.get("channel"),
                 "at": format_utc(row["at"]),
@@ -121,9 +157,19 @@ class Undelivered:
         wanted = {"message_id": 1, "state": 1, "channel": 1, "attempts": 1, "handled_at": 1}
         return {row["message_id"]: _told(row) async for row in self._deliveries.find(query, wanted)}
 
+    async def _titles(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        wanted = {"_id": {"$in": [row["message_id"] for row in rows]}}
+        return {message["_id"]: message["title"] async for message in self._database["messages"].find(wanted, {"title": 1})}
+
     @staticmethod
     def _seen_by(staff: StaffSession, is_superior: bool) -> dict[str, Any]:
-        return {} if is_superior else {"agency_id": staff.agency_id}
+        # Any id: without a word on `_id` the database would not look at the index of the tasks alone.
+        return {"_id": {"$gt": ""}} if is_superior else {"agency_id": staff.agency_id}
+
+
+def channel_name(channel: str | None) -> str:
+    """Return a channel in the words of the pages."""
+    return _CHANNEL_NAMES.get(channel or "", channel or "")
 
 
 def _told(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -111,3 +111,33 @@ async def test_staff_see_what_became_of_each_notice_of_a_case(desk: Desk):
 
     assert (notice["event"], notice["state"], notice["fate"]) == ("case.accepted", "failed", "failed:user block")
     assert [one["outcome"] for one in notice["attempts"]] == ["sent", "undelivered"]
+
+
+async def test_the_count_and_both_lists_read_only_tasks(desk: Desk):
+    owner_id = await _refused_everywhere(desk)
+    (delivery,) = await desk.deliveries(owner_id)
+    undelivered = desk.push.undelivered
+    before = {staff: await undelivered.count(staff, is_superior=staff is HALL) for staff in (CLERK, HALL, OTHER)}
+    assert before[CLERK] >= 1 and before[HALL] >= before[CLERK]
+    assert before[CLERK] == len(await _page(desk, CLERK)) and before[OTHER] == len(await _page(desk, OTHER))
+    read = await undelivered.one(delivery["_id"], CLERK, is_superior=False)
+    assert read["body"] and read["owner_id"] == owner_id
+    assert (await undelivered.one(delivery["_id"], HALL, is_superior=True))["body"] == "", "another agency's words"
+    with pytest.raises(UndeliveredNotFound):
+        await undelivered.one(delivery["_id"], OTHER, is_superior=False)
+    assert await desk.database["audit"].count_documents({"action": "undelivered.read", "owner_id": owner_id}) == 2
+
+    await undelivered.handle(delivery["_id"], CLERK, "已电话告知", is_superior=False)
+
+    assert await undelivered.count(CLERK, is_superior=False) == before[CLERK] - 1
+    done, _next = await undelivered.page(CLERK, is_superior=False, limit=100, cursor=None, is_open=False)
+    assert done[0]["id"] == delivery["_id"] and done[0]["note"] == "已电话告知"
+    for query in (
+        {"agency_id": "police", "is_undelivered": True},
+        {"_id": {"$gt": ""}, "is_undelivered": True},
+        {"agency_id": "police", "is_undelivered": False},
+        {"_id": {"$gt": ""}, "is_undelivered": False},
+    ):
+        plan = await desk.database["deliveries"].find(query).sort("_id", 1).limit(21).explain()
+        assert plan["queryPlanner"]["winningPlan"]["stage"] != "COLLSCAN"
+        assert "handled" in str(plan["queryPlanner"]["winningPlan"]) or "undelivered" in str(plan["queryPlanner"]["winningPlan"]), query
