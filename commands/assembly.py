@@ -86,6 +86,7 @@ from payments.reconcile.service import Reconcile
 from payments.service import Payments
 from payments.sources import PayableSource
 from push import service as push_service
+from push import subscriptions as push_subscriptions
 from push.channels.alipay import AlipayMessage
 from push.channels.jpush import JPush
 from push.channels.sms import Sms, SmsGateway
@@ -93,6 +94,7 @@ from push.channels.wechat import WechatSubscribe
 from push.grants import Grants
 from push.service import Push
 from push.store import Store
+from push.subscriptions import Subscriptions
 from push.templates import load_templates
 
 log = structlog.get_logger(__name__)
@@ -121,6 +123,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **reconcile_store.INDEXES,
     "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],  # both look at the same collection
     **push_service.INDEXES,
+    **push_subscriptions.INDEXES,
 }
 
 _HALL_AGENCY = "sg-zsj"  # runs the hall and holds its merchant numbers (config/catalogue/agencies.json)
@@ -166,6 +169,7 @@ class Hall:
     payments: Payments
     reconcile: Reconcile
     push: Push
+    subscriptions: Subscriptions
     relay: Relay
     notices: Notices
     recounts: Recounts
@@ -243,6 +247,7 @@ async def assemble(settings: Settings) -> Hall:
     )
     push = _push(settings, database, redis, http, identity, wechat, alipay, sms)
     push_holder.append(push)
+    subscriptions = Subscriptions(database, push.store, catalogue)
     staff = StaffAccounts(database, keys)
     wallet = licences.Licences(database, lambda code: catalogue.snapshot.licences[code])
     files = Files(database, keys)
@@ -274,7 +279,7 @@ async def assemble(settings: Settings) -> Hall:
     work_orders = WorkOrders(database, keys, calendar, rules, _HALL_AGENCY, lambda: str(catalogue.agency(_HALL_AGENCY)["name"]))
     feedback = Evaluations(database, cases, keys, work_orders, rules, _HALL_AGENCY)
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
-    identity.after_join += [feedback.reassign, work_orders.reassign]
+    identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign]
     cards = Cards(database, calendar)
     hall = Hall(
         settings=settings,
@@ -308,6 +313,7 @@ async def assemble(settings: Settings) -> Hall:
         payments=payments,
         reconcile=_reconcile(settings, database, http, alipay, payments, sources),
         push=push,
+        subscriptions=subscriptions,
         relay=Relay(database, _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue, cards, feedback)),
         notices=notices,
         recounts=Recounts(database, notices, cases),
