@@ -6,7 +6,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from handlers.base import HallHandler, operation
-from push.model import CHANNELS, EVENTS
+from push.model import CHANNELS, EVENTS, REFUSABLE
 
 
 class InboxQuery(Schema):
@@ -63,7 +63,15 @@ class ChannelSwitches(Schema):
     sms = fields.Bool()
 
 
-_Kinds = Schema.from_dict({kind: fields.Nested(ChannelSwitches) for kind in EVENTS}, name="NotificationKinds")
+class RefusableSwitches(ChannelSwitches):
+    """Notices of agencies (kind `notice`): `inbox` false means none at all; `sms` goes only to those who asked for it."""
+
+    inbox = fields.Bool()
+
+
+_Kinds = Schema.from_dict(
+    {kind: fields.Nested(RefusableSwitches if kind in REFUSABLE else ChannelSwitches) for kind in EVENTS}, name="NotificationKinds"
+)
 
 
 def _clock() -> fields.Time:

@@ -411,11 +411,12 @@ class Deliveries:
         if fate.partition(":")[0].strip() == "success":
             await self._deliveries.update_one(sent, {"$set": reported})
             return
-        found = await self._deliveries.find_one(sent, {"channel": 1})
+        found = await self._deliveries.find_one(sent, {"channel": 1, "is_counted": 1})
         if found is None:
             return
         update = {
-            "$set": {**reported, "state": "waiting", "is_open": True, "next_at": now},
+            # What a campaign has counted as sent is counted anew when it ends again.
+            "$set": {**reported, "state": "waiting", "is_open": True, "next_at": now} | ({"is_counted": False} if "is_counted" in found else {}),
             # Its id goes: the next channel's takes its place, and another report of this one finds nothing.
             "$unset": {"claim": "", "vendor_id": ""},
             "$push": {"closed": found["channel"], "attempts": _attempt(found["channel"], "undelivered", now, code=fate[:40])},
@@ -424,7 +425,15 @@ class Deliveries:
             outcomes.labels(found["channel"], "undelivered").inc()
 
     async def move(self, from_id: str, into_id: str, session: AsyncClientSession) -> None:
-        await self._deliveries.update_many({"owner_id": from_id}, {"$set": {"owner_id": into_id}}, session=session)
+        mine = await self._deliveries.distinct("event_id", {"owner_id": from_id}, session=session)
+        twice = await self._deliveries.distinct("event_id", {"owner_id": into_id, "event_id": {"$in": mine}}, session=session)
+        if twice:
+            # Both accounts were told of the same thing (a campaign): what has not left for the old one does not leave any more.
+            both = {"owner_id": from_id, "event_id": {"$in": twice}}
+            dropped = {"$set": {"state": "merged", "is_open": False}, "$unset": {"claim": ""}}
+            await self._deliveries.update_many(both | {"is_open": True, "state": "waiting"}, dropped, session=session)
+        rest = {"owner_id": from_id, "event_id": {"$nin": twice}}
+        await self._deliveries.update_many(rest, {"$set": {"owner_id": into_id}}, session=session)
 
 
 def _attempt(channel: str, outcome: str, at: datetime, *, code: str = "", vendor_id: str = "") -> dict[str, Any]:

@@ -79,20 +79,27 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "complaint.answered",
         "complaint.escalated",
     ),
+    # What an agency tells many people at once (push/campaigns).
+    "notice": ("campaign.sent",),
 }
 
 # In the order in which they are tried: what costs the person and the city least comes first. `app` is the native app.
 CHANNELS = ("wechat", "alipay", "app", "sms")
 LANGUAGES = ("zh", "en")
+# Kinds whose messages one may refuse altogether: `inbox` is a switch of its own there. What is decided about a person never is.
+REFUSABLE = frozenset({"notice"})
+# Channels that carry a kind only to those who asked for it: a text message nobody waits for is a nuisance.
+ASKED_ONLY: Mapping[str, frozenset[str]] = {"notice": frozenset({"sms"})}
 STREAM_CHANNEL = "stream"  # of Redis: a message is the id of the person who has something new
 
 
 @dataclass(frozen=True)
 class Preferences:
-    """What a person wants. The inbox and the live stream cannot be turned off: a legal notice is always there.
+    """What a person wants. The inbox and the live stream cannot be turned off: a legal notice is always there. Only REFUSABLE kinds can be.
 
     Attributes:
         muted: per kind the channels that are off.
+        asked: per kind the channels of ASKED_ONLY that are on.
         quiet_from, quiet_to: Shanghai times between which nothing goes out that can wait (may pass midnight), or None.
         elder_mode: a text message first, since it needs no app.
         language: of titles and texts.
@@ -103,9 +110,16 @@ class Preferences:
     quiet_to: time | None = None
     elder_mode: bool = False
     language: str = "zh"
+    asked: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def allows(self, kind: str, channel: str) -> bool:
+        if channel in ASKED_ONLY.get(kind, frozenset()):
+            return channel in self.asked.get(kind, frozenset())
         return channel not in self.muted.get(kind, frozenset())
+
+    def refuses(self, kind: str) -> bool:
+        """Say whether this person wants no message of a kind at all."""
+        return kind in REFUSABLE and not self.allows(kind, "inbox")
 
     def quiet_until(self, now: datetime) -> datetime | None:
         """Return the end of the quiet hours in which `now` falls, or None."""
@@ -129,7 +143,7 @@ class Preferences:
         if self.quiet_from is not None and self.quiet_to is not None:
             quiet = {"from": f"{self.quiet_from:%H:%M}", "to": f"{self.quiet_to:%H:%M}"}
         return {
-            "kinds": {kind: {channel: self.allows(kind, channel) for channel in CHANNELS} for kind in EVENTS},
+            "kinds": {kind: {channel: self.allows(kind, channel) for channel in switches(kind)} for kind in EVENTS},
             "quiet_hours": quiet,
             "elder_mode": self.elder_mode,
             "language": "zh-CN" if self.language == "zh" else self.language,
@@ -142,6 +156,7 @@ class Preferences:
             "quiet_to": self.quiet_to.isoformat("minutes") if self.quiet_to else None,
             "elder_mode": self.elder_mode,
             "language": self.language,
+            "asked": {kind: sorted(channels) for kind, channels in self.asked.items() if channels},
         }
 
     @classmethod
@@ -154,7 +169,13 @@ class Preferences:
             quiet_to=time.fromisoformat(document["quiet_to"]) if document["quiet_to"] else None,
             elder_mode=document["elder_mode"],
             language=document["language"],
+            asked={kind: frozenset(channels) for kind, channels in document.get("asked", {}).items()},
         )
+
+
+def switches(kind: str) -> tuple[str, ...]:
+    """Return what a person can turn on and off for a kind."""
+    return ("inbox", *CHANNELS) if kind in REFUSABLE else CHANNELS
 
 
 def stream_id(seq: int) -> str:

@@ -14,7 +14,6 @@ from redis.asyncio import Redis
 from app.kernel.clock import utc_now
 from app.kernel.errors import BadRequest, NotFound
 from app.kernel.events import Event
-from app.kernel.ids import new_id
 from app.storage.mongo import Database
 from app.storage.redis import publish
 from push import deliveries, grants, store
@@ -23,8 +22,8 @@ from push.channels.sms import SmsGateway
 from push.deliveries import Deliveries, new_delivery
 from push.grants import Grants
 from push.lanes import Rates, load_rates
-from push.model import EVENTS, STREAM_CHANNEL, Preferences, view_message
-from push.store import Store
+from push.model import ASKED_ONLY, EVENTS, STREAM_CHANNEL, Preferences, view_message
+from push.store import Store, new_message
 from push.stream import Stream
 from push.templates import FOLDER, MORE, MessageTemplates
 from push.undelivered import Undelivered
@@ -89,23 +88,7 @@ class Push:
             if await self.store.has_message(event.id, owner_id, session):
                 return None
             seq = await self.store.next_seq(owner_id, session)
-            message = {
-                "_id": new_id("msg"),
-                "owner_id": owner_id,
-                "seq": seq,
-                "event_id": event.id,
-                "event": event.name,
-                "kind": rendered.kind,
-                "at": event.at,
-                "title": rendered.title,
-                "body": rendered.body,
-                "link": rendered.link,
-                "subject": {"kind": event.subject_kind, "id": event.subject_id},
-                "order_id": event.data.get("order_id"),
-                "state": event.data.get("state"),
-                "unread": True,
-                "read_at": None,
-            }
+            message = new_message(owner_id, seq, event, rendered)
             await self.store.add_message(message, session)
             delivery = new_delivery(message["_id"], owner_id, event, spec, rendered, now)
             await self.deliveries.add(delivery, MORE[language], session)
@@ -177,10 +160,11 @@ class Push:
             wanted: `kinds` {kind: {channel: bool}}, `quiet_hours` {"from", "to": time} or None, `elder_mode`, `language`.
         """
         now = await self.store.preferences(owner_id)
-        muted = {kind: set(channels) for kind, channels in now.muted.items()}
+        muted, asked = ({kind: set(channels) for kind, channels in given.items()} for given in (now.muted, now.asked))
         for kind, switches in wanted.get("kinds", {}).items():
             for channel, is_on in switches.items():
                 (muted.setdefault(kind, set()).discard if is_on else muted.setdefault(kind, set()).add)(channel)
+                (asked.setdefault(kind, set()).add if is_on else asked.setdefault(kind, set()).discard)(channel)
         quiet = (now.quiet_from, now.quiet_to)
         if "quiet_hours" in wanted:
             hours = wanted["quiet_hours"]
@@ -191,6 +175,7 @@ class Push:
             quiet_to=quiet[1],
             elder_mode=wanted.get("elder_mode", now.elder_mode),
             language=wanted.get("language", now.language).partition("-")[0],
+            asked={kind: frozenset(asked.get(kind, ())) & ASKED_ONLY[kind] for kind in ASKED_ONLY},
         )
         await self.store.save_preferences(owner_id, changed)
         return changed

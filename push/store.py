@@ -12,8 +12,11 @@ from typing import Any
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 
+from app.kernel.events import Event
+from app.kernel.ids import new_id
 from app.storage.mongo import Database
 from push.model import Preferences
+from push.templates import Rendered
 
 Document = dict[str, Any]
 
@@ -34,6 +37,27 @@ INDEXES = {
 }
 
 MAX_DEVICES = 10
+
+
+def new_message(owner_id: str, seq: int, event: Event, rendered: Rendered) -> Document:
+    """Return the message of an event for one person's inbox, not read yet."""
+    return {
+        "_id": new_id("msg"),
+        "owner_id": owner_id,
+        "seq": seq,
+        "event_id": event.id,
+        "event": event.name,
+        "kind": rendered.kind,
+        "at": event.at,
+        "title": rendered.title,
+        "body": rendered.body,
+        "link": rendered.link,
+        "subject": {"kind": event.subject_kind, "id": event.subject_id},
+        "order_id": event.data.get("order_id"),
+        "state": event.data.get("state"),
+        "unread": True,
+        "read_at": None,
+    }
 
 
 class Store:
@@ -142,7 +166,13 @@ class Store:
         Moved messages get numbers above both heads, in their old order. A client that followed the old inbox therefore sees nothing
         newer swallowed; what it had seen before the join can come once more, with the same message id.
         """
-        moved = await self._messages.find({"owner_id": from_id}, {"_id": 1}, session=session).sort("seq", 1).to_list()
+        moved = await self._messages.find({"owner_id": from_id}, {"event_id": 1}, session=session).sort("seq", 1).to_list()
+        # What went to many (a campaign) may have reached both accounts before it was known that they are one person: one stays.
+        both = {"owner_id": into_id, "event_id": {"$in": [message["event_id"] for message in moved]}}
+        twice = set(await self._messages.distinct("event_id", both, session=session))
+        if twice:
+            await self._messages.delete_many({"owner_id": from_id, "event_id": {"$in": list(twice)}}, session=session)
+            moved = [message for message in moved if message["event_id"] not in twice]
         old = await self._heads.find_one({"_id": from_id}, session=session)
         new = await self._heads.find_one({"_id": into_id}, session=session)
         seq = max(int((old or {}).get("seq", 0)), int((new or {}).get("seq", 0)))

@@ -21,6 +21,8 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     ),
     "identity": frozenset("subject_id at item_name channel_name phrase hint".split()),
     "feedback": frozenset("subject_id at item_name agency_name number deadline deadline_year phrase hint".split()),
+    # What an agency wrote: `item_name` is its title, `path` where it leads, without the first slash.
+    "notice": frozenset("subject_id at item_name agency_name text path phrase hint".split()),
 }
 # Always there: only these may stand in a title, in the first sentence, or in a text that leaves the hall.
 ALWAYS: Mapping[str, frozenset[str]] = {
@@ -28,6 +30,7 @@ ALWAYS: Mapping[str, frozenset[str]] = {
     "order": frozenset("subject_id order_id at item_name matters phrase hint".split()),
     "identity": frozenset("subject_id at item_name channel_name phrase hint".split()),
     "feedback": frozenset("subject_id at item_name agency_name phrase hint".split()),
+    "notice": frozenset("subject_id at item_name agency_name text path phrase hint".split()),
 }
 # What may leave the hall, where it can stand on a lock screen: the matter, never its content. No amount, no reason, no titles
 # of bills (they name offences). Source: the rule for texts on lock screens of GB/T 35273 and the platforms' own terms.
@@ -38,6 +41,10 @@ _CONDITIONS = frozenset("deadline_estimated fee_paid has_delivery by_superior re
 _FALLBACKS = {
     "zh": {"item_name": "您的事项", "agency_name": "办理部门", "matters": "政务服务费用", "channel_name": "另一种方式"},
     "en": {"item_name": "your matter", "agency_name": "the office", "matters": "a fee", "channel_name": "another way"},
+}
+_NOTICE = {
+    "zh": {"item_name": "政务服务通知", "text": "请打开“韶关办事”查看。", "path": "inbox"},
+    "en": {"item_name": "A notice of the city", "text": "Please open the hall.", "path": "inbox"},
 }
 _ORDER_MATTER = {"zh": "政务缴费", "en": "Payment"}
 _PROVIDERS = {
@@ -102,6 +109,10 @@ def values_of(event: Event, kind: str, language: str) -> dict[str, str]:
         if expires_at:
             values["expires"] = _moment(parse_utc(expires_at) if isinstance(expires_at, str) else expires_at, language)
         values["provider_name"] = _PROVIDERS[language].get(str(data.get("provider")), "")
+    if kind == "notice":
+        # English where the agency wrote it.
+        for name, otherwise in _NOTICE[language].items():
+            values[name] = _free_text(data.get(f"{name}_{language}") or data.get(name)) or otherwise
     if kind == "identity":
         values["channel_name"] = _SIGN_INS[language].get(str(data.get("channel")), values["channel_name"])
     return {name: value for name, value in values.items() if value and name in PLACEHOLDERS[kind]}

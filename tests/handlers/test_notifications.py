@@ -70,6 +70,23 @@ async def test_preferences_change_only_what_is_named(web: Web):
     assert (await web.call("PUT", "/v1/me/notification-preferences", login, last))[1] == last
 
 
+async def test_notices_of_agencies_can_be_refused_and_are_texted_only_to_those_who_ask(web: Web):
+    login = await web.sign_in("notices")
+    path = "/v1/me/notification-preferences"
+    _, before, _ = await web.call("GET", path, login)
+    assert before["kinds"]["notice"] == {"inbox": True, "wechat": True, "alipay": True, "app": True, "sms": False}
+    assert "inbox" not in before["kinds"]["case"], "what is decided about a person always stands in the inbox"
+
+    _, after, _ = await web.call("PUT", path, login, {"kinds": {"notice": {"sms": True, "inbox": False}}})
+    assert after["kinds"]["notice"]["sms"] is True and after["kinds"]["notice"]["inbox"] is False
+    kept = await web.desk.push.preferences(login.resident.id)
+    assert kept.refuses("notice") and kept.allows("notice", "sms") and not kept.refuses("case")
+    assert (await web.call("PUT", path, login, after))[1] == after
+    assert (await web.call("PUT", path, login, {"kinds": {"case": {"inbox": False}}}))[0] == 422
+    _, back, _ = await web.call("PUT", path, login, {"kinds": {"notice": {"sms": False, "inbox": True}}})
+    assert back == before
+
+
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [
