@@ -24,10 +24,10 @@ async def _inbox(desk: Desk, owner_id: str) -> dict:
     return message["delivery"]
 
 
-async def _refused_everywhere(desk: Desk) -> str:
+async def _refused_everywhere(desk: Desk, name: str = "case.accepted") -> str:
     owner_id = await desk.resident(alipay=True)
     await desk.sim("alipay/refuse", {"name": f"r{owner_id[-10:].lower()}"})
-    await desk.push.tell(desk.event(owner_id))
+    await desk.push.tell(desk.event(owner_id, name))
     await desk.push.deliver_due()
     return owner_id
 
@@ -122,6 +122,12 @@ async def test_the_count_and_both_lists_read_only_tasks(desk: Desk):
     assert before[CLERK] == len(await _page(desk, CLERK)) and before[OTHER] == len(await _page(desk, OTHER))
     read = await undelivered.one(delivery["_id"], CLERK, is_superior=False)
     assert read["body"] and read["owner_id"] == owner_id
+    told = await _refused_everywhere(desk, "case.submitted")
+    (submitted,) = await desk.deliveries(told)
+    await desk.database["deliveries"].update_one({"_id": submitted["_id"]}, {"$set": {"state": "failed", "failed_at": utc_now()}})
+    (inbox,) = (await desk.push.inbox(told, unread=False, limit=5, cursor=None))["items"]
+    shown = (await undelivered.one(submitted["_id"], CLERK, is_superior=False))["body"]
+    assert "A7K9PM" in inbox["body"] and "A7K9PM" not in shown and "办件编号" in shown, "the query code is the person's alone"
     assert (await undelivered.one(delivery["_id"], HALL, is_superior=True))["body"] == "", "another agency's words"
     with pytest.raises(UndeliveredNotFound):
         await undelivered.one(delivery["_id"], OTHER, is_superior=False)
