@@ -314,7 +314,11 @@ async def assemble(settings: Settings) -> Hall:
         reconcile=_reconcile(settings, database, http, alipay, payments, sources),
         push=push,
         subscriptions=subscriptions,
-        relay=Relay(database, _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue, cards, feedback)),
+        relay=Relay(
+            database,
+            _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue, cards, feedback),
+            urgent=push.urgent_names,
+        ),
         notices=notices,
         recounts=Recounts(database, notices, cases),
         cards=cards,

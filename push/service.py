@@ -21,7 +21,7 @@ from push.channel import Channel, People
 from push.channels.sms import SmsGateway
 from push.deliveries import Deliveries, new_delivery
 from push.grants import Grants
-from push.lanes import Rates, load_rates
+from push.lanes import URGENT, Rates, load_rates
 from push.model import ASKED_ONLY, EVENTS, STREAM_CHANNEL, Preferences, view_message
 from push.store import Store, new_message
 from push.stream import Stream
@@ -69,6 +69,11 @@ class Push:
     def event_names(self) -> tuple[str, ...]:
         """Every event this subscribes to."""
         return tuple(name for names in EVENTS.values() for name in names)
+
+    @property
+    def urgent_names(self) -> tuple[str, ...]:
+        """The events that wait behind no other on their way here either."""
+        return tuple(name for name, spec in self.templates.specs.items() if spec.lane == URGENT)
 
     # --- telling ---
 

@@ -19,6 +19,11 @@ INDEXES = {
         IndexModel(
             [("next_at", ASCENDING), ("_id", ASCENDING)], name="waiting", partialFilterExpression={"state": "waiting"}
         ),
+        # Urgent events are looked for by their names.
+        IndexModel(
+            [("name", ASCENDING), ("next_at", ASCENDING), ("_id", ASCENDING)], name="waiting_by_name",
+            partialFilterExpression={"state": "waiting"},
+        ),  # fmt: skip
         IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="dead", partialFilterExpression={"state": "dead"}),
         IndexModel([("subject_id", ASCENDING), ("_id", ASCENDING)], name="of_subject"),
     ]

@@ -6,6 +6,7 @@ from datetime import timedelta
 from app.kernel.clock import utc_now
 from app.kernel.events import new_event
 from app.storage import outbox, relay
+from app.storage.mongo import ensure_indexes
 from app.storage.relay import Relay
 
 
@@ -44,7 +45,7 @@ async def test_an_event_whose_relay_died_is_taken_again_after_its_lease(database
 
     [event] = await put(database, "case.submitted")
     dying = Relay(database, {})
-    assert (await dying._claim())["_id"] == event.id  # ... and then the process is gone
+    assert (await dying._claim(1))[0]["_id"] == event.id  # ... and then the process is gone
     living = Relay(database, {"case.submitted": [("note", note)]})
     assert await living.drain() == 0, "the lease still holds"
     await database["events"].update_one({"_id": event.id}, {"$inc": {"tries": 0}, "$set": {"next_at": utc_now() - timedelta(seconds=1)}})
@@ -114,3 +115,66 @@ async def test_running_relay_stops_in_good_order(database):
     await asyncio.wait_for(got.wait(), 5)
     stop.set()
     await asyncio.wait_for(task, 5)
+
+
+async def test_an_urgent_event_waits_behind_no_burst_and_brings_what_came_before_it_along(database):
+    told, slow = [], asyncio.Event()
+
+    async def tell(event):
+        if event.subject_id.startswith("crowd"):
+            await slow.wait()
+        told.append((event.subject_id, event.name))
+
+    before = utc_now() - timedelta(minutes=5)
+    crowd = [new_event("case.resumed", subject=("case", f"crowd_{n}"), owner_id="r", at=before) for n in range(60)]
+    await database.transaction(lambda session: outbox.append(database, session, crowd))
+    mine = [new_event(name, subject=("case", "mine"), owner_id="r") for name in ("case.submitted", "case.resumed", "case.fee_due")]
+    later = new_event("case.resumed", subject=("case", "mine"), owner_id="r")
+    stop = asyncio.Event()
+    one = Relay(database, {name: [("t", tell)] for name in ("case.submitted", "case.resumed", "case.fee_due")}, urgent=["case.fee_due"])
+    task = asyncio.create_task(one.run(stop, poll_s=0.1))
+    while len(one._in_hand) < relay._PLACES:  # the burst has every place it may have
+        await asyncio.sleep(0.01)
+    await database.transaction(lambda session: outbox.append(database, session, [*mine, later]))
+    one.wake()
+    async with asyncio.timeout(5):
+        while len(told) < 3:
+            await asyncio.sleep(0.01)
+    assert told == [("mine", event.name) for event in mine]
+    slow.set()
+    async with asyncio.timeout(20):
+        while len(told) < 64:
+            await asyncio.sleep(0.01)
+    stop.set()
+    await task
+    assert await database["events"].count_documents({"state": "done"}) == 64
+
+
+async def test_what_takes_longer_than_the_lease_is_not_repeated_while_its_relay_lives(database, monkeypatch):
+    monkeypatch.setattr(relay, "LEASE", timedelta(seconds=0.4))
+    monkeypatch.setattr(relay, "_RENEWED_S", 0.1)
+    got = []
+
+    async def slowly(event):
+        got.append(event.id)
+        await asyncio.sleep(1.2)
+
+    [event] = await put(database, "order.paid")
+    stop = asyncio.Event()
+    both = [Relay(database, {"order.paid": [("n", slowly)]}, urgent=["order.paid"]) for _ in range(2)]
+    tasks = [asyncio.create_task(one.run(stop, poll_s=0.1)) for one in both]
+    await asyncio.sleep(1.8)
+    stop.set()
+    await asyncio.gather(*tasks)
+    assert got == [event.id]
+
+
+async def test_looking_for_urgent_events_costs_the_same_whatever_waits(database):
+    await ensure_indexes(database, outbox.INDEXES)
+    before = utc_now() - timedelta(minutes=5)
+    await database.transaction(
+        lambda session: outbox.append(database, session, [new_event(f"case.other_{n % 9}", subject=("case", f"c{n}"), owner_id="r", at=before) for n in range(600)])
+    )
+    wanted = {"state": "waiting", "next_at": {"$lte": utc_now()}, "name": {"$in": ["case.fee_due", "order.paid"]}}
+    told = await database["events"].find(wanted).sort([("next_at", 1), ("_id", 1)]).limit(8).explain()
+    assert told["executionStats"]["totalKeysExamined"] <= 4
