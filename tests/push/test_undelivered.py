@@ -122,6 +122,7 @@ async def test_the_count_and_both_lists_read_only_tasks(desk: Desk):
     assert before[CLERK] == len(await _page(desk, CLERK)) and before[OTHER] == len(await _page(desk, OTHER))
     read = await undelivered.one(delivery["_id"], CLERK, is_superior=False)
     assert read["body"] and read["owner_id"] == owner_id
+    assert (await undelivered.one(delivery["_id"], HALL, is_superior=True))["body"] == "", "another agency's words"
     with pytest.raises(UndeliveredNotFound):
         await undelivered.one(delivery["_id"], OTHER, is_superior=False)
     assert await desk.database["audit"].count_documents({"action": "undelivered.read", "owner_id": owner_id}) == 2
