@@ -50,8 +50,14 @@ class Settings:
     alipay_seller_id: str
     alipay_bill_type: str  # trade; signcustomer where the merchant's product has the account's bill only
     sms_url: str
+    voice_url: str  # of the same gateway, for calls; empty: nobody is called
     jpush_url: str
+    jpush_report_url: str  # of JPush's statistics; empty: no receipts are asked for
     jpush_app_key: str
+    apns_url: str  # https://api.push.apple.com; empty: iPhones are reached through JPush only
+    apns_team_id: str
+    apns_key_id: str
+    apns_topic: str  # the app's bundle id
     realname_url: str
     departments_url: str
     clamav_url: str  # tcp://host:port of clamd; empty: uploads are not scanned
@@ -79,6 +85,8 @@ class Settings:
     alipay_root_cert: str = _secret()
     alipay_public_cert: str = _secret()
     jpush_master_secret: str = _secret()
+    gateway_key: str = _secret()  # signs the gateway's reports; empty: they are all refused
+    apns_key: str = _secret()  # PEM of the .p8 file
     demo_password: str = _secret()
 
     @property
@@ -187,7 +195,7 @@ def _check(settings: Settings) -> None:
     if settings.wechatpay_api_v3_key and len(settings.wechatpay_api_v3_key) != 32:
         wrong.append("HALL_WECHATPAY_API_V3_KEY must be exactly 32 characters")
     for name in ("public_url", "wechat_api_url", "wechatpay_url", "wechatpay_standby_url", "alipay_gateway_url", "sms_url",
-                 "jpush_url", "realname_url", "departments_url"):  # fmt: skip
+                 "voice_url", "jpush_url", "jpush_report_url", "apns_url", "realname_url", "departments_url"):  # fmt: skip
         value = getattr(settings, name)
         if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
             wrong.append(f"HALL_{name.upper()} is not an http(s) URL")

@@ -112,7 +112,7 @@ class WechatMessages(HallHandler):
                 log.info("wechat.push_repeated")
         for sent in push.sent:
             if sent.message_id:
-                await self.hall.push.deliveries.report(sent.message_id, sent.status, now)
+                await self.hall.push.reports.take("wechat", sent.message_id, sent.status)
 
     def _say(self, text: str) -> None:
         self.set_header("Content-Type", "text/plain; charset=utf-8")

@@ -401,28 +401,31 @@ class Deliveries:
 
     # --- what others ask ---
 
-    async def report(self, vendor_id: str, fate: str, now: datetime) -> None:
-        """Note what a vendor later says of a message it took: `success`, or why the person did not get it.
+    async def report(self, vendor_id: str, fate: str, now: datetime, *, channel: str) -> bool:
+        """Note what a vendor later says of a message it took: `success`, or why the person did not get it. Called by push/reports.py.
 
         What did not arrive goes on to the next channel, where there is one. The first report counts: vendors repeat theirs.
+        False: no send with this id is noted (yet), nothing was done.
         """
         reported = {"fate": fate[:80], "fate_at": now}
-        sent = {"vendor_id": vendor_id, "state": "sent", "fate": {"$exists": False}}
+        ours = {"vendor_id": vendor_id, "channel": channel, "state": "sent"}
+        first = {**ours, "fate": {"$exists": False}}
         if fate.partition(":")[0].strip() == "success":
-            await self._deliveries.update_one(sent, {"$set": reported})
-            return
-        found = await self._deliveries.find_one(sent, {"channel": 1, "is_counted": 1})
-        if found is None:
-            return
-        update = {
-            # What a campaign has counted as sent is counted anew when it ends again.
-            "$set": {**reported, "state": "waiting", "is_open": True, "next_at": now} | ({"is_counted": False} if "is_counted" in found else {}),
-            # Its id goes: the next channel's takes its place, and another report of this one finds nothing.
-            "$unset": {"claim": "", "vendor_id": ""},
-            "$push": {"closed": found["channel"], "attempts": _attempt(found["channel"], "undelivered", now, code=fate[:40])},
-        }
-        if (await self._deliveries.update_one(sent | {"channel": found["channel"]}, update)).modified_count:
-            outcomes.labels(found["channel"], "undelivered").inc()
+            if (await self._deliveries.update_one(first, {"$set": reported})).modified_count:
+                return True
+        elif (found := await self._deliveries.find_one(first, {"is_counted": 1})) is not None:
+            update = {
+                # What a campaign has counted as sent is counted anew when it ends again.
+                "$set": {**reported, "state": "waiting", "is_open": True, "next_at": now}
+                | ({"is_counted": False} if "is_counted" in found else {}),
+                # Its id goes: the next channel's takes its place, and another report of this one finds nothing.
+                "$unset": {"claim": "", "vendor_id": ""},
+                "$push": {"closed": channel, "attempts": _attempt(channel, "undelivered", now, code=fate[:40])},
+            }
+            if (await self._deliveries.update_one(first, update)).modified_count:
+                outcomes.labels(channel, "undelivered").inc()
+                return True
+        return await self._deliveries.find_one(ours, {"_id": 1}) is not None
 
     async def move(self, from_id: str, into_id: str, session: AsyncClientSession) -> None:
         mine = await self._deliveries.distinct("event_id", {"owner_id": from_id}, session=session)

@@ -16,13 +16,14 @@ from app.kernel.errors import BadRequest, NotFound
 from app.kernel.events import Event
 from app.storage.mongo import Database
 from app.storage.redis import publish
-from push import deliveries, grants, store
+from push import deliveries, grants, reports, store
 from push.channel import Channel, People
 from push.channels.sms import SmsGateway
 from push.deliveries import Deliveries, new_delivery
 from push.grants import Grants
 from push.lanes import URGENT, Rates, load_rates
 from push.model import ASKED_ONLY, EVENTS, STREAM_CHANNEL, Preferences, view_message
+from push.reports import Reports
 from push.store import Store, new_message
 from push.stream import Stream
 from push.templates import FOLDER, MORE, MessageTemplates
@@ -32,7 +33,7 @@ log = structlog.get_logger(__name__)
 
 MAX_UNREAD_COUNT = 100
 
-INDEXES: Mapping[str, Sequence[IndexModel]] = {**store.INDEXES, **deliveries.INDEXES, **grants.INDEXES}
+INDEXES: Mapping[str, Sequence[IndexModel]] = {**store.INDEXES, **deliveries.INDEXES, **grants.INDEXES, **reports.INDEXES}
 
 told = Counter("hall_messages_told", "Messages written to inboxes", ["event"])
 
@@ -63,6 +64,7 @@ class Push:
         self.grants = grants
         self.stream = Stream(store, redis)
         self.deliveries = Deliveries(database, store, channels, Rates(redis, load_rates(FOLDER)), clock)
+        self.reports = Reports(database, self.deliveries, clock)
         self.undelivered = Undelivered(database, clock)
 
     @property

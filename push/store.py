@@ -33,6 +33,8 @@ INDEXES = {
     "push_heads": [IndexModel([("moved_to", ASCENDING)], name="moved", sparse=True)],
     # What WeChat has pushed already; it repeats at most three times within minutes.
     "wechat_pushes": [IndexModel([("at", ASCENDING)], name="expires", expireAfterSeconds=86400)],
+    # Of the gateway's reports: each counts once while its signature is young enough (push/gateway_reports.py).
+    "gateway_nonces": [IndexModel([("at", ASCENDING)], name="expires", expireAfterSeconds=1800)],
     "push_devices": [IndexModel([("owner_id", ASCENDING), ("at", DESCENDING)], name="of_owner")],
 }
 

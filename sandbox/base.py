@@ -20,6 +20,7 @@ from sandbox.store import Store
 
 if TYPE_CHECKING:
     from sandbox.notices import Courier
+    from sandbox.reports import Reporter
 
 CHINA = timezone(timedelta(hours=8))  # no daylight saving since 1991, so a fixed offset is exact
 log = logging.getLogger("sandbox")
@@ -34,8 +35,8 @@ FAULT_MODES = (
 )  # fmt: skip
 HUGE_BYTES = 3 * 1024 * 1024
 FAULT_PROVIDERS = (
-    "wechat", "wechatpay", "wechatpay_notice", "alipay", "alipay_notice", "sms", "jpush", "realname", "departments",
-    "clamd",
+    "wechat", "wechatpay", "wechatpay_notice", "alipay", "alipay_notice", "sms", "voice", "jpush", "apns", "realname",
+    "departments", "clamd",
 )  # fmt: skip
 
 
@@ -103,6 +104,7 @@ class Sandbox:
     storm: Storm = field(default_factory=Storm)
     refund_mode: RefundMode = field(default_factory=RefundMode)
     courier: Courier | None = None  # set by server.make_application
+    reporter: Reporter | None = None  # the same
 
     def today(self) -> str:
         return datetime.fromtimestamp(self.clock(), CHINA).date().isoformat()

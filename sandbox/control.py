@@ -7,6 +7,7 @@
 | `GET /_sim/trades?out_trade_no=` | trades and the story of their notices |
 | `POST /_sim/notices/hurry` {out_trade_no?} | what waits for its next try goes out now |
 | `GET, POST /_sim/faults` {provider, mode, count?} | bad luck, see base.FAULT_MODES |
+| `POST /_sim/reports` {channel, to?, statuses?, delay_s?, repeat?, early?, forged?} | what the gateway reports, see reports.py |
 | `POST /_sim/people` {name} | makes a person known to both apps and shows phone, openid, user_id |
 | `POST /_sim/wechat/grants`, `/_sim/wechat/refuse`, `/_sim/alipay/refuse`, `/_sim/wechat/templates` | who may be told |
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
@@ -30,6 +31,7 @@ from sandbox.store import Trade
 _GROUPS = {"payments": ("wechatpay", "alipay")}
 _CHANNELS = {
     "sms": "sms",
+    "calls": "voice",
     "subscribe_messages": "wechat_subscribe",
     "alipay_messages": "alipay_message",
     "pushes": "jpush",

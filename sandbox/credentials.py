@@ -6,6 +6,7 @@ both sides; the stand-ins themselves use only the public half of the hall's keys
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import secrets
@@ -59,6 +60,11 @@ class Credentials:
     jpush_app_key: str
     jpush_master_secret: str
 
+    @property
+    def gateway_key(self) -> str:
+        """With which the SMS and voice gateway signs its reports."""
+        return hashlib.sha256(f"gateway/{self.wechat_app_secret}".encode()).hexdigest()
+
     def hall_settings(self, sandbox_url: str) -> dict[str, str]:
         """Return the HALL_* variables with which the hall speaks to these stand-ins at `sandbox_url`."""
         url = sandbox_url.rstrip("/")
@@ -83,6 +89,8 @@ class Credentials:
             "HALL_ALIPAY_SELLER_ID": self.alipay_seller_id,
             "HALL_ALIPAY_AES_KEY": self.alipay_aes_key,
             "HALL_SMS_URL": f"{url}/sms",
+            "HALL_VOICE_URL": f"{url}/voice",
+            "HALL_GATEWAY_KEY": self.gateway_key,
             "HALL_JPUSH_URL": f"{url}/jpush",
             "HALL_JPUSH_APP_KEY": self.jpush_app_key,
             "HALL_JPUSH_MASTER_SECRET": self.jpush_master_secret,

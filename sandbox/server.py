@@ -18,9 +18,11 @@ from tornado.web import Application
 
 from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, wechat, wechat_push, wechatpay
 from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
+from sandbox import reports  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
 from sandbox.credentials import Credentials, clamd_port, load_or_make
 from sandbox.notices import Courier
+from sandbox.reports import Reporter
 from sandbox.store import Store
 
 _LARGEST_BODY = 1024 * 1024
@@ -44,10 +46,10 @@ def make_application(
         pace: how long retries and delays take; tests shorten it.
     """
     sandbox = Sandbox(credentials, store, hall_url, pace or Pace())
-    sandbox.courier = Courier(sandbox)
+    sandbox.courier, sandbox.reporter = Courier(sandbox), Reporter(sandbox)
     if offset_s := store.get("clock", "offset_s"):
         control_money.run_ahead(sandbox, offset_s)
-    parts = (wechat, wechatpay, alipay, sms, jpush, realname, departments, control, wechat_push, cashier)
+    parts = (wechat, wechatpay, alipay, sms, jpush, realname, departments, control, wechat_push, cashier, reports)
     money = (wechatpay_refunds, control_money)
     daily_bills = (bill_days, wechatpay_bills, alipay_bills)
     routes = [route for part in (*parts, *money, *daily_bills) for route in part.routes]
@@ -75,6 +77,8 @@ class Running:
         if self._clamd is not None:
             self._clamd.close()
         self._courier.cancel()
+        if self.sandbox.reporter is not None:
+            await self.sandbox.reporter.close()
         await asyncio.gather(self._courier, return_exceptions=True)
         await self._server.close_all_connections()
         self.sandbox.store.close()

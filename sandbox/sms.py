@@ -1,4 +1,7 @@
-"""The SMS gateway: POST /sms/messages. The same request_id is one message, however often it is asked for."""
+"""The city's gateway for text messages and calls: POST /sms/messages, POST /voice/calls. The same request_id is one message, one call.
+
+What became of each is reported to the hall: see reports.py.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +12,59 @@ from sandbox.base import StandIn, rfc3339_utc
 
 _MOBILE = re.compile(r"1[3-9]\d{9}")
 _CODE = re.compile(r"(?<!\d)\d{6}(?!\d)")
-_LONGEST_TEXT = 500  # seven parts of 70 characters; a longer one is a mistake of the sender
+_LONGEST_TEXT = 500  # seven parts of 70 characters, or two minutes of speech; a longer one is a mistake of the sender
 
 
-class Messages(StandIn):
+class _Taken(StandIn):
     """POST {request_id, phone, template, params, text} -> {message_id}."""
 
-    provider = "sms"
+    provider = channel = ""
 
-    def post(self) -> None:
+    async def post(self) -> None:
         body = self.json_object()
         if body is None:
             return self.refuse(400, "malformed", "请求体不是JSON对象")
-        problem = _find_problem(body)
+        problem = _find_problem(body) or self.problem_of(body)
         if problem:
             return self.refuse(422, "invalid_" + problem, f"{problem} 不正确", field=problem)
         now = self.now()
-        record: dict[str, Any] = {"at": rfc3339_utc(now), "channel": "sms", "to": body["phone"], "phone": body["phone"]}
+        record: dict[str, Any] = {"at": rfc3339_utc(now), "channel": self.channel, "to": body["phone"], "phone": body["phone"]}
         record |= {"template": body["template"], "params": body.get("params", {}), "text": body["text"]}
-        record |= {"content": body["text"], "request_id": body["request_id"]}
-        code = _CODE.search(body["text"])
-        if code:
-            record["code"] = code[0]
-        dedupe = f"sms/{body['request_id']}"
-        kept = self.store.record_sent(record, channel="sms", to=body["phone"], at=now, dedupe=dedupe)
+        record |= {"content": body["text"], "request_id": body["request_id"]} | self.more(body)
+        dedupe = f"{self.channel}/{body['request_id']}"
+        kept = self.store.record_sent(record, channel=self.channel, to=body["phone"], at=now, dedupe=dedupe)
         if (kept["phone"], kept["text"]) != (body["phone"], body["text"]):
-            return self.refuse(409, "request_id_used", "request_id 已用于另一条短信")
-        return self.send({"message_id": f"sms{kept['id']}"})
+            return self.refuse(409, "request_id_used", "request_id 已用于另一条")
+        message_id = f"{self.channel}{kept['id']}"
+        if self.sandbox.reporter is not None:
+            await self.sandbox.reporter.message_taken(self.channel, body["phone"], body["request_id"], message_id)
+        return self.send({"message_id": message_id})
+
+    def problem_of(self, body: dict[str, Any]) -> str | None:
+        return None
+
+    def more(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {}
+
+
+class Messages(_Taken):
+    provider = channel = "sms"
+
+    def more(self, body: dict[str, Any]) -> dict[str, Any]:
+        code = _CODE.search(body["text"])
+        return {"code": code[0]} if code else {}
+
+
+class Calls(_Taken):
+    """A call: `text` is read out. `language` is zh-CN or en."""
+
+    provider = channel = "voice"
+
+    def problem_of(self, body: dict[str, Any]) -> str | None:
+        return None if body.get("language") in ("zh-CN", "en") else "language"
+
+    def more(self, body: dict[str, Any]) -> dict[str, Any]:
+        return {"language": body["language"]}
 
 
 def _find_problem(body: dict[str, Any]) -> str | None:
@@ -53,4 +82,4 @@ def _find_problem(body: dict[str, Any]) -> str | None:
     return None
 
 
-routes = [(r"/sms/messages", Messages)]
+routes = [(r"/sms/messages", Messages), (r"/voice/calls", Calls)]

@@ -49,7 +49,7 @@ async def _reported_lost(desk: Desk) -> str:
     await desk.push.tell(desk.event(owner_id))
     await desk.push.deliver_due()
     assert (await _inbox(desk, owner_id))["told_by"] == "wechat"
-    await desk.push.deliveries.report((await desk.deliveries(owner_id))[0]["vendor_id"], "failed:user block", utc_now())
+    await desk.push.reports.take("wechat", (await desk.deliveries(owner_id))[0]["vendor_id"], "failed:user block")
     await desk.push.deliver_due()
     return owner_id
 
@@ -90,9 +90,9 @@ async def test_a_message_that_wechat_lost_goes_on_to_the_next_channel_once(desk:
     await desk.push.deliver_due()
     vendor_id = (await desk.deliveries(owner_id))[0]["vendor_id"]
 
-    await asyncio.gather(*(desk.push.deliveries.report(vendor_id, "user block", utc_now()) for _ in range(3)))
+    await asyncio.gather(*(desk.push.reports.take("wechat", vendor_id, "user block") for _ in range(3)))
     await desk.push.deliver_due()
-    await desk.push.deliveries.report(vendor_id, "user block", utc_now())
+    await desk.push.reports.take("wechat", vendor_id, "user block")
     await desk.push.deliver_due()
 
     assert [item["channel"] for item in await desk.sent(owner_id)] == ["wechat_subscribe", "sms"]
