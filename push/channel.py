@@ -101,10 +101,12 @@ class Channel(Protocol):
     """One way to reach a person outside the hall.
 
     `repeatable`: the vendor takes the same delivery id twice as one message, so an unclear send may simply be repeated.
+    `settles`: an outcome means something for later sends, so `settle` is called.
     """
 
     name: str
     repeatable: bool
+    settles: bool
 
     async def prepare(self, letter: Letter) -> Envelope | None:
         """Return the envelope, or None when this person cannot be reached here. Sends nothing."""

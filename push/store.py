@@ -64,6 +64,7 @@ def new_message(owner_id: str, seq: int, event: Event, rendered: Rendered) -> Do
 
 class Store:
     def __init__(self, database: Database) -> None:
+        self._database = database
         self._messages = database["messages"]
         self._heads = database["push_heads"]
         self._preferences = database["push_preferences"]
@@ -142,7 +143,7 @@ class Store:
     # --- preferences and devices ---
 
     async def preferences(self, owner_id: str) -> Preferences:
-        return Preferences.from_document(await self._preferences.find_one({"_id": owner_id}))
+        return Preferences.from_document(await self._database.document("push_preferences", owner_id))
 
     async def save_preferences(self, owner_id: str, preferences: Preferences) -> None:
         await self._preferences.replace_one({"_id": owner_id}, preferences.to_document(), upsert=True)
@@ -158,7 +159,7 @@ class Store:
         return bool((await self._devices.delete_one(query)).deleted_count)
 
     async def devices(self, owner_id: str) -> list[Document]:
-        return await self._devices.find({"owner_id": owner_id}).sort("at", DESCENDING).limit(MAX_DEVICES).to_list()
+        return await self._database.together(_devices, owner_id)
 
     # --- joining two residents ---
 
@@ -190,3 +191,12 @@ class Store:
         kept = await self._preferences.find_one_and_delete({"_id": from_id}, session=session)
         if kept is not None and await self._preferences.find_one({"_id": into_id}, session=session) is None:
             await self._preferences.insert_one(kept | {"_id": into_id}, session=session)
+
+
+async def _devices(database: Database, owner_ids: list[str]) -> list[list[Document]]:
+    """Return the devices of many persons in one read, of each those registered last."""
+    found: dict[str, list[Document]] = {}
+    rows = database["push_devices"].find({"owner_id": {"$in": list(set(owner_ids))}})
+    async for row in rows.sort([("owner_id", ASCENDING), ("at", DESCENDING)]):
+        found.setdefault(row["owner_id"], []).append(row)
+    return [found.get(owner_id, [])[:MAX_DEVICES] for owner_id in owner_ids]

@@ -43,6 +43,7 @@ class AlipayMessage:
 
     name = "alipay"
     repeatable = False
+    settles = False
 
     def __init__(self, gateway: TemplateSender, templates: Sequence[VendorTemplate], people: People) -> None:
         self._gateway = gateway

@@ -38,6 +38,7 @@ class JPush:
 
     name = "app"
     repeatable = True
+    settles = False
 
     def __init__(
         self, http: HttpClient, store: Store, *, base_url: str, app_key: str, master_secret: str, production: bool

@@ -95,6 +95,7 @@ class Sms:
 
     name = "sms"
     repeatable = True
+    settles = False
 
     def __init__(self, gateway: SmsGateway, people: People) -> None:
         self._gateway = gateway

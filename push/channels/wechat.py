@@ -57,6 +57,7 @@ class WechatSubscribe:
 
     name = "wechat"
     repeatable = False
+    settles = True
 
     def __init__(self, client: SubscribeSender, grants: Grants, people: People, clock: Callable[[], datetime]) -> None:
         self._client = client

@@ -7,7 +7,7 @@ import pytest
 
 from app.kernel.clock import utc_now
 from app.kernel.errors import ProviderUnavailable
-from push.deliveries import LEASE
+from push.in_hand import LEASES
 from push.model import Preferences
 from tests.push.desk import Desk, put_together, utc
 
@@ -157,7 +157,7 @@ async def test_a_worker_killed_between_send_and_note_never_sends_twice_on_wechat
 
     other = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
     assert await other.deliver_due() == 0  # the lease still runs
-    await other.deliver_due(utc_now() + LEASE + timedelta(seconds=1))
+    await other.deliver_due(utc_now() + LEASES["ordinary"] + timedelta(seconds=1))
 
     assert [item["channel"] for item in await desk.sent(owner_id)].count("wechat_subscribe") == 1
     assert (await _state(desk, owner_id))[1] == then
@@ -169,7 +169,7 @@ async def test_a_worker_killed_between_send_and_note_sends_one_text_message(desk
     await _kill_after_send(desk, "sms")
 
     other = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
-    await other.deliver_due(utc_now() + LEASE + timedelta(seconds=1))
+    await other.deliver_due(utc_now() + LEASES["ordinary"] + timedelta(seconds=1))
 
     assert len(await desk.sent(owner_id)) == 1
     assert (await _state(desk, owner_id))[0] == "sent"

@@ -70,9 +70,9 @@ async def test_without_redis_a_worker_keeps_a_quarter_of_the_rate_by_itself():
 async def test_what_waits_for_the_rate_goes_back_untried_and_is_sent_later(desk: Desk):
     owner_id = await desk.resident(phone=True)
     await desk.push.tell(desk.event(owner_id))
-    desk.push.deliveries._rates = Rates(desk.redis, {"sms": 0.001})
+    desk.push.deliveries._sending.rates = Rates(desk.redis, {"sms": 0.001})
     for _ in range(4):
-        await desk.push.deliveries._rates.take("sms", "urgent")
+        await desk.push.deliveries._sending.rates.take("sms", "urgent")
 
     await desk.push.deliver_due()
 

@@ -12,7 +12,7 @@ import pytest
 from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from push import gateway_reports
-from push.deliveries import LEASE
+from push.in_hand import LEASES
 from tests.push.desk import Desk, put_together
 from tests.push.web import Web, open_web
 
@@ -111,7 +111,7 @@ async def test_a_worker_that_died_before_its_note_finds_the_report_when_it_has_s
 
     other = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
     await desk.sim("reports", {"channel": "sms", "to": desk.town.phones[owner_id], "statuses": []})
-    await other.deliver_due(utc_now() + LEASE + timedelta(seconds=1))
+    await other.deliver_due(utc_now() + LEASES["ordinary"] + timedelta(seconds=1))
     other.reports._clock = lambda: utc_now() + timedelta(minutes=5)
     await other.reports.sweep()
 
