@@ -92,6 +92,7 @@ from push.channels.jpush import JPush
 from push.channels.sms import Sms, SmsGateway
 from push.channels.wechat import WechatSubscribe
 from push.grants import Grants
+from push.pauses import Pauses
 from push.service import Push
 from push.store import Store
 from push.subscriptions import Subscriptions
@@ -412,7 +413,7 @@ def _push(
     templates = load_templates()
     store, grants = Store(database), Grants(database, templates.wechat)
     channels = [
-        WechatSubscribe(wechat, grants, identity, utc_now),
+        WechatSubscribe(wechat, grants, identity, Pauses(database, utc_now), utc_now),
         AlipayMessage(alipay, templates.alipay, identity),
         JPush(
             http,

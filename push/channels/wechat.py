@@ -3,11 +3,13 @@
 Not repeatable: WeChat cannot recognise a repetition, and a second message would use up a second grant.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import datetime, time, timedelta
 from typing import Any, Protocol
 
+import orjson
 import structlog
 from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -17,11 +19,15 @@ from app.platforms.http import VendorUnknown
 from app.platforms.wechat import WeChatRefused
 from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear, alarms
 from push.grants import Grants
+from push.pauses import Pauses
+from push.vendor_templates import VendorTemplate
 
 log = structlog.get_logger(__name__)
 
 _NO_GRANT, _NO_TEMPLATE, _FIELDS, _QUOTA = "43101", "40037", "47003", "45009"
 _WRONG_AFTER = 3  # one message may have a value that WeChat dislikes; three in a row are the template
+# Then it is tried again: what was mended in WeChat's console is in no file of ours.
+_LEFT_OUT_FOR = timedelta(days=1)
 
 # errcode -> what follows. Source: WeChat, subscribeMessage.send and the list of global return codes.
 EFFECTS: Mapping[str, Effect] = {
@@ -30,13 +36,13 @@ EFFECTS: Mapping[str, Effect] = {
     "40014": Effect("access token wrong", Then.LATER, "as 40001"),
     "42001": Effect("access token expired", Then.LATER, "as 40001"),
     "40003": Effect("openid dead or of another app", Then.NEXT),
-    "40037": Effect("no such template", Then.NEXT, "the template is left out until a restart", True),
+    "40037": Effect("no such template", Then.NEXT, "the template is left out for a day, or until its entry is mended", True),
     "41030": Effect("page not in the released version", Then.BARE, "", True),
     "43101": Effect("no grant left, or taken back", Then.NEXT, "the person's grants of the template become 0"),
     "43107": Effect("subscribe messages barred for us", Then.NEXT, "", True),
     "43116": Effect("subscribe messages barred for us", Then.NEXT, "", True),
-    "45009": Effect("quota of the day used up", Then.TOMORROW, "this process asks no more until then", True),
-    "47003": Effect("a field does not fit the template", Then.NEXT, "three in a row: the template is left out until a restart", True),
+    "45009": Effect("quota of the day used up", Then.TOMORROW, "nobody asks until then", True),
+    "47003": Effect("a field does not fit the template", Then.NEXT, "three in a row: as 40037", True),
     "48001": Effect("interface not granted to us", Then.NEXT, "", True),
     "other": Effect("a code we do not know", Then.NEXT, "", True),
 }
@@ -59,33 +65,34 @@ class WechatSubscribe:
     repeatable = False
     settles = True
 
-    def __init__(self, client: SubscribeSender, grants: Grants, people: People, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, client: SubscribeSender, grants: Grants, people: People, pauses: Pauses, clock: Callable[[], datetime]
+    ) -> None:
         self._client = client
         self._grants = grants
         self._people = people
         self._clock = clock
-        self._paused_until = datetime.min.replace(tzinfo=UTC)
-        # Template -> refusals for its fields without a success between. A mended file comes with a restart, which forgets them.
-        self._wrong: dict[str, int] = {}
+        self._pauses = pauses
 
     async def prepare(self, letter: Letter) -> Envelope | None:
         identity = await self._people.channel_identity(letter.owner_id, "wechat")
         if identity is None:
             return None
         template = await self._grants.best_for(identity["openid"], letter.event)
-        if template is None or self._wrong.get(template.template_id, 0) >= _WRONG_AFTER:
+        if template is None or await self._pauses.until(_key(template), self._clock()) is not None:
             return None
         extra = {
             "data": template.fill(letter.values),
             "page": template.page_for(letter.values),
             "asked_at": self._clock(),
+            "key": _key(template),
         }
         return Envelope(letter, identity["openid"], template.template_id, extra)
 
     async def send(self, envelope: Envelope) -> str:
         now = self._clock()
-        if now < self._paused_until:  # the quota of the day is used up: asking once more changes nothing
-            raise TryLater(_QUOTA, self._paused_until)
+        if paused_until := await self._pauses.until(self.name, now):  # the quota of the day is used up: asking once more changes nothing
+            raise TryLater(_QUOTA, paused_until)
         try:
             # The token first: while there is none, surely nothing was sent.
             await self._client.access_token()
@@ -105,9 +112,10 @@ class WechatSubscribe:
             if effect.then is Then.BARE and page:
                 return await self.send(replace(envelope, extra={**envelope.extra, "page": ""}))
             if effect.then is Then.TOMORROW:
-                self._paused_until = _next_midnight(now)
-                raise TryLater(code, self._paused_until) from error
-            self._note_wrong(code, envelope.template_id)
+                midnight = _next_midnight(now)
+                await self._pauses.pause(self.name, midnight, code)
+                raise TryLater(code, midnight) from error
+            await self._note_wrong(code, envelope.extra["key"], now)
             raise Refused(code) from error
         except VendorUnknown as error:
             # An errcode or a 5xx is an answer: it was not sent (WeChat's list of codes: -1 and 5xx may be retried).
@@ -117,7 +125,7 @@ class WechatSubscribe:
             raise Unclear(cause or "unknown") from error
         except ProviderUnavailable as error:
             raise TryLater(_code(error)) from error
-        self._wrong.pop(envelope.template_id, None)
+        await self._pauses.note_right(envelope.extra["key"])
         return vendor_id
 
     async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
@@ -128,11 +136,17 @@ class WechatSubscribe:
                 envelope.to, envelope.template_id, asked_at=envelope.extra["asked_at"], session=session
             )
 
-    def _note_wrong(self, code: str, template_id: str) -> None:
+    async def _note_wrong(self, code: str, key: str, now: datetime) -> None:
         if code == _NO_TEMPLATE:
-            self._wrong[template_id] = _WRONG_AFTER
+            await self._pauses.pause(key, now + _LEFT_OUT_FOR, code)
         elif code == _FIELDS:
-            self._wrong[template_id] = self._wrong.get(template_id, 0) + 1
+            await self._pauses.count_wrong(key, code, most=_WRONG_AFTER, until=now + _LEFT_OUT_FOR)
+
+
+def _key(template: VendorTemplate) -> str:
+    """Return by what a template is left out: one whose entry was mended is another."""
+    entry = orjson.dumps([template.page, template.fields], option=orjson.OPT_SORT_KEYS)
+    return f"wechat:{template.template_id}:{hashlib.sha256(entry).hexdigest()[:12]}"
 
 
 def _next_midnight(now: datetime) -> datetime:

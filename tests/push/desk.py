@@ -23,6 +23,7 @@ from push.channels.jpush import JPush
 from push.channels.sms import Sms, SmsGateway
 from push.channels.wechat import WechatSubscribe
 from push.grants import Grants
+from push.pauses import Pauses
 from push.service import INDEXES, Push
 from push.store import Store
 from push.templates import load_templates
@@ -186,7 +187,7 @@ def put_together(database: Database, redis: Redis, running: Running, town: Town,
         production=False,
     )
     channels = [
-        WechatSubscribe(wechat, grants, town, utc_now),
+        WechatSubscribe(wechat, grants, town, Pauses(database, utc_now), utc_now),
         AlipayMessage(alipay, templates.alipay, town),
         jpush,
         Sms(sms, town),

@@ -11,7 +11,7 @@ from app.platforms.wechat import WeChat, WeChatRefused
 from app.storage.redis import connect
 from push.channel import Then
 from push.channels import alipay, jpush, sms, wechat
-from tests.push.desk import Desk
+from tests.push.desk import Desk, put_together
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "push.md"
 
@@ -136,3 +136,33 @@ def test_the_tables_of_the_channels_are_the_ones_that_are_printed():
             assert row in text, row
     assert text.count("\n| wechat |") == len(wechat.EFFECTS)
     assert set(Then) == {one.then for module in (wechat, alipay, jpush, sms) for one in module.EFFECTS.values()}
+
+
+async def test_a_used_up_quota_and_a_template_left_out_hold_for_all_workers_and_after_a_restart(desk: Desk):
+    alone, other = await desk.resident(wechat=True), await desk.resident(wechat=True, phone=True)
+    for owner_id in (alone, other):
+        await desk.grant(owner_id, "case.accepted", 9)
+    await _told(desk, Refusing(47003), other)
+    await _told(desk, Refusing(47003), other)
+    second = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
+    asked = second.deliveries._channels["wechat"]._client = Refusing(47003)
+    await second.tell(desk.event(other))
+    await second.deliver_due()
+    assert len(asked.pages) == 1, "the third in a row, of another worker"
+
+    third = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
+    asked = third.deliveries._channels["wechat"]._client = Refusing()
+    await third.tell(desk.event(other))
+    await third.deliver_due()
+    assert asked.pages == [] and (await desk.deliveries(other))[-1]["channel"] == "sms"
+
+    await desk.database["push_pauses"].delete_many({})
+    fourth = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
+    fourth.deliveries._channels["wechat"]._client = Refusing(45009)
+    await fourth.tell(desk.event(alone))
+    await fourth.deliver_due()
+    fifth = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
+    asked = fifth.deliveries._channels["wechat"]._client = Refusing()
+    await fifth.tell(desk.event(alone))
+    await fifth.deliver_due()
+    assert asked.pages == [] and {one["state"] for one in await desk.deliveries(alone)} == {"waiting"}
