@@ -90,6 +90,7 @@ from push import subscriptions as push_subscriptions
 from push.channels.alipay import AlipayMessage
 from push.channels.jpush import JPush
 from push.channels.sms import Sms, SmsGateway
+from push.channels.voice import Voice
 from push.channels.wechat import WechatSubscribe
 from push.grants import Grants
 from push.pauses import Pauses
@@ -424,6 +425,7 @@ def _push(
             production=settings.is_production,
         ),
         Sms(sms, identity),
+        Voice(http, store, identity, utc_now, base_url=settings.voice_url),
     ]
     return Push(database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms)
 

@@ -6,7 +6,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validate, validates_schema
 
 from handlers.base import HallHandler, operation
-from push.model import CHANNELS, EVENTS, REFUSABLE
+from push.model import CHANNELS, EVENTS, MAX_QUIET, REFUSABLE, switches
 
 
 class InboxQuery(Schema):
@@ -61,10 +61,14 @@ class ChannelSwitches(Schema):
     alipay = fields.Bool()
     app = fields.Bool()
     sms = fields.Bool()
+    voice = fields.Bool(metadata={"description": "a call, of what is urgent or must arrive; in elder mode on, else off until asked for"})
 
 
 class RefusableSwitches(ChannelSwitches):
     """Notices of agencies (kind `notice`): `inbox` false means none at all; `sms` goes only to those who asked for it."""
+
+    class Meta:
+        exclude = ("voice",)
 
     inbox = fields.Bool()
 
@@ -83,6 +87,14 @@ def _clock() -> fields.Time:
     )
 
 
+def _quiet_list(description: str) -> fields.List:
+    return fields.List(
+        fields.Str(validate=validate.Regexp(r"[\w-]{1,64}\Z", error="不是有效的编号")),
+        validate=validate.Length(max=MAX_QUIET, error="最多 {max} 个"),
+        metadata={"description": description},
+    )
+
+
 _Quiet = Schema.from_dict({"from": _clock(), "to": _clock()}, name="QuietHours")
 
 
@@ -91,7 +103,9 @@ class MessagePreferences(Schema):
 
     kinds = fields.Nested(_Kinds)
     quiet_hours = fields.Nested(_Quiet, allow_none=True, metadata={"description": "Shanghai times; urgent messages pass"})
-    elder_mode = fields.Bool()
+    elder_mode = fields.Bool(metadata={"description": "text messages and calls first"})
+    quiet_cases = _quiet_list("ids of cases and orders of which only what must arrive leaves the hall; the whole list")
+    quiet_items = _quiet_list("codes of items, as `quiet_cases`")
     language = fields.Str(validate=validate.OneOf(("zh-CN", "zh", "en")))
 
 
@@ -155,7 +169,7 @@ class Devices(HallHandler):
 
 
 # Switches and channels are one list in two places; a channel added to one only would be a silent hole.
-assert set(ChannelSwitches().fields) == set(CHANNELS)  # noqa: S101
+assert all(set(field.schema.fields) == set(switches(kind)) for kind, field in _Kinds().fields.items())  # noqa: S101
 
 routes = [
     (r"/v1/notifications", Notifications),

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol
 
+import orjson
 from prometheus_client import Counter
 from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -49,6 +50,7 @@ class Then(Enum):
     NEXT = "next channel"
     LATER = "same channel later, with back-off"
     TOMORROW = "next channel; this one again after midnight in Shanghai"
+    WAIT = "next channel; this one when it may again"
     BARE = "sent once more without the page"
 
 
@@ -119,6 +121,15 @@ class Channel(Protocol):
     async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
         """Note what the outcome means for later sends ("" = sent), in the transaction that records the outcome."""
         ...
+
+
+def message_id(body: bytes) -> str:
+    """Return the id in an answer of the city's gateway, or empty text."""
+    try:
+        answer: Any = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return ""
+    return str(answer.get("message_id", "")) if isinstance(answer, dict) else ""
 
 
 class People(Protocol):

@@ -77,6 +77,7 @@ def new_delivery(message_id: str, owner_id: str, event: Event, spec: EventSpec, 
         "event": event.name,
         "kind": spec.kind,
         "subject": {"kind": event.subject_kind, "id": event.subject_id},
+        "item_code": str(event.data.get("item_code") or ""),
         "request_id": event.request_id,
         "at": event.at,
         "made_at": now,
@@ -191,7 +192,7 @@ class Deliveries:
         """
         reported = {"fate": fate[:80], "fate_at": now}
         ours = {"vendor_id": vendor_id, "channel": channel, "state": "sent"}
-        first = {**ours, "fate": {"$exists": False}}
+        first = {**ours, "fate": None}
         if fate.partition(":")[0].strip() == "success":
             if (await self._deliveries.update_one(first, {"$set": reported})).modified_count:
                 return True

@@ -83,13 +83,23 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "notice": ("campaign.sent",),
 }
 
-# In the order in which they are tried: what costs the person and the city least comes first. `app` is the native app.
-CHANNELS = ("wechat", "alipay", "app", "sms")
+# In the order in which they are tried: what costs the person and the city least comes first. `app` is the native app
+# through JPush, `apns` the same through Apple, `voice` a call.
+CHANNELS = ("wechat", "alipay", "apns", "app", "sms", "voice")
+# Follow from others, so no message file names them (push/templates.py, chain_of).
+DERIVED = frozenset({"apns", "voice"})
+# One switch for both ways to the native app: a person does not know which of them it is.
+SWITCH_OF: Mapping[str, str] = {"apns": "app"}
+# In elder mode first, in this order: they need no app and nobody has to read.
+ELDER_FIRST = ("sms", "voice")
 LANGUAGES = ("zh", "en")
 # Kinds whose messages one may refuse altogether: `inbox` is a switch of its own there. What is decided about a person never is.
 REFUSABLE = frozenset({"notice"})
-# Channels that carry a kind only to those who asked for it: a text message nobody waits for is a nuisance.
-ASKED_ONLY: Mapping[str, frozenset[str]] = {"notice": frozenset({"sms"})}
+# Channels that carry a kind only to those who asked for it: a text message nobody waits for is a nuisance, and so is a call.
+ASKED_ONLY: Mapping[str, frozenset[str]] = {
+    kind: frozenset({"sms"}) if kind in REFUSABLE else frozenset({"voice"}) for kind in EVENTS
+}
+MAX_QUIET = 200  # cases and items of one person that are kept quiet
 STREAM_CHANNEL = "stream"  # of Redis: a message is the id of the person who has something new
 
 
@@ -101,7 +111,8 @@ class Preferences:
         muted: per kind the channels that are off.
         asked: per kind the channels of ASKED_ONLY that are on.
         quiet_from, quiet_to: Shanghai times between which nothing goes out that can wait (may pass midnight), or None.
-        elder_mode: a text message first, since it needs no app.
+        elder_mode: ELDER_FIRST, and calls without having asked for them.
+        quiet_cases, quiet_items: cases (or orders, ...) by id and items by code of which only what must arrive leaves the hall.
         language: of titles and texts.
     """
 
@@ -111,15 +122,22 @@ class Preferences:
     elder_mode: bool = False
     language: str = "zh"
     asked: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    quiet_cases: frozenset[str] = frozenset()
+    quiet_items: frozenset[str] = frozenset()
 
     def allows(self, kind: str, channel: str) -> bool:
-        if channel in ASKED_ONLY.get(kind, frozenset()):
+        channel = SWITCH_OF.get(channel, channel)
+        if channel in ASKED_ONLY.get(kind, frozenset()) and not (channel == "voice" and self.elder_mode):
             return channel in self.asked.get(kind, frozenset())
         return channel not in self.muted.get(kind, frozenset())
 
     def refuses(self, kind: str) -> bool:
         """Say whether this person wants no message of a kind at all."""
         return kind in REFUSABLE and not self.allows(kind, "inbox")
+
+    def silences(self, subject_id: str, item_code: str) -> bool:
+        """Say whether of this matter only what must arrive may leave the hall."""
+        return subject_id in self.quiet_cases or item_code in self.quiet_items
 
     def quiet_until(self, now: datetime) -> datetime | None:
         """Return the end of the quiet hours in which `now` falls, or None."""
@@ -146,6 +164,8 @@ class Preferences:
             "kinds": {kind: {channel: self.allows(kind, channel) for channel in switches(kind)} for kind in EVENTS},
             "quiet_hours": quiet,
             "elder_mode": self.elder_mode,
+            "quiet_cases": sorted(self.quiet_cases),
+            "quiet_items": sorted(self.quiet_items),
             "language": "zh-CN" if self.language == "zh" else self.language,
         }
 
@@ -156,6 +176,8 @@ class Preferences:
             "quiet_to": self.quiet_to.isoformat("minutes") if self.quiet_to else None,
             "elder_mode": self.elder_mode,
             "language": self.language,
+            "quiet_cases": sorted(self.quiet_cases),
+            "quiet_items": sorted(self.quiet_items),
             "asked": {kind: sorted(channels) for kind, channels in self.asked.items() if channels},
         }
 
@@ -170,12 +192,15 @@ class Preferences:
             elder_mode=document["elder_mode"],
             language=document["language"],
             asked={kind: frozenset(channels) for kind, channels in document.get("asked", {}).items()},
+            quiet_cases=frozenset(document.get("quiet_cases", ())),
+            quiet_items=frozenset(document.get("quiet_items", ())),
         )
 
 
 def switches(kind: str) -> tuple[str, ...]:
     """Return what a person can turn on and off for a kind."""
-    return ("inbox", *CHANNELS) if kind in REFUSABLE else CHANNELS
+    own = tuple(channel for channel in CHANNELS if channel not in SWITCH_OF)
+    return ("inbox", *(channel for channel in own if channel != "voice")) if kind in REFUSABLE else own
 
 
 def stream_id(seq: int) -> str:

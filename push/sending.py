@@ -18,7 +18,7 @@ from app.kernel import context
 from push.channel import Channel, ChannelError, Envelope, Letter, Refused, TryLater, Unclear
 from push.in_hand import InHand, longest_call_s
 from push.lanes import ORDINARY, Rates
-from push.model import Preferences
+from push.model import ELDER_FIRST, Preferences
 from push.store import Store
 
 log = structlog.get_logger(__name__)
@@ -62,6 +62,9 @@ class Sending:
             if not await self._note_unclear(delivery, delivery["channel"], "crashed", now):
                 return
         preferences = await self._store.preferences(delivery["owner_id"])
+        if not delivery["must_arrive"] and preferences.silences(delivery["subject"]["id"], delivery.get("item_code", "")):
+            await self._finish(delivery, "inbox", now)
+            return
         quiet_until = None if delivery["urgent"] else preferences.quiet_until(now)
         if quiet_until is not None:
             await self._put_back(delivery, quiet_until)
@@ -122,7 +125,7 @@ class Sending:
             if name in self._channels and name not in delivery["closed"] and preferences.allows(delivery["kind"], name)
         ]
         if preferences.elder_mode:
-            names.sort(key=lambda name: name != "sms")
+            names.sort(key=lambda name: ELDER_FIRST.index(name) if name in ELDER_FIRST else len(ELDER_FIRST))
         return sorted(names, key=lambda name: delivery["tries"].get(name, 0) >= _TIRED_AFTER)
 
     async def _send(self, delivery: dict[str, Any], channel: Channel, envelope: Envelope, present: Present) -> bool:
@@ -142,7 +145,9 @@ class Sending:
             code = error.code if isinstance(error, ChannelError) else type(error).__name__
             return not await self._note_no_answer(delivery, channel, code, present())
         now = present()
-        changes = {"state": "sent", "is_open": False, "sent_at": now, "vendor_id": vendor_id}
+        changes: dict[str, Any] = {"state": "sent", "is_open": False, "sent_at": now, "vendor_id": vendor_id}
+        if delivery.get("fate"):  # of the channel before, which lost it
+            changes["fate"] = None
         attempt = new_attempt(channel.name, "sent", now, vendor_id=vendor_id)
         if await self._in_hand.change(delivery, changes, attempt, settle=_settle(channel, envelope, "")):
             outcomes.labels(channel.name, "sent").inc()

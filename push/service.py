@@ -164,12 +164,15 @@ class Push:
         """Change what `wanted` names, the rest stays.
 
         Args:
-            wanted: `kinds` {kind: {channel: bool}}, `quiet_hours` {"from", "to": time} or None, `elder_mode`, `language`.
+            wanted: `kinds` {kind: {channel: bool}}, `quiet_hours` {"from", "to": time} or None, `elder_mode`, `language`,
+                `quiet_cases`, `quiet_items`: the whole lists.
         """
         now = await self.store.preferences(owner_id)
         muted, asked = ({kind: set(channels) for kind, channels in given.items()} for given in (now.muted, now.asked))
         for kind, switches in wanted.get("kinds", {}).items():
             for channel, is_on in switches.items():
+                if is_on == now.allows(kind, channel):  # a client that sends all it was shown has decided nothing
+                    continue
                 (muted.setdefault(kind, set()).discard if is_on else muted.setdefault(kind, set()).add)(channel)
                 (asked.setdefault(kind, set()).add if is_on else asked.setdefault(kind, set()).discard)(channel)
         quiet = (now.quiet_from, now.quiet_to)
@@ -182,6 +185,8 @@ class Push:
             quiet_to=quiet[1],
             elder_mode=wanted.get("elder_mode", now.elder_mode),
             language=wanted.get("language", now.language).partition("-")[0],
+            quiet_cases=frozenset(wanted.get("quiet_cases", now.quiet_cases)),
+            quiet_items=frozenset(wanted.get("quiet_items", now.quiet_items)),
             asked={kind: frozenset(asked.get(kind, ())) & ASKED_ONLY[kind] for kind in ASKED_ONLY},
         )
         await self.store.save_preferences(owner_id, changed)

@@ -5,7 +5,7 @@ lock screen that tells more than the matter) stops the start instead, with file,
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from marshmallow import Schema, ValidationError, fields, validate
 from app.kernel.events import Event
 from push import wording
 from push.lanes import CAMPAIGN, LANES, ORDINARY, URGENT
-from push.model import CHANNELS, EVENTS, LANGUAGES
+from push.model import CHANNELS, DERIVED, EVENTS, LANGUAGES
 from push.vendor_templates import VendorTemplate, check_field, load_vendor_templates
 
 FOLDER = Path(__file__).resolve().parent.parent / "config" / "messages"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 # After a text that tells for `count` more events of the same matter.
 MORE = {"zh": "（另有{count}条新进展）", "en": " ({count} more)"}
-_SIGNATURE = {"zh": "【韶关办事】", "en": "[Shaoguan Hall] "}
+SIGNATURE = {"zh": "【韶关办事】", "en": "[Shaoguan Hall] "}
 
 
 class TemplatesError(Exception):
@@ -103,7 +103,7 @@ class MessageTemplates:
             title=_filled(texts.title, values) or "",
             body="\n".join(sentences),
             link=_filled(spec.link, values) or "/",
-            short=_SIGNATURE[language] + (_filled(texts.short, values) or ""),
+            short=SIGNATURE[language] + (_filled(texts.short, values) or ""),
             values=self._outside(event, spec),
         )
 
@@ -169,9 +169,19 @@ def _spec(name: str, kind: str, link: str, entry: Mapping[str, Any]) -> EventSpe
         )
         for language in LANGUAGES
     }
-    chain = tuple(channel for channel in CHANNELS if channel in entry["channels"])
+    chain = chain_of(entry["channels"], matters=entry["urgent"] or entry["must_arrive"])
     lane = entry["lane"] or (URGENT if entry["urgent"] else ORDINARY)
     return EventSpec(name, kind, link, chain, lane, entry["urgent"], entry["must_arrive"], entry["phrase"], texts)
+
+
+def chain_of(channels: Collection[str], *, matters: bool) -> tuple[str, ...]:
+    """Return the channels of an event in the order in which they are tried.
+
+    Where the native app is named, iPhones are reached through Apple too; where a text message is named and it matters (urgent, or must
+    arrive), a call comes last, for those who want calls.
+    """
+    wanted = set(channels) | ({"apns"} if "app" in channels else set()) | ({"voice"} if matters and "sms" in channels else set())
+    return tuple(channel for channel in CHANNELS if channel in wanted)
 
 
 def _mistakes(spec: EventSpec) -> list[str]:
@@ -229,7 +239,7 @@ class _TextsSchema(Schema):
 
 class _EventSchema(Schema):
     link = fields.Str(load_default="", validate=validate.Regexp(r"/.*|$"))
-    channels = fields.List(fields.Str(validate=validate.OneOf(CHANNELS)), required=True)
+    channels = fields.List(fields.Str(validate=validate.OneOf([one for one in CHANNELS if one not in DERIVED])), required=True)
     lane = fields.Str(load_default="", validate=validate.OneOf(LANES))
     urgent = fields.Bool(load_default=False)
     must_arrive = fields.Bool(load_default=False)

@@ -5,6 +5,7 @@ What became of each is reported to the hall: see reports.py.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any
 
@@ -35,7 +36,8 @@ class _Taken(StandIn):
         kept = self.store.record_sent(record, channel=self.channel, to=body["phone"], at=now, dedupe=dedupe)
         if (kept["phone"], kept["text"]) != (body["phone"], body["text"]):
             return self.refuse(409, "request_id_used", "request_id 已用于另一条")
-        message_id = f"{self.channel}{kept['id']}"
+        # Of the request id, so it is the same for a repetition and no other stand-in ever gives it for another message.
+        message_id = self.channel + hashlib.sha256(body["request_id"].encode()).hexdigest()[:20]
         if self.sandbox.reporter is not None:
             await self.sandbox.reporter.message_taken(self.channel, body["phone"], body["request_id"], message_id)
         return self.send({"message_id": message_id})

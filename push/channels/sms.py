@@ -4,7 +4,6 @@ Repeatable: the delivery id is the request id, so a send of unknown outcome is s
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import orjson
 import structlog
@@ -14,7 +13,7 @@ from app.kernel.errors import HallError, NotFound, ProviderUnavailable
 from app.kernel.ids import new_id
 from app.kernel.numbers import check_mobile
 from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable
-from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear, alarms
+from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear, alarms, message_id
 
 log = structlog.get_logger(__name__)
 
@@ -66,7 +65,7 @@ class SmsGateway:
             alarms.labels("sms", code).inc()
             log.error("sms.refused", status=response.status, template=template)
             raise Refused(code)
-        return _message_id(response.body)
+        return message_id(response.body)
 
     async def send_code(self, phone: str, code: str, purpose: str) -> None:
         """Send a sign-in code at once. Raises ProviderUnavailable when the gateway does not take it.
@@ -115,14 +114,6 @@ class Sms:
 
     async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
         """Nothing follows for later messages."""
-
-
-def _message_id(body: bytes) -> str:
-    try:
-        answer: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return ""
-    return str(answer.get("message_id", "")) if isinstance(answer, dict) else ""
 
 
 def _code_not_sent() -> HallError:

@@ -58,7 +58,7 @@ async def test_somebody_elses_message_and_device_are_not_there(web: Web):
 async def test_preferences_change_only_what_is_named(web: Web):
     login = await web.sign_in("wishes")
     status, before, _ = await web.call("GET", "/v1/me/notification-preferences", login)
-    assert status == 200 and before["kinds"]["case"] == {"wechat": True, "alipay": True, "app": True, "sms": True}
+    assert status == 200 and before["kinds"]["case"] == {"wechat": True, "alipay": True, "app": True, "sms": True, "voice": False}
     assert before["quiet_hours"] is None and before["elder_mode"] is False
 
     change = {"kinds": {"case": {"sms": False}}, "quiet_hours": {"from": "22:00", "to": "07:00"}}
@@ -66,6 +66,10 @@ async def test_preferences_change_only_what_is_named(web: Web):
     assert status == 200 and after["kinds"]["case"]["sms"] is False and after["kinds"]["order"]["sms"] is True
     status, last, _ = await web.call("PUT", "/v1/me/notification-preferences", login, {"quiet_hours": None})
     assert last["quiet_hours"] is None and last["kinds"]["case"]["sms"] is False
+    status, quiet, _ = await web.call("PUT", "/v1/me/notification-preferences", login, {"quiet_cases": ["case_1"], "quiet_items": ["x_2"]})
+    assert status == 200 and (quiet["quiet_cases"], quiet["quiet_items"]) == (["case_1"], ["x_2"])
+    _, last, _ = await web.call("PUT", "/v1/me/notification-preferences", login, {"quiet_items": []})
+    assert last["quiet_cases"] == ["case_1"] and last["quiet_items"] == []
     # What was read can be put back as it is.
     assert (await web.call("PUT", "/v1/me/notification-preferences", login, last))[1] == last
 
@@ -95,6 +99,11 @@ async def test_notices_of_agencies_can_be_refused_and_are_texted_only_to_those_w
         ("GET", "/v1/notifications?unread=perhaps", None, 422),
         ("GET", "/v1/notifications?cursor=../etc", None, 400),
         ("GET", "/v1/notifications?what=ever", None, 422),
+        ("PUT", "/v1/me/notification-preferences", {"quiet_cases": ["a b"]}, 422),
+        ("PUT", "/v1/me/notification-preferences", {"quiet_cases": "case_1"}, 422),
+        ("PUT", "/v1/me/notification-preferences", {"quiet_items": [f"i{n}" for n in range(201)]}, 422),
+        ("PUT", "/v1/me/notification-preferences", {"kinds": {"notice": {"voice": True}}}, 422),
+        ("PUT", "/v1/me/notification-preferences", {"kinds": {"case": {"apns": True}}}, 422),
         ("PUT", "/v1/me/notification-preferences", {"kinds": {"weather": {"sms": True}}}, 422),
         ("PUT", "/v1/me/notification-preferences", {"kinds": {"case": {"pigeon": True}}}, 422),
         ("PUT", "/v1/me/notification-preferences", {"quiet_hours": {"from": "25:00", "to": "07:00"}}, 422),

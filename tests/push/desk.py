@@ -21,6 +21,7 @@ from app.storage.mongo import Database, ensure_indexes
 from push.channels.alipay import AlipayMessage
 from push.channels.jpush import JPush
 from push.channels.sms import Sms, SmsGateway
+from push.channels.voice import Voice
 from push.channels.wechat import WechatSubscribe
 from push.grants import Grants
 from push.pauses import Pauses
@@ -191,6 +192,7 @@ def put_together(database: Database, redis: Redis, running: Running, town: Town,
         AlipayMessage(alipay, templates.alipay, town),
         jpush,
         Sms(sms, town),
+        Voice(out, store, town, utc_now, base_url=settings["HALL_VOICE_URL"]),
     ]
     return Push(
         database, redis, templates, people=town, store=store, grants=grants, channels=channels, sms=sms, clock=utc_now

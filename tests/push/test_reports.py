@@ -56,6 +56,7 @@ async def test_a_report_of_arrival_is_noted_with_the_delivery(desk: Desk, web: W
 async def test_a_message_that_did_not_arrive_goes_on_once_and_later_words_change_nothing(desk: Desk, web: Web):
     owner_id = await desk.resident(alipay=True, phone=True)
     await desk.push.set_preferences(owner_id, {"elder_mode": True})  # the text message first
+    await desk.push.set_preferences(owner_id, {"kinds": {"case": {"voice": False}}})
     script = {"channel": "sms", "to": desk.town.phones[owner_id], "delay_s": 0, "repeat": 2}
     await desk.sim("reports", script | {"statuses": ["ACCEPTD", "UNDELIV", "DELIVRD"]})
     await desk.push.tell(desk.event(owner_id))
