@@ -49,7 +49,9 @@ from app.feedback.evaluations import Evaluations
 from app.feedback.model import EVENTS as FEEDBACK_EVENTS
 from app.feedback.model import read_rules
 from app.feedback.work_orders import WorkOrders
+from app.identity import emails as identity_emails
 from app.identity import store as identity_store
+from app.identity.emails import Emails
 from app.identity.realname import RealName
 from app.identity.service import Identity
 from app.identity.sms_codes import SmsCodes, SmsLimits
@@ -63,6 +65,7 @@ from app.licences import service as licences
 from app.platforms.alipay import AlipayGateway
 from app.platforms.clamav import ClamAV
 from app.platforms.http import HttpClient
+from app.platforms.smtp import Smtp
 from app.platforms.wechat import WeChat
 from app.storage import files as stored_files
 from app.storage import idempotency, outbox
@@ -88,6 +91,7 @@ from payments.sources import PayableSource
 from push import service as push_service
 from push import subscriptions as push_subscriptions
 from push.channels.alipay import AlipayMessage
+from push.channels.email import Email
 from push.channels.jpush import JPush
 from push.channels.sms import Sms, SmsGateway
 from push.channels.voice import Voice
@@ -105,6 +109,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **outbox.INDEXES,
     **idempotency.INDEXES,
     **identity_store.INDEXES,
+    **identity_emails.INDEXES,
     **catalogue_publish.INDEXES,
     **cases_store.INDEXES,
     **cases_marks.INDEXES,
@@ -148,6 +153,7 @@ class Hall:
     calendar: WorkingCalendar
     catalogue: LiveCatalogue
     identity: Identity
+    emails: Emails
     staff: StaffAccounts
     cases: Cases
     requests: Requests
@@ -238,6 +244,9 @@ async def assemble(settings: Settings) -> Hall:
     async def send_code(phone: str, code: str, purpose: str) -> None:
         await push_holder[0].send_code(phone, code, purpose)
 
+    async def send_email_code(email: str, code: str) -> None:
+        await push_holder[0].send_email_code(email, code)
+
     limits = SmsLimits(settings.sms_interval_s, settings.sms_per_hour, settings.sms_per_hour_per_address)
     identity = Identity(
         database,
@@ -247,7 +256,15 @@ async def assemble(settings: Settings) -> Hall:
         sms_codes=SmsCodes(database, keys, limits, send_code),
         realname=RealName(http, settings.realname_url),
     )
-    push = _push(settings, database, redis, http, identity, wechat, alipay, sms)
+    emails = Emails(
+        database,
+        keys,
+        send_email_code if settings.smtp_url else None,
+        interval_s=settings.sms_interval_s,
+        per_hour=settings.sms_per_hour,
+        per_hour_per_address=settings.sms_per_hour_per_address,
+    )
+    push = _push(settings, database, redis, http, identity, emails, wechat, alipay, sms)
     push_holder.append(push)
     subscriptions = Subscriptions(database, push.store, catalogue)
     staff = StaffAccounts(database, keys)
@@ -281,7 +298,7 @@ async def assemble(settings: Settings) -> Hall:
     work_orders = WorkOrders(database, keys, calendar, rules, _HALL_AGENCY, lambda: str(catalogue.agency(_HALL_AGENCY)["name"]))
     feedback = Evaluations(database, cases, keys, work_orders, rules, _HALL_AGENCY)
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
-    identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign]
+    identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign, emails.reassign]
     cards = Cards(database, calendar)
     hall = Hall(
         settings=settings,
@@ -292,6 +309,7 @@ async def assemble(settings: Settings) -> Hall:
         calendar=calendar,
         catalogue=catalogue,
         identity=identity,
+        emails=emails,
         staff=staff,
         cases=cases,
         requests=Requests(cases, wallet),
@@ -407,11 +425,22 @@ def _push(
     redis: Redis,
     http: HttpClient,
     identity: Identity,
+    emails: Emails,
     wechat: WeChat,
     alipay: AlipayGateway,
     sms: SmsGateway,
 ) -> Push:
     templates = load_templates()
+    email = None
+    if settings.smtp_url:
+        email = Email(
+            Smtp(settings.smtp_url, settings.smtp_ca),
+            emails,
+            templates.specs,
+            sender=settings.mail_from,
+            public_url=settings.public_url,
+            stop_link=emails.stop_path,
+        )
     store, grants = Store(database), Grants(database, templates.wechat)
     channels = [
         WechatSubscribe(wechat, grants, identity, Pauses(database, utc_now), utc_now),
@@ -424,10 +453,13 @@ def _push(
             master_secret=settings.jpush_master_secret,
             production=settings.is_production,
         ),
+        *([email] if email else []),
         Sms(sms, identity),
         Voice(http, store, identity, utc_now, base_url=settings.voice_url),
     ]
-    return Push(database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms)
+    return Push(
+        database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms, email=email
+    )
 
 
 def _subscribers(

@@ -5,6 +5,7 @@ Every key can also be given as a file (`HALL_..._FILE`). All wrong values are to
 
 import os
 from dataclasses import dataclass, field, fields
+from email.utils import parseaddr
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,6 +61,7 @@ class Settings:
     apns_topic: str  # the app's bundle id
     realname_url: str
     departments_url: str
+    mail_from: str  # name and address of the sender of e-mail
     clamav_url: str  # tcp://host:port of clamd; empty: uploads are not scanned
     files_url: str
     log_level: str
@@ -87,6 +89,8 @@ class Settings:
     jpush_master_secret: str = _secret()
     gateway_key: str = _secret()  # signs the gateway's reports; empty: they are all refused
     apns_key: str = _secret()  # PEM of the .p8 file
+    smtp_url: str = _secret()  # smtp://name:password@host:587 or smtps://...:465; empty: no e-mail
+    smtp_ca: str = _secret()  # PEM, trusted besides the system's certificates
     demo_password: str = _secret()
 
     @property
@@ -203,5 +207,11 @@ def _check(settings: Settings) -> None:
         scanner = urlsplit(settings.clamav_url)
         if scanner.scheme != "tcp" or not scanner.hostname:
             wrong.append("HALL_CLAMAV_URL is not tcp://host:port")
+    if settings.smtp_url:
+        relay = urlsplit(settings.smtp_url)
+        if relay.scheme not in ("smtp", "smtps") or not relay.hostname:
+            wrong.append("HALL_SMTP_URL is not smtp://name:password@host:port or smtps://...")
+        if "@" not in parseaddr(settings.mail_from)[1]:
+            wrong.append("HALL_MAIL_FROM is missing beside HALL_SMTP_URL: name <address>")
     if wrong:
         raise SettingsError("\n".join(f"settings: {line}" for line in wrong))

@@ -58,8 +58,10 @@ class ReadCount(Schema):
 
 class ChannelSwitches(Schema):
     wechat = fields.Bool()
+    official = fields.Bool(metadata={"description": "the city's official account on WeChat"})
     alipay = fields.Bool()
     app = fields.Bool()
+    email = fields.Bool()
     sms = fields.Bool()
     voice = fields.Bool(metadata={"description": "a call, of what is urgent or must arrive; in elder mode on, else off until asked for"})
 

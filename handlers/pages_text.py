@@ -54,6 +54,8 @@ _FATES = {
 
 # What the page after a step says once.
 TOLD = {
+    "email": "邮箱已验证，以后也会用邮件通知您。",
+    "email_off": "邮箱已删除，不再给它发邮件。",
     "phone": "✓ 已核验：手机号是您的。",
     "name": "✓ 已核验：实名认证完成。",
     "face": "✓ 已核验：确认是您本人。",

@@ -87,6 +87,7 @@ class Letter:
     short: str
     values: Mapping[str, str]
     link: str
+    language: str = "zh"  # of `short`
 
 
 @dataclass(frozen=True)

@@ -96,6 +96,7 @@ def new_delivery(message_id: str, owner_id: str, event: Event, spec: EventSpec, 
         "short": rendered.short,
         "values": dict(rendered.values),
         "link": rendered.link,
+        "language": rendered.language,
     }
 
 

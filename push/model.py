@@ -83,9 +83,9 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     "notice": ("campaign.sent",),
 }
 
-# In the order in which they are tried: what costs the person and the city least comes first. `app` is the native app
-# through JPush, `apns` the same through Apple, `voice` a call.
-CHANNELS = ("wechat", "alipay", "apns", "app", "sms", "voice")
+# In the order in which they are tried: what costs the person and the city least comes first. `official` is the
+# city's official account on WeChat, `app` the native app through JPush, `apns` the same through Apple, `voice` a call.
+CHANNELS = ("wechat", "official", "alipay", "apns", "app", "email", "sms", "voice")
 # Follow from others, so no message file names them (push/templates.py, chain_of).
 DERIVED = frozenset({"apns", "voice"})
 # One switch for both ways to the native app: a person does not know which of them it is.

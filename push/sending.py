@@ -70,8 +70,9 @@ class Sending:
             await self._put_back(delivery, quiet_until)
             return
         letter = Letter(
-            delivery["_id"], delivery["event"], delivery["owner_id"], delivery["short"], delivery["values"], delivery["link"]
-        )
+            delivery["_id"], delivery["event"], delivery["owner_id"], delivery["short"], delivery["values"], delivery["link"],
+            delivery.get("language", "zh"),
+        )  # fmt: skip
         for name in self._order(delivery, preferences):
             if now < delivery.get("paused", {}).get(name, now):
                 continue

@@ -18,6 +18,7 @@ from app.storage.mongo import Database
 from app.storage.redis import publish
 from push import deliveries, grants, reports, store
 from push.channel import Channel, People
+from push.channels.email import Email
 from push.channels.sms import SmsGateway
 from push.deliveries import Deliveries, new_delivery
 from push.grants import Grants
@@ -52,12 +53,14 @@ class Push:
         grants: Grants,
         channels: Sequence[Channel],
         sms: SmsGateway,
+        email: Email | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
         self._redis = redis
         self._clock = clock
         self._sms = sms
+        self._email = email
         self._people = people
         self.templates = templates
         self.store = store
@@ -124,6 +127,17 @@ class Push:
     async def send_code(self, phone: str, code: str, purpose: str) -> None:
         """Send a sign-in code by text message at once. Raises ProviderUnavailable."""
         await self._sms.send_code(phone, code, purpose)
+
+    async def send_email_code(self, email: str, code: str) -> None:
+        """Send the code that verifies an e-mail address, at once. Raises ProviderUnavailable."""
+        assert self._email is not None, "asked for only where mail is on"
+        await self._email.send_code(email, code)
+
+    async def stop_emails(self, owner_id: str) -> None:
+        """Turn e-mail off for every kind of message; the address stays."""
+        await self.set_preferences(
+            await self.store.present_owner(owner_id), {"kinds": {kind: {"email": False} for kind in EVENTS}}
+        )
 
     # --- the inbox ---
 

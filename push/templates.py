@@ -26,6 +26,11 @@ MORE = {"zh": "（另有{count}条新进展）", "en": " ({count} more)"}
 SIGNATURE = {"zh": "【韶关办事】", "en": "[Shaoguan Hall] "}
 
 
+def signed(language: str, text: str) -> str:
+    """Return a text that leaves the hall, with the name of the sender before it."""
+    return SIGNATURE[language] + text
+
+
 class TemplatesError(Exception):
     """The texts are wrong; one line per mistake, each with file, event and field."""
 
@@ -79,6 +84,7 @@ class Rendered:
     link: str
     short: str
     values: Mapping[str, str]
+    language: str
 
 
 @dataclass(frozen=True)
@@ -103,8 +109,9 @@ class MessageTemplates:
             title=_filled(texts.title, values) or "",
             body="\n".join(sentences),
             link=_filled(spec.link, values) or "/",
-            short=SIGNATURE[language] + (_filled(texts.short, values) or ""),
+            short=signed(language, _filled(texts.short, values) or ""),
             values=self._outside(event, spec),
+            language=language,
         )
 
     def _outside(self, event: Event, spec: EventSpec) -> dict[str, str]:
@@ -178,10 +185,13 @@ def chain_of(channels: Collection[str], *, matters: bool) -> tuple[str, ...]:
     """Return the channels of an event in the order in which they are tried.
 
     Where the native app is named, iPhones are reached through Apple too; where a text message is named and it matters (urgent, or must
-    arrive), a call comes last, for those who want calls.
+    arrive), a call comes after it, for those who want calls, and e-mail last.
     """
     wanted = set(channels) | ({"apns"} if "app" in channels else set()) | ({"voice"} if matters and "sms" in channels else set())
-    return tuple(channel for channel in CHANNELS if channel in wanted)
+    chain = [channel for channel in CHANNELS if channel in wanted]
+    if matters:  # a mail that was taken may still come back, and nobody here would know
+        chain.sort(key=lambda channel: channel == "email")
+    return tuple(chain)
 
 
 def _mistakes(spec: EventSpec) -> list[str]:

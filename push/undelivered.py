@@ -16,8 +16,8 @@ from app.kernel.clock import format_utc
 from app.kernel.errors import Conflict, NotFound
 from app.storage.mongo import Database
 
-_CHANNEL_NAMES = {"wechat": "微信", "alipay": "支付宝", "apns": "手机应用", "app": "手机应用", "sms": "短信", "voice": "电话"}
-_CHANNEL_NAMES_EN = {"wechat": "WeChat", "alipay": "Alipay", "apns": "the app", "app": "the app", "sms": "text message", "voice": "a call"}
+_CHANNEL_NAMES = {"wechat": "微信", "official": "微信公众号", "alipay": "支付宝", "apns": "手机应用", "app": "手机应用", "email": "邮件", "sms": "短信", "voice": "电话"}
+_CHANNEL_NAMES_EN = {"wechat": "WeChat", "official": "WeChat", "alipay": "Alipay", "apns": "the app", "app": "the app", "email": "e-mail", "sms": "text message", "voice": "a call"}
 # State as the person sees it -> what it means. The inbox has every message whatever the state is.
 _TOLD = {
     "waiting": ("正在通知您。", "On its way."),

@@ -36,7 +36,7 @@ FAULT_MODES = (
 HUGE_BYTES = 3 * 1024 * 1024
 FAULT_PROVIDERS = (
     "wechat", "wechatpay", "wechatpay_notice", "alipay", "alipay_notice", "sms", "voice", "jpush", "apns", "realname",
-    "departments", "clamd",
+    "departments", "clamd", "smtp", "hooks",
 )  # fmt: skip
 
 

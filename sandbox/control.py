@@ -35,6 +35,7 @@ _CHANNELS = {
     "subscribe_messages": "wechat_subscribe",
     "alipay_messages": "alipay_message",
     "pushes": "jpush",
+    "emails": "email",
 }
 
 

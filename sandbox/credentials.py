@@ -7,6 +7,7 @@ both sides; the stand-ins themselves use only the public half of the hall's keys
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -23,6 +24,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from sandbox.signing import make_rsa_key
+from sandbox.tls import host_certificate
 
 FILE_NAME = "credentials.json"
 _ALPHANUMERIC = string.ascii_letters + string.digits
@@ -65,6 +67,18 @@ class Credentials:
         """With which the SMS and voice gateway signs its reports."""
         return hashlib.sha256(f"gateway/{self.wechat_app_secret}".encode()).hexdigest()
 
+    def derived(self, label: str) -> bytes:
+        """Return 32 bytes that belong to a label: secrets of stand-ins that came after the first kept sets, which so stay complete."""
+        return hmac.digest(self.wechat_app_secret.encode(), label.encode(), "sha256")
+
+    @property
+    def smtp_name(self) -> str:
+        return "hall"
+
+    @property
+    def smtp_password(self) -> str:
+        return self.derived("smtp.password").hex()[:24]
+
     def hall_settings(self, sandbox_url: str) -> dict[str, str]:
         """Return the HALL_* variables with which the hall speaks to these stand-ins at `sandbox_url`."""
         url = sandbox_url.rstrip("/")
@@ -96,6 +110,9 @@ class Credentials:
             "HALL_JPUSH_MASTER_SECRET": self.jpush_master_secret,
             "HALL_REALNAME_URL": f"{url}/realname",
             "HALL_DEPARTMENTS_URL": f"{url}/departments",
+            "HALL_SMTP_URL": f"smtp://{self.smtp_name}:{self.smtp_password}@127.0.0.1:{smtp_port(urlsplit(url).port or 80)}",
+            "HALL_SMTP_CA": host_certificate(self.derived("smtp.tls"))[0],
+            "HALL_MAIL_FROM": "韶关掌上办事大厅 <noreply@hall.example>",
             "HALL_CLAMAV_URL": f"tcp://127.0.0.1:{clamd_port(urlsplit(url).port or 80)}",
         }
 
@@ -103,6 +120,11 @@ class Credentials:
 def clamd_port(sandbox_port: int) -> int:
     """Return where the stand-in of clamd listens: it speaks no HTTP, so it needs a port beside the sandbox's own."""
     return sandbox_port + 1 if sandbox_port < 65535 else sandbox_port - 1
+
+
+def smtp_port(sandbox_port: int) -> int:
+    """Return where the stand-in of a mail server listens."""
+    return sandbox_port + 3 if sandbox_port <= 65532 else sandbox_port - 3
 
 
 def load_or_make(data_dir: Path) -> Credentials:

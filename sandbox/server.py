@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,11 +17,11 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, wechat, wechat_push, wechatpay
+from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, smtp, wechat, wechat_push, wechatpay
 from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
 from sandbox import reports  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
-from sandbox.credentials import Credentials, clamd_port, load_or_make
+from sandbox.credentials import Credentials, clamd_port, load_or_make, smtp_port
 from sandbox.notices import Courier
 from sandbox.reports import Reporter
 from sandbox.store import Store
@@ -70,12 +71,13 @@ class Running:
     sandbox: Sandbox
     _server: HTTPServer
     _courier: asyncio.Task[None]
-    _clamd: asyncio.Server | None = None
+    _beside: tuple[asyncio.Server | None, ...] = ()
 
     async def stop(self) -> None:
         self._server.stop()
-        if self._clamd is not None:
-            self._clamd.close()
+        for server in self._beside:
+            if server is not None:
+                server.close()
         self._courier.cancel()
         if self.sandbox.reporter is not None:
             await self.sandbox.reporter.close()
@@ -113,16 +115,23 @@ async def start(
     courier = asyncio.create_task(sandbox.courier.run(), name="sandbox-courier")
     url = f"http://{host}:{sockets[0].getsockname()[1]}"
     log.info("sandbox on %s", url)
-    return Running(url, sandbox, server, courier, await _start_clamd(sandbox, host, sockets[0].getsockname()[1]))
+    return Running(url, sandbox, server, courier, await _start_beside(sandbox, host, sockets[0].getsockname()[1]))
 
 
-async def _start_clamd(sandbox: Sandbox, host: str, port: int) -> asyncio.Server | None:
-    # Its port is no setting of its own, so it may be taken: then there is no scanner, which the hall must bear anyhow.
-    try:
-        return await clamd.start(host, clamd_port(port), sandbox.faults, slow_s=sandbox.pace.slow_s)
-    except (OSError, OverflowError) as error:
-        log.warning("no clamd on port %s: %s", clamd_port(port), error)
-        return None
+async def _start_beside(sandbox: Sandbox, host: str, port: int) -> tuple[asyncio.Server | None, ...]:
+    """Serve what speaks no HTTP. Its port is no setting of its own, so it may be taken: the hall must bear that it is away anyhow."""
+
+    async def tried(name: str, at: int, starting: Awaitable[asyncio.Server]) -> asyncio.Server | None:
+        try:
+            return await starting
+        except (OSError, OverflowError) as error:
+            log.warning("no %s on port %s: %s", name, at, error)
+            return None
+
+    return (
+        await tried("clamd", clamd_port(port), clamd.start(host, clamd_port(port), sandbox.faults, slow_s=sandbox.pace.slow_s)),
+        await tried("smtp", smtp_port(port), smtp.start(sandbox, host, smtp_port(port))),
+    )
 
 
 async def serve(port: int, data_dir: Path) -> None:

@@ -4,6 +4,7 @@ Every `check_...` returns the normalised text or raises ValueError with a senten
 """
 
 import re
+import unicodedata
 from datetime import date
 
 from stdnum.cn import uscc
@@ -80,6 +81,18 @@ def check_mobile(text: str) -> str:
     return number
 
 
+_EMAIL = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+(\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+)*@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z]{2,63}")
+
+
+def check_email(text: str) -> str:
+    """Return an e-mail address in ASCII (RFC 5321 without quoted names), its domain in lower case; full-width letters are read as ours."""
+    address = "".join(unicodedata.normalize("NFKC", text).split())
+    name, _, domain = address.rpartition("@")
+    if len(address) > 254 or len(name) > 64 or not _EMAIL.fullmatch(address):
+        raise ValueError("请填写完整的邮箱地址，例如 zhangsan@example.com")
+    return f"{name}@{domain.lower()}"
+
+
 def check_plate(text: str) -> str:
     """Return a number plate: a province character, a letter, then 5 (fuel) or 6 (new energy) without I and O.
 
@@ -122,6 +135,12 @@ def mask_id_number(number: str) -> str:
 def mask_phone(phone: str) -> str:
     """13812345678 -> 138****5678."""
     return f"{phone[:3]}****{phone[-4:]}" if len(phone) >= 11 else "*" * len(phone)
+
+
+def mask_email(address: str) -> str:
+    """zhangsan@example.com -> z***n@example.com: the domain stays, or nobody would know his own again."""
+    name, _, domain = address.rpartition("@")
+    return f"{name[:1]}***{name[-1:] if len(name) > 2 else ''}@{domain}" if name else "*" * len(address)
 
 
 def mask_plate(plate: str) -> str:

@@ -10,13 +10,14 @@ from app.platforms.http import HttpClient
 from app.platforms.wechat import WeChat, WeChatRefused
 from app.storage.redis import connect
 from push.channel import Then
-from push.channels import alipay, jpush, sms, voice, wechat
+from push.channels import alipay, email, jpush, sms, voice, wechat
 from tests.push.desk import Desk, put_together
 
 TABLES = {
     "wechat": wechat,
     "alipay": alipay,
     "app": jpush,
+    "email": email,
     "sms": sms,
     "voice": voice,
 }
