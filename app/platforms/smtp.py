@@ -24,8 +24,9 @@ from app.platforms.http import call_seconds, calls
 
 log = structlog.get_logger(__name__)
 
-TIMEOUT_S = 10  # per step; the whole of a message is given twice that
-AT_ONCE = 8  # connections of one process: relays of a city count them
+TIMEOUT_S = 4.5  # for the whole of a message, from the connection to the server's yes
+_PLACE_TIMEOUT_S = 1.0
+AT_ONCE = 12  # connections of one process: relays of a city count them
 _PORTS = {"smtp": 587, "smtps": 465}
 _ENHANCED = re.compile(r"\s*([245]\.\d{1,3}\.\d{1,3})\b")
 
@@ -73,8 +74,15 @@ class Smtp:
         """Send one message to one person; return what the server said when it took it. Raises an SmtpError."""
         began, outcome = time.perf_counter(), "unknown"
         try:
-            async with self._places:
+            try:
+                async with asyncio.timeout(_PLACE_TIMEOUT_S):
+                    await self._places.acquire()
+            except TimeoutError as error:
+                raise SmtpAway("no free place") from error
+            try:
                 said = await self._send(sender, to, message)
+            finally:
+                self._places.release()
             outcome = "answered"
             return said
         except SmtpRefused:
@@ -97,7 +105,7 @@ class Smtp:
         )
         step = "connect"
         try:
-            async with asyncio.timeout(2 * TIMEOUT_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 await client.connect()
                 if not self._implicit_tls:
                     step = "tls"

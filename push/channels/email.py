@@ -71,6 +71,7 @@ class Email:
 
     name = "email"
     repeatable = False
+    settles = True
 
     def __init__(
         self,
