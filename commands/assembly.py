@@ -93,15 +93,17 @@ from push import subscriptions as push_subscriptions
 from push.channels.alipay import AlipayMessage
 from push.channels.email import Email
 from push.channels.jpush import JPush
+from push.channels.jpush_receipts import JPushReceipts
 from push.channels.sms import Sms, SmsGateway
 from push.channels.voice import Voice
 from push.channels.wechat import WechatSubscribe
 from push.grants import Grants
+from push.native_options import load_native_options
 from push.pauses import Pauses
 from push.service import Push
 from push.store import Store
 from push.subscriptions import Subscriptions
-from push.templates import load_templates
+from push.templates import FOLDER, load_templates
 
 log = structlog.get_logger(__name__)
 
@@ -177,6 +179,7 @@ class Hall:
     payments: Payments
     reconcile: Reconcile
     push: Push
+    jpush_receipts: JPushReceipts
     subscriptions: Subscriptions
     relay: Relay
     notices: Notices
@@ -333,6 +336,15 @@ async def assemble(settings: Settings) -> Hall:
         payments=payments,
         reconcile=_reconcile(settings, database, http, alipay, payments, sources),
         push=push,
+        jpush_receipts=JPushReceipts(
+            http,
+            database,
+            push.reports,
+            utc_now,
+            base_url=settings.jpush_report_url,
+            app_key=settings.jpush_app_key,
+            master_secret=settings.jpush_master_secret,
+        ),
         subscriptions=subscriptions,
         relay=Relay(
             database,
@@ -448,10 +460,13 @@ def _push(
         JPush(
             http,
             store,
+            load_native_options(FOLDER),
+            utc_now,
             base_url=settings.jpush_url,
             app_key=settings.jpush_app_key,
             master_secret=settings.jpush_master_secret,
             production=settings.is_production,
+            asks_receipts=bool(settings.jpush_report_url),
         ),
         *([email] if email else []),
         Sms(sms, identity),

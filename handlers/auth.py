@@ -84,6 +84,8 @@ class Refresh(HallHandler):
 class Logout(HallHandler):
     @operation("End this session", answers={204: None}, auth="resident")
     async def post(self) -> None:
+        # The devices first: who dies in between is still signed in, and may sign out again.
+        await self.hall.push.forget_session(self.resident.resident_id, self.resident.session_id)
         await self.hall.identity.logout(self.resident)
         self.set_status(204)
         self.finish()
@@ -120,6 +122,7 @@ class Sessions(HallHandler):
 class OneSession(HallHandler):
     @operation("End one of the resident's sessions", answers={204: None}, auth="resident")
     async def delete(self, session_id: str) -> None:
+        await self.hall.push.forget_session(self.resident.resident_id, session_id)
         if not await self.hall.identity.end_session(self.resident.resident_id, session_id):
             raise NotFound("没有找到这个登录。", en="No such session.")
         self.set_status(204)

@@ -161,7 +161,7 @@ class NotificationPreferences(HallHandler):
 class Devices(HallHandler):
     @operation("Register a device for native push", body=DeviceRegistration, answers={204: None}, auth="resident")
     async def put(self, registration_id: str) -> None:
-        await self.hall.push.put_device(self.resident.resident_id, registration_id, **self.body)
+        await self.hall.push.put_device(self.resident.resident_id, registration_id, **self.body, session_id=self.resident.session_id)
         self.set_status(204)
 
     @operation("Forget a device, at sign-out at the latest", answers={204: None}, auth="resident")

@@ -206,8 +206,13 @@ class Push:
         await self.store.save_preferences(owner_id, changed)
         return changed
 
-    async def put_device(self, owner_id: str, registration_id: str, platform: str, vendor: str) -> None:
-        await self.store.put_device(owner_id, registration_id, {"platform": platform, "vendor": vendor}, self._clock())
+    async def put_device(self, owner_id: str, registration_id: str, platform: str, vendor: str, session_id: str = "") -> None:
+        details = {"platform": platform, "vendor": vendor, "session_id": session_id}
+        await self.store.put_device(owner_id, registration_id, details, self._clock())
+
+    async def forget_session(self, owner_id: str, session_id: str) -> None:
+        """Forget the devices of a session that has ended. Idempotent."""
+        await self.store.drop_devices_of_session(owner_id, session_id)
 
     async def drop_device(self, owner_id: str, registration_id: str) -> None:
         """Forget a device. Raises NotFound, also for somebody else's."""

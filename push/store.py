@@ -6,7 +6,7 @@ never see a smaller one appear later. That is what lets the stream's cursor have
 """
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
@@ -35,10 +35,14 @@ INDEXES = {
     "wechat_pushes": [IndexModel([("at", ASCENDING)], name="expires", expireAfterSeconds=86400)],
     # Of the gateway's reports: each counts once while its signature is young enough (push/gateway_reports.py).
     "gateway_nonces": [IndexModel([("at", ASCENDING)], name="expires", expireAfterSeconds=1800)],
+    # Pushes of JPush that are still asked about; by delivery id.
+    "push_receipts": [IndexModel([("next_at", ASCENDING)], name="due")],
     "push_devices": [IndexModel([("owner_id", ASCENDING), ("at", DESCENDING)], name="of_owner")],
 }
 
 MAX_DEVICES = 10
+APNS = "apns"  # the vendor of a device that is reached through Apple directly; its id is Apple's device token
+_FIRST_LOOK = timedelta(seconds=10)
 
 
 def new_message(owner_id: str, seq: int, event: Event, rendered: Rendered) -> Document:
@@ -69,6 +73,7 @@ class Store:
         self._heads = database["push_heads"]
         self._preferences = database["push_preferences"]
         self._devices = database["push_devices"]
+        self._receipts = database["push_receipts"]
 
     # --- writing, inside a transaction ---
 
@@ -157,6 +162,19 @@ class Store:
     async def drop_device(self, registration_id: str, owner_id: str | None = None) -> bool:
         query = {"_id": registration_id} | ({"owner_id": owner_id} if owner_id else {})
         return bool((await self._devices.delete_one(query)).deleted_count)
+
+    async def drop_dead(self, registration_id: str, as_of: datetime) -> None:
+        """Forget a device of which its vendor says that it is gone, unless it was registered again after `as_of`."""
+        await self._devices.delete_one({"_id": registration_id, "at": {"$lte": as_of}})
+
+    async def drop_devices_of_session(self, owner_id: str, session_id: str) -> int:
+        """Forget the devices that were registered in a session which has ended: the next user of the phone gets none of these messages."""
+        return int((await self._devices.delete_many({"owner_id": owner_id, "session_id": session_id})).deleted_count)
+
+    async def expect_receipt(self, delivery_id: str, now: datetime, until: datetime, session: AsyncClientSession) -> None:
+        """Have a push asked about from soon after now until `until`, in the transaction that notes that it was sent."""
+        row = {"at": now, "next_at": now + _FIRST_LOOK, "until": until}
+        await self._receipts.replace_one({"_id": delivery_id}, row, upsert=True, session=session)
 
     async def devices(self, owner_id: str) -> list[Document]:
         return await self._database.together(_devices, owner_id)

@@ -8,6 +8,7 @@
 | `POST /_sim/notices/hurry` {out_trade_no?} | what waits for its next try goes out now |
 | `GET, POST /_sim/faults` {provider, mode, count?} | bad luck, see base.FAULT_MODES |
 | `POST /_sim/reports` {channel, to?, statuses?, delay_s?, repeat?, early?, forged?} | what the gateway reports, see reports.py |
+| `POST /_sim/jpush/phones` {registration_id, has} | whether a phone gets what JPush sends it, see jpush.py |
 | `POST /_sim/people` {name} | makes a person known to both apps and shows phone, openid, user_id |
 | `POST /_sim/wechat/grants`, `/_sim/wechat/refuse`, `/_sim/alipay/refuse`, `/_sim/wechat/templates` | who may be told |
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |

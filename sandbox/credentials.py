@@ -106,6 +106,7 @@ class Credentials:
             "HALL_VOICE_URL": f"{url}/voice",
             "HALL_GATEWAY_KEY": self.gateway_key,
             "HALL_JPUSH_URL": f"{url}/jpush",
+            "HALL_JPUSH_REPORT_URL": f"{url}/jpush",
             "HALL_JPUSH_APP_KEY": self.jpush_app_key,
             "HALL_JPUSH_MASTER_SECRET": self.jpush_master_secret,
             "HALL_REALNAME_URL": f"{url}/realname",

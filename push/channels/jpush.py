@@ -1,11 +1,16 @@
 """Native push through JPush REST v3. Addresses registration ids only: a call to everybody cannot be made from here.
 
-Repeatable: `cid` makes the same push once, however often it is asked for. Source: JPush, REST API v3, push.
+Aliases are not used: a phone that changes hands would keep one until JPush is told, and JPush takes ten phones per alias. Whose phone it is,
+our own table says (push/store.py): the app registers at each start, a sign-out forgets it, and so does JPush when it knows none of them.
+
+Repeatable: `cid` makes the same push once, however often it is asked for. Receipts: push/channels/jpush_receipts.py.
+Source: JPush, REST API v3, push.
 """
 
 import uuid
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -14,12 +19,14 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable
 from push.channel import Effect, Envelope, Letter, Refused, Then, TryLater, Unclear, alarms
-from push.store import Store
+from push.native_options import NativeOptions
+from push.store import APNS, Store
 
 log = structlog.get_logger(__name__)
 
 TIMEOUT_S = 5
-_KEPT_OFFLINE_S = 3 * 86400
+# How long JPush keeps a push for a phone that is off. Then it is gone, and what must arrive goes on to the next channel: never both.
+KEPT_OFFLINE = timedelta(hours=12)
 _NO_TARGET = "1011"
 
 # error.code -> what follows. Source: JPush, REST API v3, error codes.
@@ -29,34 +36,51 @@ EFFECTS: Mapping[str, Effect] = {
     "2002": Effect("rate exceeded (also any HTTP 429)", Then.LATER),
     "1011": Effect("none of the registrations lives", Then.NEXT, "the registrations are dropped"),
     "1004": Effect("app key and master secret do not fit", Then.NEXT, "", True),
+    "1005": Effect("longer than JPush takes", Then.NEXT, "", True),
+    "2003": Effect("the app is barred", Then.NEXT, "", True),
+    "2004": Effect("our address is not on the app's list", Then.NEXT, "", True),
     "other": Effect("a refusal of the call itself", Then.NEXT, "", True),
 }
 
 
+def authorization(app_key: str, master_secret: str) -> str:
+    return "Basic " + b64encode(f"{app_key}:{master_secret}".encode()).decode()
+
+
 class JPush:
-    """Channel `app`: for a person with the native app on a registered device."""
+    """Channel `app`: for a person with the native app on a registered device that is not reached through Apple directly."""
 
     name = "app"
     repeatable = True
-    settles = False
 
     def __init__(
-        self, http: HttpClient, store: Store, *, base_url: str, app_key: str, master_secret: str, production: bool
+        self,
+        http: HttpClient,
+        store: Store,
+        options: NativeOptions,
+        clock: Callable[[], datetime],
+        *,
+        base_url: str,
+        app_key: str,
+        master_secret: str,
+        production: bool,
+        asks_receipts: bool,
     ) -> None:
         self._http = http
         self._store = store
+        self._options = options
+        self._clock = clock
         self._url = f"{base_url.rstrip('/')}/v3/push" if base_url else ""
         self._app_key = app_key
-        self._authorization = "Basic " + b64encode(f"{app_key}:{master_secret}".encode()).decode()
+        self._authorization = authorization(app_key, master_secret)
         self._production = production
+        self.settles = asks_receipts
 
     async def prepare(self, letter: Letter) -> Envelope | None:
         if not self._url:  # a hall without a native app
             return None
-        devices = await self._store.devices(letter.owner_id)
-        if not devices:
-            return None
-        return Envelope(letter, "", extra={"registration_ids": [device["_id"] for device in devices]})
+        devices = [device for device in await self._store.devices(letter.owner_id) if device.get("vendor") != APNS]
+        return Envelope(letter, "", extra={"devices": devices}) if devices else None
 
     async def send(self, envelope: Envelope) -> str:
         try:
@@ -81,32 +105,38 @@ class JPush:
         effect = EFFECTS.get(code, EFFECTS["other"])
         if effect.then is Then.LATER:
             raise TryLater(code)
-        if code == _NO_TARGET:  # none of the registrations lives any more
-            for registration_id in envelope.extra["registration_ids"]:
-                await self._store.drop_device(registration_id, envelope.letter.owner_id)
+        if code == _NO_TARGET:  # none of the registrations lives any more; one that was renewed meanwhile does
+            for device in envelope.extra["devices"]:
+                await self._store.drop_dead(device["_id"], device["at"])
         if effect.is_alarm:
             alarms.labels(self.name, code).inc()
             log.error("jpush.refused", code=code)
         raise Refused(code)
 
     async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
-        """Nothing follows for later messages."""
+        """What went out is asked about until a phone has it, or JPush keeps it no longer."""
+        if not error_code:
+            now = self._clock()
+            await self._store.expect_receipt(envelope.letter.delivery_id, now, now + KEPT_OFFLINE, session)
 
     def _body(self, envelope: Envelope) -> dict[str, Any]:
-        letter = envelope.letter
+        letter, options = envelope.letter, self._options
+        devices = envelope.extra["devices"]
         extras = {"event": letter.event, "link": letter.link}
+        makers = {device.get("vendor", "") for device in devices if device.get("platform") == "android"}
         return {
             "cid": f"{self._app_key}-{uuid.uuid5(uuid.NAMESPACE_OID, letter.delivery_id)}",
             "platform": ["android", "ios", "hmos"],
-            "audience": {"registration_id": list(envelope.extra["registration_ids"])},
+            "audience": {"registration_id": [device["_id"] for device in devices]},
             "notification": {
-                "android": {"alert": letter.short, "extras": extras},
+                "android": {"alert": letter.short, "extras": extras, **options.android},
                 "ios": {"alert": letter.short, "sound": "default", "extras": extras},
-                "hmos": {"alert": letter.short, "category": "WORK", "extras": extras},
+                "hmos": {"alert": letter.short, "extras": extras, **options.hmos},
             },
             "options": {
-                "time_to_live": _KEPT_OFFLINE_S,
+                "time_to_live": int(KEPT_OFFLINE.total_seconds()),
                 "apns_production": self._production,
                 "classification": 1,  # a notice of ours, not advertising: the makers' channels limit the latter
+                **({"third_party_channel": options.third_party(makers)} if makers else {}),
             },
         }

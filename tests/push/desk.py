@@ -24,10 +24,11 @@ from push.channels.sms import Sms, SmsGateway
 from push.channels.voice import Voice
 from push.channels.wechat import WechatSubscribe
 from push.grants import Grants
+from push.native_options import load_native_options
 from push.pauses import Pauses
 from push.service import INDEXES, Push
 from push.store import Store
-from push.templates import load_templates
+from push.templates import FOLDER, load_templates
 from sandbox.base import Pace
 from sandbox.credentials import FILE_NAME
 from sandbox.people import person
@@ -182,10 +183,13 @@ def put_together(database: Database, redis: Redis, running: Running, town: Town,
     jpush = JPush(
         out,
         store,
+        load_native_options(FOLDER),
+        utc_now,
         base_url=settings["HALL_JPUSH_URL"],
         app_key=settings["HALL_JPUSH_APP_KEY"],
         master_secret=settings["HALL_JPUSH_MASTER_SECRET"],
         production=False,
+        asks_receipts=True,
     )
     channels = [
         WechatSubscribe(wechat, grants, town, Pauses(database, utc_now), utc_now),
