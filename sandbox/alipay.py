@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, urlencode
 from sandbox import alipay_bills, alipay_client, alipay_refunds, alipay_trade, certificates
 from sandbox.alipay_trade import Refused
 from sandbox.base import CHINA, Sandbox, StandIn, china_text, compact, rfc3339_utc
+from sandbox.mishaps import is_code
 from sandbox.people import Person, person_of_code
 from sandbox.signing import cbc_seal, rsa_sign, rsa_verify
 
@@ -51,6 +52,8 @@ class Gateway(StandIn):
             known = method in _TRADE_METHODS or method in _METHODS
             return self._answer(name if known and sent.get("sign") else "error_response", problem)
         try:
+            if is_code(self.fault):
+                raise Refused(self.fault, "按脚本拒绝")
             if method in alipay_trade.BY_CLIENT:
                 return self._open_cashier(sent)
             if method == alipay_bills.METHOD:

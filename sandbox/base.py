@@ -19,6 +19,7 @@ from sandbox.storms import Storm
 from sandbox.store import Store
 
 if TYPE_CHECKING:
+    from sandbox.mishaps import Mishaps
     from sandbox.notices import Courier
     from sandbox.reports import Reporter
 
@@ -104,6 +105,7 @@ class Sandbox:
     storm: Storm = field(default_factory=Storm)
     refund_mode: RefundMode = field(default_factory=RefundMode)
     courier: Courier | None = None  # set by server.make_application
+    mishaps: Mishaps | None = None  # likewise
     reporter: Reporter | None = None  # the same
 
     def today(self) -> str:
@@ -158,6 +160,11 @@ class StandIn(RequestHandler):
         if not self.provider:
             return
         self.fault = self.sandbox.faults.take(self.provider)
+        if self.fault == "none" and self.sandbox.mishaps is not None and self.sandbox.mishaps.marker is not None:
+            self.fault, wait_s = self.sandbox.mishaps.draw(self.provider, self.request.body)
+            if wait_s:
+                await asyncio.sleep(wait_s)
+                self.fault = "none"
         if self.fault == "down":
             self.hang_up()
         elif self.fault == "slow":

@@ -12,6 +12,7 @@ from base64 import b64encode
 from typing import Any
 
 from sandbox.base import StandIn, rfc3339_utc
+from sandbox.mishaps import is_code
 
 _PLATFORMS = {"android", "ios", "hmos", "quickapp"}
 _AUDIENCES = {"tag": 20, "tag_and": 20, "tag_not": 20, "alias": 1000, "registration_id": 1000, "segment": 1, "abtest": 1}
@@ -45,6 +46,8 @@ class Push(_JPush):
     def post(self) -> None:
         if not self.is_known():
             return self._error(401, 1004, "Authen failed")
+        if is_code(self.fault):
+            return self._error(400, int(self.fault), "scripted")
         body = self.json_object()
         if body is None:
             return self._error(400, 1003, "Parameter value is invalid: body")

@@ -19,9 +19,10 @@ from tornado.web import Application
 
 from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, smtp, wechat, wechat_push, wechatpay
 from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
-from sandbox import reports  # isort: skip
+from sandbox import mishaps, reports  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
 from sandbox.credentials import Credentials, clamd_port, load_or_make, smtp_port
+from sandbox.mishaps import Mishaps
 from sandbox.notices import Courier
 from sandbox.reports import Reporter
 from sandbox.store import Store
@@ -50,7 +51,7 @@ def make_application(
     sandbox.courier, sandbox.reporter = Courier(sandbox), Reporter(sandbox)
     if offset_s := store.get("clock", "offset_s"):
         control_money.run_ahead(sandbox, offset_s)
-    parts = (wechat, wechatpay, alipay, sms, jpush, realname, departments, control, wechat_push, cashier, reports)
+    parts = (wechat, wechatpay, alipay, sms, jpush, realname, departments, control, wechat_push, cashier, reports, mishaps)
     money = (wechatpay_refunds, control_money)
     daily_bills = (bill_days, wechatpay_bills, alipay_bills)
     routes = [route for part in (*parts, *money, *daily_bills) for route in part.routes]

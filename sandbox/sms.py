@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from sandbox.base import StandIn, rfc3339_utc
+from sandbox.mishaps import is_code
 
 _MOBILE = re.compile(r"1[3-9]\d{9}")
 _CODE = re.compile(r"(?<!\d)\d{6}(?!\d)")
@@ -22,6 +23,8 @@ class _Taken(StandIn):
     provider = channel = ""
 
     async def post(self) -> None:
+        if is_code(self.fault):
+            return self.refuse(int(self.fault), "scripted", "按脚本拒绝")
         body = self.json_object()
         if body is None:
             return self.refuse(400, "malformed", "请求体不是JSON对象")

@@ -10,6 +10,7 @@ from typing import Any
 
 from sandbox import wechat_template
 from sandbox.base import Sandbox, StandIn, rfc3339_utc
+from sandbox.mishaps import is_code
 from sandbox.people import Person, person_of_code
 
 _TOKEN_LIVES_S = 7200
@@ -143,6 +144,8 @@ class SubscribeSend(WechatHandler):
         body = self.json_object()
         if body is None:
             return self.fail(47001, "data format error")
+        if is_code(self.fault):
+            return self.fail(int(self.fault), "scripted")
         openid, template_id = body.get("touser"), body.get("template_id")
         name = self.store.get("openid", openid) if isinstance(openid, str) else None
         if name is None:
@@ -185,6 +188,8 @@ def _make_token(sandbox: Sandbox, kind: str) -> dict[str, Any]:
     # Callers must keep room for 512 bytes; long enough here to catch a column that is too short.
     token = f"{secrets.randbelow(90) + 10}_{secrets.token_urlsafe(224)}"[:300]
     kept = {"token": token, "made": now, "until": now + _TOKEN_LIVES_S}
+    if sandbox.mishaps is not None:
+        sandbox.mishaps.counts["tokens made"] += 1
     sandbox.store.put("wechat_token", token, {"until": kept["until"]})
     sandbox.store.put("wechat_current", kind, kept)
     return kept

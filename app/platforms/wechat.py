@@ -293,6 +293,8 @@ class WeChat:
             timeout_s=TIMEOUT_S,
             repeatable=target == _STABLE_TOKEN,
         )
+        if response.status != 200:  # WeChat says everything by errcode: this is somebody before it, who turned the call away
+            raise VendorUnknown("微信暂时没有回应，请稍后再试。", vendor="wechat", cause="status", status=response.status)
         try:
             answer = orjson.loads(response.body)  # the content type says text/plain, whatever is inside
         except orjson.JSONDecodeError as error:

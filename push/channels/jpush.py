@@ -99,6 +99,8 @@ class JPush:
             raise Unclear(str(error.context.get("cause", "unknown"))) from error
         except orjson.JSONDecodeError as error:
             raise Unclear("not JSON") from error
+        if not isinstance(answer, dict):
+            raise Unclear("not an object")
         if response.status < 300:
             return str(answer.get("msg_id", ""))
         code = "2002" if response.status == 429 else str((answer.get("error") or {}).get("code", 0))

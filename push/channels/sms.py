@@ -41,7 +41,7 @@ class SmsGateway:
 
         Raises:
             Refused: the gateway does not take this message (a 4xx other than 429).
-            TryLater: too many at once, or not reachable. Unclear: no answer.
+            TryLater: too many at once, or not reachable. Unclear: no answer, or none of the gateway.
         """
         body = {"request_id": request_id, "phone": phone, "template": template, "params": dict(params), "text": text}
         try:
@@ -65,7 +65,10 @@ class SmsGateway:
             alarms.labels("sms", code).inc()
             log.error("sms.refused", status=response.status, template=template)
             raise Refused(code)
-        return message_id(response.body)
+        taken_as = message_id(response.body)
+        if not taken_as:  # some page of a proxy: nobody has promised to send anything
+            raise Unclear("no message id")
+        return taken_as
 
     async def send_code(self, phone: str, code: str, purpose: str) -> None:
         """Send a sign-in code at once. Raises ProviderUnavailable when the gateway does not take it.
