@@ -93,7 +93,7 @@ class Item(PageHandler):
         await self.show(
             "item.html",
             item=item,
-            agency=self.hall.catalogue.agency(item["agency"]),
+            agency=self.hall.catalogue.handling_agency(item, self.division),
             level=int(item["identity_level"][1:]),
             answers=answers,
             answers_query={f"q.{key}": value for key, value in answers.items()},

@@ -7,8 +7,8 @@ from typing import Any
 from marshmallow import Schema
 from pymongo.errors import PyMongoError
 
-from app.cases import claiming, handling, hearings, opinions, review
-from app.cases.model import STATE_NAMES, State
+from app.cases import claiming, handling, hearings, opinions, review, routing
+from app.cases.model import STATE_NAMES, Case, State
 from app.cases.queue import CURSOR, LAMPS, SCOPES, Wanted, days_before
 from app.cases.search import PURPOSES
 from app.identity.tokens import STAFF_FOR
@@ -33,8 +33,7 @@ AGES = {"3": "3天前或更早", "7": "7天前或更早", "15": "15天前或更�
 
 def items_of(hall: Any, agency_id: str) -> dict[str, str]:
     """Return the names of the items that an agency handles, by code."""
-    items = hall.catalogue.snapshot.by_name.values()
-    return {item["code"]: item["name"] for item in items if item["agency"] == agency_id and item["service_kind"] == "handle"}
+    return {item["code"]: item["name"] for item in hall.catalogue.snapshot.handled_by(agency_id)}
 
 
 class StaffPage(PageHandler):
@@ -207,6 +206,7 @@ class OneCase(StaffPage):
             actions=[name for name in pages_text.ACTIONS if name in view["allowed_actions"]],
             # What the resident asked for on the form, when it is a way the desk has.
             wanted=_METHOD_OF.get(str(view["form"]["values"].get("delivery") or ""), ""),
+            transfer_to=self._transfer_to(case) if "transfer" in view["allowed_actions"] else [],
             is_closed=view["state"] in CLOSED,
             needs_record=hearings.is_under_way(case),
             askable=[(row["key"], row["name"]) for row in view["materials"] if row["status"] != "generated"]
@@ -218,6 +218,15 @@ class OneCase(StaffPage):
             errors=errors_by_field(error) if error else {},
         )
 
+    def _transfer_to(self, case: Case) -> list[tuple[str, str]]:
+        """Return the bodies a case may be transferred to, by id and name: that of its own place first."""
+        agency = self.hall.catalogue.agency
+        rows = [
+            row
+            for row in self.hall.catalogue.snapshot.catalogue.agencies
+            if not routing.transfer_rows(case, row["id"], routing.same_line(case.agency_id, row["id"], agency))
+        ]
+        return [(row["id"], row["name"]) for row in sorted(rows, key=lambda row: not case.division_code.startswith(row["division"]))]
 
     def _shown_file(self, view: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """Return the file that stands beside the form: the one that was asked for, else the first."""

@@ -16,8 +16,8 @@ from app.kernel.money import yuan_text
 Item = Mapping[str, Any]
 
 
-def carried_over(case: Case, old: Item, new: Item, agency_name: str) -> Case:
-    """Return a draft moved from one version of its item to another; `carried_over` tells {"from", "to", "changes"}.
+def carried_over(case: Case, old: Item, new: Item, agency: Mapping[str, Any]) -> Case:
+    """Return a draft moved from one version of its item to another, and to the body that handles this one; `carried_over` tells {"from", "to", "changes"}.
 
     A change is {"key", "label", "change", "detail"}; `change` is one of added, removed, changed (a field), question_added,
     question_removed, question_changed, material_added, material_removed, fee. Changes of several versions add up until submission.
@@ -33,8 +33,8 @@ def carried_over(case: Case, old: Item, new: Item, agency_name: str) -> Case:
         case,
         item_version=new["version"],
         item_name=new["name"],
-        agency_id=new["agency"],
-        agency_name=agency_name,
+        agency_id=agency["id"],
+        agency_name=agency["name"],
         answers=answers,
         form=form,
         form_dropped=dropped,

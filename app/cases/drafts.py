@@ -74,6 +74,7 @@ class Drafts:
         if rows:
             raise ValidationFailed(rows)
         resident = await self._people.resident(resident_id)
+        agency = self._catalogue.handling_agency(item, division_code)
         now = self._clock()
         known = forms.prefilled(item, await self._known_of(resident, division_code))
         case = Case(
@@ -84,8 +85,8 @@ class Drafts:
             item_code=item["code"],
             item_version=item["version"],
             item_name=item["name"],
-            agency_id=item["agency"],
-            agency_name=self._catalogue.agency(item["agency"])["name"],
+            agency_id=agency["id"],
+            agency_name=agency["name"],
             division_code=division_code,
             state=State.DRAFT,
             version=1,
@@ -154,7 +155,7 @@ class Drafts:
             return case, item  # withdrawn: what was begun stays readable
         if newest["version"] <= case.item_version:
             return case, item
-        return carried_over(case, item, newest, self._catalogue.agency(newest["agency"])["name"]), newest
+        return carried_over(case, item, newest, self._catalogue.handling_agency(newest, case.division_code)), newest
 
     async def open_cases(self, owner_id: str, item_code: str) -> list[Case]:
         """Return a resident's open cases of an item, drafts too, newest first."""

@@ -99,7 +99,8 @@ class Intake:
             NotFound (unknown item), NotYourItem, ValidationFailed.
         """
         item = self._cases.catalogue.item(asked["item_code"])
-        if item["agency"] != staff.agency_id and not self.is_general(staff):
+        handles = self._cases.catalogue.handling_agency(item, asked["division_code"])["id"]
+        if handles != staff.agency_id and not self.is_general(staff):
             raise NotYourItem("这个事项不是本单位办理的，请申请人到受理单位的窗口。", en="Another agency handles this item.")
         phone = asked.get("phone") or ""
         try:

@@ -167,6 +167,7 @@ class Item(Schema):
     accept_levels = fields.List(
         fields.String(validate=OneOf(("city", "county", "town", "village"))), required=True, validate=Length(min=1)
     )
+    by_counties = fields.List(fields.String())  # the counties whose own body of the line handles it; elsewhere `agency` does
     hot_area = text()
     themes = texts(validate=Length(min=1))
     life_events = texts()

@@ -124,6 +124,10 @@ class LiveCatalogue:
         """Return an agency. Raises NotFound."""
         return self.snapshot.agency(agency_id)
 
+    def handling_agency(self, item: Mapping[str, Any], division_code: str) -> Mapping[str, Any]:
+        """Return who handles an item applied for in a division."""
+        return self.snapshot.handling_agency(item, division_code)
+
     def division(self, code: str) -> Mapping[str, Any] | None:
         """Return a division that receives cases, or None."""
         return self.snapshot.division(code)

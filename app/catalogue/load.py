@@ -13,6 +13,7 @@ from app.catalogue.schemas import FILES, Synonyms
 
 Row = Mapping[str, Any]
 
+COUNTY_BODY = "4"  # `level` of a county's body, which stands under the city's body of its line by `parent`
 # The one situation key that every item understands: somebody else applies for the person.
 ALWAYS_KNOWN_SITUATIONS = frozenset({"agent"})
 
@@ -150,6 +151,7 @@ def wrong_references(catalogue: Catalogue) -> list[str]:
     def must(known: Any, values: Sequence[str | None], where: str) -> None:
         lines.extend(f"{where}: {value!r} is not known" for value in values if value is not None and value not in known)
 
+    county_bodies = {(row["parent"], row["division"]) for row in catalogue.agencies if row["level"] == COUNTY_BODY}
     codes: dict[str, str] = {}
     for item in catalogue.items:
         where = f"items.json: {item['alias']}"
@@ -158,6 +160,11 @@ def wrong_references(catalogue: Catalogue) -> list[str]:
         codes[item["code"]] = item["alias"]
         must(agencies, [item["agency"]], f"{where}: agency")
         must(agencies, item["co_agencies"], f"{where}: co_agencies")
+        lines.extend(
+            f"{where}: by_counties: {item['agency']} has no body in {county!r}"
+            for county in item.get("by_counties", ())
+            if (item["agency"], county) not in county_bodies
+        )
         must(agencies, [row["agency"] for row in item["joint_review"]], f"{where}: joint_review.agency")
         must(licences, [row["licence"] for row in item["materials"]], f"{where}: materials.licence")
         must(licences, [item["result"]["licence"]], f"{where}: result.licence")

@@ -13,7 +13,7 @@ from typing import Any
 
 import tantivy
 
-from app.catalogue.load import Catalogue
+from app.catalogue.load import COUNTY_BODY, Catalogue
 from app.catalogue.words import (
     MAX_QUERY,
     Words,
@@ -51,6 +51,7 @@ class Entry:
     phrases: tuple[str, ...]
     body: str
     prior: float
+    is_offered: bool = True  # while somebody types
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,8 @@ class _Completion:
 def _completions(entries: Iterable[Entry]) -> list[_Completion]:
     made = []
     for entry in entries:
+        if not entry.is_offered:
+            continue
         if entry.kind == "agency":
             texts: tuple[str, ...] = (entry.title,)
         elif entry.kind == "item":
@@ -299,7 +302,11 @@ def entries_of(catalogue: Catalogue) -> list[Entry]:
         if entry["status"] == "published"
     ]
     found += [
-        Entry("agency", row["id"], row["name"], (row["short_name"],), (row["hotline"],), row["remark"], 1.0)
+        # The city's bodies go before their namesakes in ten counties, which would fill every list of completions.
+        Entry(
+            "agency", row["id"], row["name"], (row["short_name"],), (row["hotline"],), row["remark"],
+            prior=0.8 if row["level"] == COUNTY_BODY else 1.0, is_offered=row["level"] != COUNTY_BODY,
+        )  # fmt: skip
         for row in catalogue.agencies
     ]
     return found

@@ -13,7 +13,7 @@ import orjson
 
 from app.catalogue import model, views
 from app.catalogue.errors import item_not_found
-from app.catalogue.load import Catalogue
+from app.catalogue.load import COUNTY_BODY, Catalogue
 from app.catalogue.search import Entry, SearchIndex
 from app.kernel.errors import NotFound, ValidationFailed, error_row
 
@@ -64,6 +64,7 @@ class Snapshot:
         self.version_id = version_id
         self.number = number
         self.agencies = {row["id"]: row for row in catalogue.agencies}
+        self._county_bodies = {(row["parent"], row["division"]): row for row in catalogue.agencies if row["level"] == COUNTY_BODY}
         self.licences = {row["code"]: row for row in catalogue.licences}
         self.divisions = {row["code"]: row for row in catalogue.divisions if not row.get("statistical_only")}
         # Hot ones first, in their order; the rest as in the file.
@@ -103,6 +104,29 @@ class Snapshot:
             return self.agencies[agency_id]
         except KeyError:
             raise NotFound("没有找到这个部门。", en="No such agency.") from None
+
+    def handling_agency(self, item: Row, division_code: str) -> Row:
+        """Return who handles an item applied for in a division: the county's body of the line where the item says so, else `agency`."""
+        county = self._county_of(division_code)
+        body = self._county_bodies.get((item["agency"], county)) if county in item.get("by_counties", ()) else None
+        return body or self.agencies[item["agency"]]
+
+    def handled_by(self, agency_id: str) -> list[Row]:
+        """Return the items whose applications come to a body, somewhere or everywhere."""
+        body = self.agency(agency_id)
+        is_county = body["level"] == COUNTY_BODY
+        return [
+            item
+            for item in self.items
+            if item["service_kind"] == "handle"
+            and (item["agency"] == agency_id or (is_county and item["agency"] == body["parent"] and body["division"] in item.get("by_counties", ())))
+        ]
+
+    def _county_of(self, division_code: str) -> str:
+        row = self.divisions.get(division_code)
+        while row is not None and row["level"] not in ("county", "city"):
+            row = self.divisions.get(row["parent"])
+        return row["code"] if row else ""
 
     def division(self, code: str) -> Row | None:
         """Return a division that receives cases, or None."""
@@ -245,9 +269,15 @@ class Snapshot:
             ValidationFailed: an unknown division.
         """
         level = self._place(division)["level"] if division else ""
+        county = self._county_of(division)
 
         def accept(entry: Entry) -> bool:
-            return not level or entry.kind != "item" or model.is_offered_in(self.by_alias[entry.ref], level)
+            if not level or entry.kind == "knowledge":
+                return True
+            if entry.kind == "agency":  # the city's, and the own county's
+                body = self.agencies[entry.ref]
+                return body["level"] != COUNTY_BODY or body["division"] == county
+            return model.is_offered_in(self.by_alias[entry.ref], level)
 
         found: dict[str, list[dict[str, Any]]] = {"item": [], "knowledge": [], "agency": []}
         for hit in self.search_index.search(q, limit=100, accept=accept):

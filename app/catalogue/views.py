@@ -5,7 +5,7 @@ from datetime import date
 from typing import Any
 
 from app.catalogue import model
-from app.catalogue.load import Catalogue
+from app.catalogue.load import COUNTY_BODY, Catalogue
 
 Row = Mapping[str, Any]
 
@@ -164,13 +164,16 @@ def division(row: Row) -> dict[str, Any]:
 
 
 def agency(row: Row, halls: Iterable[Row]) -> dict[str, Any]:
-    """Return a body with its hotline and the halls where it has a window."""
+    """Return a body with its hotline and the halls where it has a window; a county's body sits at its line's window in the own county."""
+    at_window = row["parent"] if row["level"] == COUNTY_BODY else row["id"]
+    near = [hall for hall in halls if row["level"] != COUNTY_BODY or hall["division"].startswith(row["division"])]
     return {
         "id": row["id"],
         "name": row["name"],
         "short_name": row["short_name"],
         "kind": row["kind"],
         "division": row["division"],
+        "level": row["level"],
         "hotline": row["hotline"],
         "parent": row["parent"],
         "halls": [
@@ -183,11 +186,11 @@ def agency(row: Row, halls: Iterable[Row]) -> dict[str, Any]:
                 "windows": [
                     {"no": window["no"], "name": window["name"]}
                     for window in hall["windows"]
-                    if row["id"] in window["agencies"]
+                    if at_window in window["agencies"]
                 ],
             }
-            for hall in halls
-            if any(row["id"] in window["agencies"] for window in hall["windows"])
+            for hall in near
+            if any(at_window in window["agencies"] for window in hall["windows"])
         ],
     }
 

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 from cryptography.exceptions import InvalidKey
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+from pymongo import UpdateOne
 from pymongo.errors import DuplicateKeyError
 
 from app.identity import tokens
@@ -172,8 +173,8 @@ class StaffAccounts:
         if known and count == len(wanted) and await asyncio.to_thread(verify_password, password, known["password_hash"]):
             return
         hashed = await asyncio.to_thread(hash_password, password)
-        for account, name, role, agency_id in wanted:
-            await self._staff.update_one(
+        changes = [
+            UpdateOne(
                 {"_id": account},
                 {
                     "$set": {"name": name, "role": role, "agency_id": agency_id, "password_hash": hashed, "demo": True},
@@ -181,6 +182,9 @@ class StaffAccounts:
                 },
                 upsert=True,
             )
+            for account, name, role, agency_id in wanted
+        ]
+        await self._staff.bulk_write(changes, ordered=False)
 
     async def _count_failure(self, account: str) -> None:
         document = await self._staff.find_one_and_update(

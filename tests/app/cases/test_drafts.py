@@ -241,7 +241,7 @@ def test_what_changed_is_told_and_nothing_typed_is_lost():
     form = {"name": "甲", "use_old_photo": True, "address": "武江区", "lost_date": "2026-11-01"}
     case = a_case(form=form, answers={"age": "adult"})
     newer = edited(LOST, edit)
-    moved = carried_over(case, LOST, newer, "局")
+    moved = carried_over(case, LOST, newer, {"id": "sg-gaj", "name": "局"})
     assert moved.form == {"name": "甲", "address": "武江区"}
     assert {key: kept["value"] for key, kept in moved.form_dropped.items()} == {"use_old_photo": True, "lost_date": "2026-11-01"}
     assert (moved.carried_over["from"], moved.carried_over["to"], moved.item_version) == (1, 2, 2)
@@ -255,7 +255,7 @@ def test_what_changed_is_told_and_nothing_typed_is_lost():
     kept = keep(moved, newer, Save({"use_old_photo": False, "name": "乙"}, {}, 1), NOW)
     assert (kept.case.form["name"], kept.case.form_dropped["use_old_photo"]["value"]) == ("乙", False)
     # The field comes back with a later version, and so does the answer.
-    back = carried_over(moved, newer, LOST | {"version": 3}, "局")
+    back = carried_over(moved, newer, LOST | {"version": 3}, {"id": "sg-gaj", "name": "局"})
     assert back.form["use_old_photo"] is True
     assert (back.form["lost_date"], back.form_dropped, back.carried_over["from"]) == ("2026-11-01", {}, 1)
 
@@ -265,7 +265,7 @@ def test_every_form_is_carried_over_unchanged_when_nothing_of_it_changes(alias):
     item = ITEMS[alias]
     case = a_case(item, form={key: value for key, value in sample_form(item["form"]).items()})
     newer = edited(item, lambda _fields, newer: newer.update(summary="新的说明"))
-    moved = carried_over(case, item, newer, "局")
+    moved = carried_over(case, item, newer, {"id": "sg-gaj", "name": "局"})
     computed = {field["key"] for field in item["form"] if "computed" in field}
     assert (moved.form, moved.carried_over, moved.item_version) == ({k: v for k, v in case.form.items() if k not in computed}, None, 2)
 
