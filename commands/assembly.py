@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 from app.cases import marks as cases_marks
 from app.cases import opinions as cases_opinions
 from app.cases import store as cases_store
+from app.cases.applicants import Applicants
 from app.cases.intake import Intake
 from app.cases.marks import Marks
 from app.cases.opinions import Opinions
@@ -89,6 +90,9 @@ from payments.reconcile.service import Reconcile
 from payments.service import Payments
 from payments.sources import PayableSource
 from push import service as push_service
+from push.campaigns import model as campaigns_model
+from push.campaigns import segments
+from push.campaigns.service import Campaigns
 from push import subscriptions as push_subscriptions
 from push.channels.alipay import AlipayMessage
 from push.channels.email import Email
@@ -132,6 +136,8 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **reconcile_store.INDEXES,
     "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],  # both look at the same collection
     **push_service.INDEXES,
+    **campaigns_model.INDEXES,
+    **{name: [*push_service.INDEXES[name], *more] for name, more in campaigns_model.COUNTING_INDEXES.items()},
     **push_subscriptions.INDEXES,
 }
 
@@ -181,6 +187,7 @@ class Hall:
     push: Push
     jpush_receipts: JPushReceipts
     subscriptions: Subscriptions
+    campaigns: Campaigns
     relay: Relay
     notices: Notices
     recounts: Recounts
@@ -301,7 +308,10 @@ async def assemble(settings: Settings) -> Hall:
     work_orders = WorkOrders(database, keys, calendar, rules, _HALL_AGENCY, lambda: str(catalogue.agency(_HALL_AGENCY)["name"]))
     feedback = Evaluations(database, cases, keys, work_orders, rules, _HALL_AGENCY)
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
+    campaigns = _campaigns(settings, database, redis, push, identity, catalogue, subscriptions)
+    # Campaigns last: they look again at what the one who stays is part of by now.
     identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign, emails.reassign]
+    identity.after_join += [campaigns.reassign]
     cards = Cards(database, calendar)
     hall = Hall(
         settings=settings,
@@ -346,6 +356,7 @@ async def assemble(settings: Settings) -> Hall:
             master_secret=settings.jpush_master_secret,
         ),
         subscriptions=subscriptions,
+        campaigns=campaigns,
         relay=Relay(
             database,
             _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue, cards, feedback),
@@ -474,6 +485,34 @@ def _push(
     ]
     return Push(
         database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms, email=email
+    )
+
+
+def _campaigns(
+    settings: Settings,
+    database: Database,
+    redis: Redis,
+    push: Push,
+    identity: Identity,
+    catalogue: LiveCatalogue,
+    subscriptions: Subscriptions,
+) -> Campaigns:
+    applicants = Applicants(database)
+    people: dict[str, segments.People] = {
+        segments.ALL: segments.Everybody(identity),
+        segments.DIVISION: segments.Within(applicants, lambda: catalogue.snapshot.divisions),
+        segments.APPLICANTS: applicants,
+        segments.SUBSCRIBERS: segments.Following(subscriptions),
+    }
+    return Campaigns(
+        database,
+        redis,
+        push,
+        catalogue=catalogue,
+        people=people,
+        phones=identity.resident_of_phone,
+        operator=_HALL_AGENCY,
+        approval_size=settings.campaign_approval_size,
     )
 
 

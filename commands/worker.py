@@ -68,6 +68,7 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(30, stop, "cards", hall.cards.escalate_due, escalate_soon))
         group.create_task(_every(30, stop, "work_orders", hall.work_orders.sweep, late_soon))
         group.create_task(_every(20, stop, "calendar", hall.recounts.run_due))
+        group.create_task(_every(0.5, stop, "campaigns", hall.campaigns.sending.run))
         group.create_task(_listen(hall, stop, deliver_soon))
     await hall.close()
     log.info("worker.stopped")

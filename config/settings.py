@@ -69,6 +69,7 @@ class Settings:
     order_minutes: int
     worker_metrics_port: int
     refund_approval_fen: int
+    campaign_approval_size: int
     sms_interval_s: int
     sms_per_hour: int
     sms_per_hour_per_address: int
@@ -152,6 +153,7 @@ def read_settings(environment: dict[str, str] | None = None, *, env_file: Path |
             "log_format": env.str("LOG_FORMAT", "json" if production else "console", validate=OneOf(["json", "console"])),
             "order_minutes": env.int("ORDER_MINUTES", 30, validate=Range(2, 7 * 24 * 60)),
             "refund_approval_fen": env.int("REFUND_APPROVAL_FEN", 50_000, validate=Range(0, 10**11)),
+            "campaign_approval_size": env.int("CAMPAIGN_APPROVAL_SIZE", 10_000, validate=Range(0, 10**9)),
             "alipay_bill_type": env.str("ALIPAY_BILL_TYPE", "trade", validate=OneOf(["trade", "signcustomer"])),
             "worker_metrics_port": env.int("WORKER_METRICS_PORT", 0, validate=Range(0, 65535)),
             "sms_interval_s": env.int("SMS_INTERVAL_S", 60 if production else 3, validate=Range(0, 3600)),

@@ -123,6 +123,10 @@ class Deliveries:
         """
         await self._deliveries.insert_one(await self._merged(dict(delivery), more, session), session=session)
 
+    async def add_many(self, deliveries: Sequence[Mapping[str, Any]], session: AsyncClientSession) -> None:
+        """Insert intents for many persons at once. Only such as never merge: of what goes to many no person gets two."""
+        await self._deliveries.insert_many([dict(delivery) | {"may_merge": False} for delivery in deliveries], session=session)
+
     async def _merged(self, delivery: dict[str, Any], more: str, session: AsyncClientSession) -> dict[str, Any]:
         if not delivery["may_merge"]:
             return delivery

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument
+from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.kernel.events import Event
@@ -93,6 +93,32 @@ class Store:
 
     async def add_message(self, message: Document, session: AsyncClientSession) -> None:
         await self._messages.insert_one(message, session=session)
+
+    # The same for many persons at once, each command for all of them.
+
+    async def present_owners(self, owner_ids: Sequence[str], session: AsyncClientSession) -> list[str]:
+        """Return whose inboxes they are now, in order, each once."""
+        moved = self._heads.find({"_id": {"$in": list(owner_ids)}, "moved_to": {"$exists": True}}, {"moved_to": 1}, session=session)
+        into = {head["_id"]: head["moved_to"] async for head in moved if head["moved_to"]}
+        return list(dict.fromkeys(into.get(owner_id, owner_id) for owner_id in owner_ids))
+
+    async def next_seqs(self, owner_ids: Sequence[str], session: AsyncClientSession) -> dict[str, int]:
+        await self._heads.bulk_write([UpdateOne({"_id": each}, {"$inc": {"seq": 1}}, upsert=True) for each in owner_ids], session=session)
+        found = self._heads.find({"_id": {"$in": list(owner_ids)}}, {"seq": 1}, session=session)
+        return {head["_id"]: int(head["seq"]) async for head in found}
+
+    async def having_message(self, event_id: str, owner_ids: Sequence[str], session: AsyncClientSession) -> set[str]:
+        """Return which of these persons have a message of this event already."""
+        query = {"event_id": event_id, "owner_id": {"$in": list(owner_ids)}}
+        return {message["owner_id"] async for message in self._messages.find(query, {"owner_id": 1, "_id": 0}, session=session)}
+
+    async def add_messages(self, messages: Sequence[Document], session: AsyncClientSession) -> None:
+        await self._messages.insert_many(messages, session=session)
+
+    async def preferences_of(self, owner_ids: Sequence[str], session: AsyncClientSession) -> dict[str, Preferences]:
+        found = self._preferences.find({"_id": {"$in": list(owner_ids)}}, session=session)
+        known = {document["_id"]: Preferences.from_document(document) async for document in found}
+        return {owner_id: known.get(owner_id, Preferences()) for owner_id in owner_ids}
 
     # --- the inbox ---
 

@@ -9,7 +9,7 @@ from pymongo import ASCENDING, IndexModel, ReplaceOne
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
-from app.cases import listed
+from app.cases import applicants, listed
 from app.cases.errors import CaseConflict, CaseNotFound
 from app.cases.model import Case
 from app.kernel.clock import SHANGHAI, utc_now
@@ -31,6 +31,7 @@ INDEXES = {
             partialFilterExpression={"begun_as": {"$type": "string"}},
         ),
         *listed.INDEXES,
+        *applicants.INDEXES,
         IndexModel(
             [("agency_id", ASCENDING), ("sample.state", ASCENDING), ("_id", ASCENDING)],
             name="samples",

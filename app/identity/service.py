@@ -378,6 +378,18 @@ class Identity:
 
     # --- for push and payments ---
 
+    async def stretch(self, after: str, before: str, limit: int, only: str = "") -> tuple[list[str], str | None]:
+        """Return the ids of residents between `after` and `before` in order, and where to go on (None: the end); joined ones are left out."""
+        ids: Any = only or {"$gt": after, "$lt": before}
+        query = {"_id": ids, "merged_into": {"$exists": False}}
+        found = [row["_id"] async for row in self._database["residents"].find(query, {"_id": 1}).sort("_id", 1).limit(limit)]
+        return found, found[-1] if len(found) == limit else None
+
+    async def resident_of_phone(self, phone: str) -> str:
+        """Return the id of who signs in with this number, or empty text. Raises ValidationFailed."""
+        document = await self._proving.holder_of_phone(_mobile(phone))
+        return str(document["_id"]) if document else ""
+
     async def channel_identity(self, resident_id: str, provider: str) -> dict[str, Any] | None:
         """Return a resident's identity at a platform (the last one used), or None."""
         return await self._database["channel_identities"].find_one(
