@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
@@ -14,6 +14,8 @@ from app.kernel.errors import Conflict, ErrorRow, Forbidden, NotFound, error_row
 from app.kernel.events import Event
 from push.campaigns import machine
 from push.campaigns.segments import ALL, NEEDS, Segment, to_document
+from push.model import SWITCH_OF
+from push.templates import EventSpec
 
 EVENT = "campaign.sent"
 KIND = "notice"
@@ -158,6 +160,11 @@ def _segment_mistakes(segment: Segment, catalogue: Catalogue) -> list[ErrorRow]:
     if segment.from_on and segment.until_on and segment.from_on > segment.until_on:
         rows.append(error_row("/segment/until_on", "invalid", "结束日期不能早于开始日期"))
     return rows
+
+
+def chain(channels: Collection[str], spec: EventSpec) -> EventSpec:
+    """Return how a campaign is told: on the channels that its agency chose, in the order of all."""
+    return replace(spec, channels=tuple(name for name in spec.channels if SWITCH_OF.get(name, name) in channels))
 
 
 def event_of(campaign: Mapping[str, Any], owner_id: str, now: datetime, *, event_id: str = "", mark: str = "") -> Event:

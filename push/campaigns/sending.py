@@ -11,7 +11,6 @@ away from its worker (`claim`) and puts what has not left yet into a lane that n
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -27,7 +26,7 @@ from app.storage.mongo import Database
 from app.storage.redis import publish
 from push.campaigns import machine, steps
 from push.campaigns.counting import Counting
-from push.campaigns.model import EVENT, KIND, event_of
+from push.campaigns.model import EVENT, KIND, chain, event_of
 from push.campaigns.segments import LAST, People, from_document
 from push.deliveries import Deliveries, new_delivery
 from push.lanes import CAMPAIGN
@@ -223,8 +222,7 @@ class Sending:
             session=session,
         )
         if told:
-            spec = self._templates.specs[EVENT]
-            spec = replace(spec, channels=tuple(name for name in spec.channels if name in campaign["channels"]))
+            spec = chain(campaign["channels"], self._templates.specs[EVENT])
             seqs = await self._store.next_seqs(told, session)
             events = {owner: event_of(campaign, owner, now) for owner in told}
             rendered = {language: self._templates.render(events[told[0]], language) for language in {wishes[one].language for one in told}}

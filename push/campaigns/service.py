@@ -17,12 +17,12 @@ from app.kernel.ids import new_id
 from app.storage.mongo import Database
 from app.storage.redis import publish
 from push.campaigns import machine, segments, steps
-from push.campaigns.model import COUNT_AT_MOST, EVENT, MOST_TESTS, Catalogue, Content, StepNotAllowed, event_of, mistakes, sms_parts, view
+from push.campaigns.model import COUNT_AT_MOST, EVENT, MOST_TESTS, Catalogue, Content, StepNotAllowed, chain, event_of, mistakes, sms_parts, view
 from push.campaigns.segments import People
 from push.campaigns.sending import Sending
 from push.deliveries import new_delivery
 from push.lanes import ORDINARY
-from push.model import LANGUAGES, STREAM_CHANNEL
+from push.model import DERIVED, LANGUAGES, STREAM_CHANNEL
 from push.service import Push
 from push.store import new_message
 
@@ -82,7 +82,7 @@ class Campaigns:
     @property
     def carriers(self) -> tuple[str, ...]:
         """The channels that may carry a campaign outside the hall."""
-        return self._push.templates.specs[EVENT].channels
+        return tuple(name for name in self._push.templates.specs[EVENT].channels if name not in DERIVED)
 
     def actor(self, campaign: Mapping[str, Any], staff: StaffSession) -> machine.Actor:
         is_own, is_operator = campaign["agency_id"] == staff.agency_id, staff.agency_id == self._operator
@@ -283,8 +283,7 @@ class Campaigns:
         return await self.get(campaign_id, staff)
 
     async def _tell_one(self, campaign: Mapping[str, Any], resident_id: str) -> None:
-        spec = self._push.templates.specs[EVENT]
-        spec = replace(spec, lane=ORDINARY, channels=tuple(name for name in spec.channels if name in campaign["channels"]))
+        spec = replace(chain(campaign["channels"], self._push.templates.specs[EVENT]), lane=ORDINARY)
         now, event_id = self._clock(), new_id("evt")
 
         async def write(session: AsyncClientSession) -> str:
