@@ -101,13 +101,15 @@ from push.channels.jpush_receipts import JPushReceipts
 from push.channels.sms import Sms, SmsGateway
 from push.channels.voice import Voice
 from push.channels.wechat import WechatSubscribe
+from push.channels.wechat_official import WechatOfficial
+from push.followers import Followers
 from push.grants import Grants
 from push.native_options import load_native_options
 from push.pauses import Pauses
 from push.service import Push
 from push.store import Store
 from push.subscriptions import Subscriptions
-from push.templates import FOLDER, load_templates
+from push.templates import FOLDER, MessageTemplates, load_templates
 
 log = structlog.get_logger(__name__)
 
@@ -464,9 +466,11 @@ def _push(
             public_url=settings.public_url,
             stop_link=emails.stop_path,
         )
-    store, grants = Store(database), Grants(database, templates.wechat)
+    store, grants, pauses = Store(database), Grants(database, templates.wechat), Pauses(database, utc_now)
+    official, followers = _official_account(settings, database, redis, http, identity, pauses, templates)
     channels = [
-        WechatSubscribe(wechat, grants, identity, Pauses(database, utc_now), utc_now),
+        WechatSubscribe(wechat, grants, identity, pauses, utc_now),
+        *([official] if official else []),
         AlipayMessage(alipay, templates.alipay, identity),
         JPush(
             http,
@@ -484,8 +488,36 @@ def _push(
         Voice(http, store, identity, utc_now, base_url=settings.voice_url),
     ]
     return Push(
-        database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms, email=email
+        database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms, email=email,
+        followers=followers,
+    )  # fmt: skip
+
+
+def _official_account(
+    settings: Settings,
+    database: Database,
+    redis: Redis,
+    http: HttpClient,
+    identity: Identity,
+    pauses: Pauses,
+    templates: MessageTemplates,
+) -> tuple[WechatOfficial | None, Followers]:
+    """Return the channel of the city's official account, None where it has none, and who follows it."""
+    if not settings.wechat_official_app_id:
+        return None, Followers(database, None, utc_now)
+    account = WeChat(
+        http,
+        redis,
+        base_url=settings.wechat_api_url,
+        app_id=settings.wechat_official_app_id,
+        app_secret=settings.wechat_official_app_secret,
     )
+    followers = Followers(database, account, utc_now)
+    channel = WechatOfficial(
+        account, followers, templates.official, identity, pauses, utc_now,
+        mini_program=settings.wechat_app_id, public_url=settings.public_url,
+    )  # fmt: skip
+    return channel, followers
 
 
 def _campaigns(

@@ -72,7 +72,7 @@ from handlers import (
 from handlers.base import HallHandler
 from handlers.pages_base import PageNotFound
 from miniprogram_api import alipay as alipay_routes
-from miniprogram_api import message_push, templates
+from miniprogram_api import message_push, official_account, templates
 from miniprogram_api import wechat as wechat_routes
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ ROUTE_MODULES = (
     alipay_routes,
     templates,
     message_push,
+    official_account,
     staff_desk_routes,
     intake_routes,
     routing_routes,

@@ -41,6 +41,7 @@ class Settings:
     wechat_api_url: str
     wechat_app_id: str
     wechat_open_app_id: str  # of the native app at the open platform; the mini-program's when empty
+    wechat_official_app_id: str  # of the city's official account; empty: none, and no template messages
     wechatpay_url: str
     wechatpay_standby_url: str  # another host of the same API; empty: none
     wechatpay_mch_id: str
@@ -77,6 +78,9 @@ class Settings:
     wechat_app_secret: str = _secret()
     wechat_message_token: str = _secret()
     wechat_message_aes_key: str = _secret()
+    wechat_official_app_secret: str = _secret()
+    wechat_official_message_token: str = _secret()
+    wechat_official_message_aes_key: str = _secret()
     wechatpay_api_v3_key: str = _secret()
     wechatpay_merchant_key: str = _secret()
     wechatpay_merchant_cert: str = _secret()
@@ -209,6 +213,8 @@ def _check(settings: Settings) -> None:
         scanner = urlsplit(settings.clamav_url)
         if scanner.scheme != "tcp" or not scanner.hostname:
             wrong.append("HALL_CLAMAV_URL is not tcp://host:port")
+    if settings.wechat_official_app_id and not settings.wechat_official_app_secret:
+        wrong.append("HALL_WECHAT_OFFICIAL_APP_SECRET is missing beside HALL_WECHAT_OFFICIAL_APP_ID")
     if settings.smtp_url:
         relay = urlsplit(settings.smtp_url)
         if relay.scheme not in ("smtp", "smtps") or not relay.hostname:

@@ -16,11 +16,12 @@ from app.kernel.errors import BadRequest, NotFound
 from app.kernel.events import Event
 from app.storage.mongo import Database
 from app.storage.redis import publish
-from push import deliveries, grants, reports, store
+from push import deliveries, followers, grants, reports, store
 from push.channel import Channel, People
 from push.channels.email import Email
 from push.channels.sms import SmsGateway
 from push.deliveries import Deliveries, new_delivery
+from push.followers import Followers
 from push.grants import Grants
 from push.lanes import URGENT, Rates, load_rates
 from push.model import ASKED_ONLY, EVENTS, STREAM_CHANNEL, Preferences, view_message
@@ -34,7 +35,7 @@ log = structlog.get_logger(__name__)
 
 MAX_UNREAD_COUNT = 100
 
-INDEXES: Mapping[str, Sequence[IndexModel]] = {**store.INDEXES, **deliveries.INDEXES, **grants.INDEXES, **reports.INDEXES}
+INDEXES: Mapping[str, Sequence[IndexModel]] = {**store.INDEXES, **deliveries.INDEXES, **grants.INDEXES, **reports.INDEXES, **followers.INDEXES}
 
 told = Counter("hall_messages_told", "Messages written to inboxes", ["event"])
 
@@ -54,6 +55,7 @@ class Push:
         channels: Sequence[Channel],
         sms: SmsGateway,
         email: Email | None = None,
+        followers: Followers,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         self._database = database
@@ -61,6 +63,7 @@ class Push:
         self._clock = clock
         self._sms = sms
         self._email = email
+        self.followers = followers
         self._people = people
         self.templates = templates
         self.store = store

@@ -92,6 +92,7 @@ class MessageTemplates:
     specs: Mapping[str, EventSpec]
     wechat: tuple[VendorTemplate, ...]
     alipay: tuple[VendorTemplate, ...]
+    official: tuple[VendorTemplate, ...]
 
     def render(self, event: Event, language: str) -> Rendered:
         """Return an event in words. Works for any data: what is not there is not said."""
@@ -147,13 +148,13 @@ def load_templates(folder: Path = FOLDER) -> MessageTemplates:
             for name in sorted(known & set(data["events"])):
                 wrong += [f"{path.name}: {name}: {line}" for line in _mistakes(specs[name])]
     vendors = []
-    for name in ("wechat", "alipay"):
+    for name in ("wechat", "alipay", "wechat_official"):
         templates, mistakes = load_vendor_templates(folder / f"{name}_templates.json", specs, wording.OUTSIDE)
         vendors.append(templates)
         wrong += mistakes
     if wrong:
         raise TemplatesError("\n".join(f"messages: {line}" for line in wrong))
-    return MessageTemplates(specs, vendors[0], vendors[1])
+    return MessageTemplates(specs, *vendors)
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str | None:

@@ -50,6 +50,17 @@ class Push:
     sent: tuple[Sent, ...] = ()
 
 
+@dataclass(frozen=True)
+class AccountEvent:
+    """One event of an official account. `at`: CreateTime in epoch seconds; `message_id`, `status`: of TEMPLATESENDJOBFINISH."""
+
+    name: str
+    openid: str
+    at: int
+    message_id: str = ""
+    status: str = ""
+
+
 def signature(*parts: str) -> str:
     return hashlib.sha1("".join(sorted(parts)).encode()).hexdigest()  # noqa: S324 (prescribed by WeChat)
 
@@ -140,6 +151,30 @@ def read(data: dict[str, Any]) -> Push:
             for row in rows.get("subscribe_msg_sent_event", [])
         ),
     )
+
+
+def read_account_event(data: dict[str, Any]) -> AccountEvent:
+    """Read an event of an official account; a message that a person wrote to it has no name and is answered only."""
+    at = str(data.get("CreateTime", ""))
+    return AccountEvent(
+        name=str(data.get("Event", "")),
+        openid=str(data.get("FromUserName", "")),
+        at=int(at) if at.isascii() and at.isdigit() and len(at) < 16 else 0,
+        # The document writes MsgID, servers have sent MsgId.
+        message_id=str(data.get("MsgID") or data.get("MsgId") or ""),
+        status=str(data.get("Status", "")),
+    )
+
+
+def as_xml(message: dict[str, str | int]) -> bytes:
+    """Return a message in WeChat's XML. A text that holds the end of a CDATA section is cut into two."""
+    rows = [
+        f"<{name}>{value}</{name}>"
+        if isinstance(value, int)
+        else f"<{name}><![CDATA[{value.replace(']]>', ']]]]><![CDATA[>')}]]></{name}>"
+        for name, value in message.items()
+    ]
+    return f"<xml>{''.join(rows)}</xml>".encode()
 
 
 def _list(holder: Any, bare: Any) -> list[dict[str, Any]]:

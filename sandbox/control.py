@@ -12,6 +12,7 @@
 | `POST /_sim/people` {name} | makes a person known to both apps and shows phone, openid, user_id |
 | `POST /_sim/wechat/grants`, `/_sim/wechat/refuse`, `/_sim/alipay/refuse`, `/_sim/wechat/templates` | who may be told |
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
+| `/_sim/wechat/follow`, `/_sim/wechat/fate`, `/_sim/wechat/official-refuse` | the city's official account, see official_account.py |
 | `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
 | `/_sim/storm`, `/_sim/refunds`, `/_sim/certificates`, `/_sim/clock` | see control_money.py |
 | `POST /_sim/department_bills` {id, state?, late_fee_fen?, hard_deadline?} | the department changes its bill, see departments.py |
@@ -37,6 +38,7 @@ _CHANNELS = {
     "alipay_messages": "alipay_message",
     "pushes": "jpush",
     "emails": "email",
+    "template_messages": "wechat_official",
 }
 
 

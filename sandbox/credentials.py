@@ -72,6 +72,23 @@ class Credentials:
         return hmac.digest(self.wechat_app_secret.encode(), label.encode(), "sha256")
 
     @property
+    def official_app_id(self) -> str:
+        """Of the city's official account; it and the mini-program belong to one open platform account."""
+        return "wx" + self.derived("official.app_id").hex()[:16]
+
+    @property
+    def official_app_secret(self) -> str:
+        return self.derived("official.app_secret").hex()[:32]
+
+    @property
+    def official_message_token(self) -> str:
+        return self.derived("official.message_token").hex()[:24]
+
+    @property
+    def official_message_aes_key(self) -> str:
+        return b64encode(self.derived("official.message_aes_key")).decode().rstrip("=")
+
+    @property
     def smtp_name(self) -> str:
         return "hall"
 
@@ -89,6 +106,10 @@ class Credentials:
             "HALL_WECHAT_APP_SECRET": self.wechat_app_secret,
             "HALL_WECHAT_MESSAGE_TOKEN": self.wechat_message_token,
             "HALL_WECHAT_MESSAGE_AES_KEY": self.wechat_message_aes_key,
+            "HALL_WECHAT_OFFICIAL_APP_ID": self.official_app_id,
+            "HALL_WECHAT_OFFICIAL_APP_SECRET": self.official_app_secret,
+            "HALL_WECHAT_OFFICIAL_MESSAGE_TOKEN": self.official_message_token,
+            "HALL_WECHAT_OFFICIAL_MESSAGE_AES_KEY": self.official_message_aes_key,
             "HALL_WECHATPAY_URL": url,
             "HALL_WECHATPAY_MCH_ID": self.wechatpay_mch_id,
             "HALL_WECHATPAY_API_V3_KEY": self.wechatpay_api_v3_key,

@@ -25,6 +25,11 @@ class Person:
     alipay_union_id: str
 
     @property
+    def official_openid(self) -> str:
+        """At the city's official account; the unionid is the same there."""
+        return "o" + _text("official", self.name, 27)
+
+    @property
     def session_key(self) -> str:
         return b64encode(_hash("session_key", self.name)[:16]).decode()
 

@@ -19,7 +19,7 @@ from tornado.web import Application
 
 from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, smtp, wechat, wechat_push, wechatpay
 from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
-from sandbox import mishaps, reports  # isort: skip
+from sandbox import mishaps, official_account, reports  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
 from sandbox.credentials import Credentials, clamd_port, load_or_make, smtp_port
 from sandbox.mishaps import Mishaps

@@ -65,6 +65,13 @@ def cbc_seal(key: bytes, iv: bytes, plaintext: bytes, *, block_bits: int = 128) 
     return b64encode(encryptor.update(padded) + encryptor.finalize()).decode()
 
 
+def cbc_open(key: bytes, iv: bytes, sealed: bytes, *, block_bits: int = 128) -> bytes:
+    """Open what `cbc_seal` made, given as bytes. Raises ValueError."""
+    decryptor = Cipher(algorithms.AES(key), modes.CBC(iv)).decryptor()
+    unpadder = padding.PKCS7(block_bits).unpadder()
+    return unpadder.update(decryptor.update(sealed) + decryptor.finalize()) + unpadder.finalize()
+
+
 def make_rsa_key() -> tuple[str, str]:
     """Make an RSA 2048 pair: (private PKCS#8 PEM, public SubjectPublicKeyInfo PEM)."""
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)

@@ -32,14 +32,14 @@ class WechatHandler(StandIn):
         self.set_status(200)
         self.fail(-1, "system error")
 
-    def has_token(self) -> bool:
-        """Check access_token in the query; answers the error itself when it does not hold."""
+    def has_token(self, account: str = "mini_program") -> bool:
+        """Check access_token in the query; answers the error itself when it does not hold, or is another account's."""
         token = self.get_query_argument("access_token", "")
         if not token:
             self.fail(41001, "access_token missing")
             return False
         kept = self.store.get("wechat_token", token)
-        if kept is None:
+        if kept is None or kept.get("account", "mini_program") != account:
             self.fail(40001, "invalid credential, access_token is invalid or not latest")
             return False
         if kept["until"] <= self.now():
@@ -47,14 +47,22 @@ class WechatHandler(StandIn):
             return False
         return True
 
+    account = "mini_program"  # whose app id was given; set by is_app
+
     def is_app(self, appid: Any, secret: Any) -> bool:
         if not appid or not secret:
             self.fail(41002 if not appid else 41004, "appid missing" if not appid else "appsecret missing")
             return False
-        if appid != self.credentials.wechat_app_id:
+        keys = self.credentials
+        known = {
+            keys.wechat_app_id: ("mini_program", keys.wechat_app_secret),
+            keys.official_app_id: ("official", keys.official_app_secret),
+        }
+        if not isinstance(appid, str) or appid not in known:
             self.fail(40013, "invalid appid")
             return False
-        if not isinstance(secret, str) or not secrets.compare_digest(secret, self.credentials.wechat_app_secret):
+        self.account, right = known[appid]
+        if not isinstance(secret, str) or not secrets.compare_digest(secret, right):
             self.fail(40125, "invalid appsecret")
             return False
         return True
@@ -87,11 +95,11 @@ class Token(WechatHandler):
         if self.get_query_argument("grant_type", "") != "client_credential":
             return self.fail(40002, "invalid grant_type")
         now = self.now()
-        last = self.store.get("wechat_current", "token")
+        last = self.store.get("wechat_current", _kind("token", self.account))
         if last:
             until = min(last["until"], now + _OVERLAP_S)
-            self.store.put("wechat_token", last["token"], {"until": until})
-        made = _make_token(self.sandbox, "token")
+            self.store.put("wechat_token", last["token"], {"until": until, "account": self.account})
+        made = _make_token(self.sandbox, "token", self.account)
         return self.answer({"access_token": made["token"], "expires_in": _TOKEN_LIVES_S})
 
 
@@ -107,14 +115,14 @@ class StableToken(WechatHandler):
         if not self.is_app(body.get("appid"), body.get("secret")):
             return
         now = self.now()
-        kept = self.store.get("wechat_current", "stable_token")
+        kept = self.store.get("wechat_current", _kind("stable_token", self.account))
         forced = body.get("force_refresh") is True
         if kept and forced:
             if now - kept["made"] < 30:
                 return self.fail(45011, "api minute-quota reach limit, must slower, retry next minute")
             self.store.drop("wechat_token", kept["token"])
         if not kept or forced or kept["until"] - now <= _OVERLAP_S:
-            kept = _make_token(self.sandbox, "stable_token")
+            kept = _make_token(self.sandbox, "stable_token", self.account)
         return self.answer({"access_token": kept["token"], "expires_in": int(kept["until"] - now)})
 
 
@@ -183,15 +191,19 @@ def register(sandbox: Sandbox, who: Person) -> None:
     sandbox.store.put("openid", who.openid, who.name)
 
 
-def _make_token(sandbox: Sandbox, kind: str) -> dict[str, Any]:
+def _kind(kind: str, account: str) -> str:
+    return kind if account == "mini_program" else f"{kind}/{account}"
+
+
+def _make_token(sandbox: Sandbox, kind: str, account: str) -> dict[str, Any]:
     now = sandbox.clock()
     # Callers must keep room for 512 bytes; long enough here to catch a column that is too short.
     token = f"{secrets.randbelow(90) + 10}_{secrets.token_urlsafe(224)}"[:300]
     kept = {"token": token, "made": now, "until": now + _TOKEN_LIVES_S}
     if sandbox.mishaps is not None:
         sandbox.mishaps.counts["tokens made"] += 1
-    sandbox.store.put("wechat_token", token, {"until": kept["until"]})
-    sandbox.store.put("wechat_current", kind, kept)
+    sandbox.store.put("wechat_token", token, {"until": kept["until"], "account": account})
+    sandbox.store.put("wechat_current", _kind(kind, account), kept)
     return kept
 
 

@@ -39,20 +39,20 @@ _KINDS = {
 Problem = tuple[int, str]  # errcode, errmsg
 
 
-def find_problem(store: Store, template_id: Any, body: dict[str, Any]) -> Problem | None:
+def find_problem(store: Store, template_id: Any, body: dict[str, Any], kind: str = "wechat_template") -> Problem | None:
     """Return the first reason to refuse the message, None when it may go out.
 
     Templates registered through /_sim/wechat/templates are exact. One that nobody registered is learnt from its
     first message: the keys of the first are demanded of every later one. While there are registered ones only, an
-    unknown id is refused as the original does.
+    unknown id is refused as the original does. `kind`: whose templates, each account has its own.
     """
     if not isinstance(template_id, str) or not _TEMPLATE_ID.fullmatch(template_id):
         return 40037, "invalid template_id"
     data = body.get("data")
     if not isinstance(data, dict) or not data:
         return 47003, "argument invalid! data is empty"
-    template = store.get("wechat_template", template_id)
-    if template is None and any(not kept.get("learnt") for kept in store.all("wechat_template").values()):
+    template = store.get(kind, template_id)
+    if template is None and any(not kept.get("learnt") for kept in store.all(kind).values()):
         return 40037, "invalid template_id"
     wanted = template["keys"] if template else sorted(data)
     for key in wanted:
@@ -71,7 +71,7 @@ def find_problem(store: Store, template_id: Any, body: dict[str, Any]) -> Proble
     if body.get("lang", "zh_CN") not in ("zh_CN", "en_US", "zh_HK", "zh_TW"):
         return 40097, "invalid args"
     if template is None:
-        store.put("wechat_template", template_id, {"keys": sorted(data), "learnt": True})
+        store.put(kind, template_id, {"keys": sorted(data), "learnt": True})
     return None
 
 

@@ -1,4 +1,4 @@
-"""The WeChat mini-program platform: sign-in codes, the access token, the phone button, subscribe messages.
+"""The WeChat platform of one app (mini-program or official account): sign-in codes, the access token, the phone button, subscribe messages.
 
 Every answer is HTTP 200 with `errcode` (0 or missing: fine). The codes are branched on here and nowhere else:
 
@@ -88,7 +88,7 @@ class WeChatSession:
 
 
 class WeChat:
-    """Client of one mini-program."""
+    """Client of one app id: the mini-program, or the official account (app/platforms/wechat_account.py)."""
 
     def __init__(self, http: HttpClient, redis: Redis | None, *, base_url: str, app_id: str, app_secret: str) -> None:
         self.app_id = app_id
@@ -118,7 +118,7 @@ class WeChat:
         answer: dict[str, Any] = {}
         for pause_s in (0.2, 0.6, None):
             answer = await self._send("GET", f"/sns/jscode2session?{query}", None)
-            if _errcode(answer) != _BUSY or pause_s is None:
+            if errcode_of(answer) != _BUSY or pause_s is None:
                 break
             await asyncio.sleep(pause_s)  # "system busy" means the code was not used: the one failure that may be repeated
         self._raise_login_error(answer)
@@ -134,7 +134,7 @@ class WeChat:
 
         Raises: like code2session.
         """
-        answer = await self._call("/wxa/business/getuserphonenumber", {"code": code, "openid": openid})
+        answer = await self.call("/wxa/business/getuserphonenumber", {"code": code, "openid": openid})
         self._raise_login_error(answer)
         info = answer.get("phone_info")
         watermark = info.get("watermark") if isinstance(info, dict) else None
@@ -173,14 +173,14 @@ class WeChat:
         }
         if page:
             body["page"] = page
-        answer = await self._call("/cgi-bin/message/subscribe/send", body)
-        errcode = _errcode(answer)
+        answer = await self.call("/cgi-bin/message/subscribe/send", body)
+        errcode = errcode_of(answer)
         if errcode == 0:
             return str(answer.get("msgid", ""))
-        if errcode == _BUSY or errcode in _TOKEN_WRONG:
-            raise VendorUnknown("微信暂时没有回应，稍后再发。", vendor="wechat", cause=f"errcode {errcode}")
+        if is_for_later(errcode):
+            raise not_sent(errcode)
         kind = _SEND_KINDS.get(errcode, "rejected")
-        field = _named_key(str(answer.get("errmsg", "")), data) if kind == "data_invalid" else ""
+        field = named_key(str(answer.get("errmsg", "")), data) if kind == "data_invalid" else ""
         log.warning("wechat.message_refused", errcode=errcode, kind=kind, field=field, template_id=template_id)
         raise WeChatRefused(errcode, kind, field)
 
@@ -258,7 +258,7 @@ class WeChat:
         )
         token, expires_in = answer.get("access_token"), answer.get("expires_in")
         if not isinstance(token, str) or not token or not isinstance(expires_in, int):
-            errcode = _errcode(answer)
+            errcode = errcode_of(answer)
             if errcode in _OURS_WRONG:
                 raise self._misconfigured(errcode)
             raise VendorUnknown("微信暂时没有回应，请稍后再试。", vendor="wechat", cause=f"token errcode {errcode}")
@@ -273,11 +273,11 @@ class WeChat:
 
     # --- calling ---
 
-    async def _call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Call an API that takes the access token; one that is refused is replaced once, never in a loop."""
         token = await self.access_token()
         answer = await self._send("POST", f"{path}?access_token={token}", body)
-        if _errcode(answer) in _TOKEN_WRONG:
+        if errcode_of(answer) in _TOKEN_WRONG:
             token = await self.access_token(not_this=token)
             answer = await self._send("POST", f"{path}?access_token={token}", body)
         return answer
@@ -304,7 +304,7 @@ class WeChat:
         return answer
 
     def _raise_login_error(self, answer: Mapping[str, Any]) -> None:
-        errcode = _errcode(answer)
+        errcode = errcode_of(answer)
         if errcode == 0:
             return
         if errcode in (40029, 40163, 41008):
@@ -324,11 +324,22 @@ class WeChat:
         )
 
 
-def _errcode(answer: Mapping[str, Any]) -> int:
+def errcode_of(answer: Mapping[str, Any]) -> int:
+    """Return the errcode of an answer, 0 when all is well."""
     code = answer.get("errcode", 0)
     return code if isinstance(code, int) else _BUSY
 
 
-def _named_key(errmsg: str, data: Mapping[str, str]) -> str:
+def is_for_later(errcode: int) -> bool:
+    """Say whether the same call may do better in a moment: WeChat is busy, or the access token had just died."""
+    return errcode == _BUSY or errcode in _TOKEN_WRONG
+
+
+def not_sent(errcode: int) -> VendorUnknown:
+    """Return what says that WeChat answered, and did not do it, for now."""
+    return VendorUnknown("微信暂时没有回应，稍后再发。", vendor="wechat", cause=f"errcode {errcode}")
+
+
+def named_key(errmsg: str, data: Mapping[str, str]) -> str:
     """Return which template key the message of 47003 names: `argument invalid! data.thing1.value ...`."""
     return next((key for key in data if f"data.{key}." in errmsg or f"{key}." in errmsg), "")

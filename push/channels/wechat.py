@@ -79,13 +79,13 @@ class WechatSubscribe:
         if identity is None:
             return None
         template = await self._grants.best_for(identity["openid"], letter.event)
-        if template is None or await self._pauses.until(_key(template), self._clock()) is not None:
+        if template is None or await self._pauses.until(key_of(self.name, template), self._clock()) is not None:
             return None
         extra = {
             "data": template.fill(letter.values),
             "page": template.page_for(letter.values),
             "asked_at": self._clock(),
-            "key": _key(template),
+            "key": key_of(self.name, template),
         }
         return Envelope(letter, identity["openid"], template.template_id, extra)
 
@@ -97,7 +97,7 @@ class WechatSubscribe:
             # The token first: while there is none, surely nothing was sent.
             await self._client.access_token()
         except ProviderUnavailable as error:
-            raise TryLater(_code(error)) from error
+            raise TryLater(cause_of(error)) from error
         page: str = envelope.extra["page"]
         try:
             vendor_id = await self._client.send_subscribe_message(
@@ -112,7 +112,7 @@ class WechatSubscribe:
             if effect.then is Then.BARE and page:
                 return await self.send(replace(envelope, extra={**envelope.extra, "page": ""}))
             if effect.then is Then.TOMORROW:
-                midnight = _next_midnight(now)
+                midnight = next_midnight(now)
                 await self._pauses.pause(self.name, midnight, code)
                 raise TryLater(code, midnight) from error
             await self._note_wrong(code, envelope.extra["key"], now)
@@ -124,7 +124,7 @@ class WechatSubscribe:
                 raise TryLater(cause.removeprefix("errcode ")) from error
             raise Unclear(cause or "unknown") from error
         except ProviderUnavailable as error:
-            raise TryLater(_code(error)) from error
+            raise TryLater(cause_of(error)) from error
         await self._pauses.note_right(envelope.extra["key"])
         return vendor_id
 
@@ -143,17 +143,17 @@ class WechatSubscribe:
             await self._pauses.count_wrong(key, code, most=_WRONG_AFTER, until=now + _LEFT_OUT_FOR)
 
 
-def _key(template: VendorTemplate) -> str:
+def key_of(channel: str, template: VendorTemplate) -> str:
     """Return by what a template is left out: one whose entry was mended is another."""
     entry = orjson.dumps([template.page, template.fields], option=orjson.OPT_SORT_KEYS)
-    return f"wechat:{template.template_id}:{hashlib.sha256(entry).hexdigest()[:12]}"
+    return f"{channel}:{template.template_id}:{hashlib.sha256(entry).hexdigest()[:12]}"
 
 
-def _next_midnight(now: datetime) -> datetime:
+def next_midnight(now: datetime) -> datetime:
     """Return the end of the Shanghai day of `now`: WeChat counts its quotas by that day."""
     return datetime.combine(now.astimezone(SHANGHAI).date() + timedelta(days=1), time(), SHANGHAI)
 
 
-def _code(error: ProviderUnavailable) -> str:
+def cause_of(error: ProviderUnavailable) -> str:
     context: Mapping[str, Any] = error.context
     return str(context.get("cause") or type(error).__name__)

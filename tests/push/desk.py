@@ -23,6 +23,8 @@ from push.channels.jpush import JPush
 from push.channels.sms import Sms, SmsGateway
 from push.channels.voice import Voice
 from push.channels.wechat import WechatSubscribe
+from push.channels.wechat_official import WechatOfficial
+from push.followers import Followers
 from push.grants import Grants
 from push.native_options import load_native_options
 from push.pauses import Pauses
@@ -191,16 +193,30 @@ def put_together(database: Database, redis: Redis, running: Running, town: Town,
         production=False,
         asks_receipts=True,
     )
+    pauses = Pauses(database, utc_now)
+    account = WeChat(
+        out,
+        redis,
+        base_url=settings["HALL_WECHAT_API_URL"],
+        app_id=settings["HALL_WECHAT_OFFICIAL_APP_ID"],
+        app_secret=settings["HALL_WECHAT_OFFICIAL_APP_SECRET"],
+    )
+    followers = Followers(database, account, utc_now)
     channels = [
-        WechatSubscribe(wechat, grants, town, Pauses(database, utc_now), utc_now),
+        WechatSubscribe(wechat, grants, town, pauses, utc_now),
+        WechatOfficial(
+            account, followers, templates.official, town, pauses, utc_now,
+            mini_program=settings["HALL_WECHAT_APP_ID"], public_url="https://hall.example",
+        ),  # fmt: skip
         AlipayMessage(alipay, templates.alipay, town),
         jpush,
         Sms(sms, town),
         Voice(out, store, town, utc_now, base_url=settings["HALL_VOICE_URL"]),
     ]
     return Push(
-        database, redis, templates, people=town, store=store, grants=grants, channels=channels, sms=sms, clock=utc_now
-    )
+        database, redis, templates, people=town, store=store, grants=grants, channels=channels, sms=sms, clock=utc_now,
+        followers=followers,
+    )  # fmt: skip
 
 
 def utc(text: str) -> datetime:

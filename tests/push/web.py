@@ -18,7 +18,7 @@ from app.platforms.wechat import WeChat
 from config.settings import read_settings
 from handlers import gateway_reports, notifications, stream, subscriptions
 from handlers.base import NotFoundHandler
-from miniprogram_api import message_push, templates
+from miniprogram_api import message_push, official_account, templates
 from push.service import Push
 from tests.push.desk import Desk
 
@@ -76,7 +76,7 @@ async def open_web(desk: Desk, keys: KeyRing, push: Push | None = None, **settin
     identity = Identity(desk.database, keys, wechat=wechat, alipay=nothing, sms_codes=nothing, realname=nothing)
     hall = SimpleNamespace(settings=known, database=desk.database, push=push or desk.push, identity=identity)
     hall.stopping = asyncio.Event()
-    routes = [*notifications.routes, *gateway_reports.routes, *subscriptions.routes, *stream.routes, *templates.routes, *message_push.routes]
+    routes = [*notifications.routes, *gateway_reports.routes, *subscriptions.routes, *stream.routes, *templates.routes, *message_push.routes, *official_account.routes]
     server = HTTPServer(_Application(hall, routes))
     server.add_socket(socket)
     yield Web(desk, url, hall, server)
