@@ -51,7 +51,8 @@ def make_application(
     sandbox.courier, sandbox.reporter = Courier(sandbox), Reporter(sandbox)
     if offset_s := store.get("clock", "offset_s"):
         control_money.run_ahead(sandbox, offset_s)
-    parts = (wechat, wechatpay, alipay, sms, jpush, realname, departments, control, wechat_push, cashier, reports, mishaps)
+    platforms = (wechat, wechatpay, alipay, sms, jpush, realname, departments, official_account, wechat_push)
+    parts = (*platforms, control, cashier, reports, mishaps)
     money = (wechatpay_refunds, control_money)
     daily_bills = (bill_days, wechatpay_bills, alipay_bills)
     routes = [route for part in (*parts, *money, *daily_bills) for route in part.routes]
