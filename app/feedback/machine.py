@@ -33,7 +33,7 @@ STATE_NAMES: Mapping[str, Mapping[str, str]] = {
 STEP_NAMES = {
     "try": "没联系上", "contact": "已联系上", "answer": "答复", "correct": "整改完成", "close": "不需整改，办结", "set_aside": "不作差评处理",
     "refer": "回避，转上级处理", "settle": "说已解决", "reopen": "说没解决", "accept": "受理", "refuse": "不予受理", "extend": "延期",
-    "add": "补充说明", "withdraw": "撤回", "appeal": "不满意，请上级处理", "warn": "超过期限", "open": "评价", "submit": "投诉",
+    "add": "补充说明", "withdraw": "撤回", "appeal": "不满意，请上级处理", "warn_near": "期限快到", "warn": "超过期限", "open": "评价", "submit": "投诉",
 }  # fmt: skip
 FIRST = {CALL_BACK: "open", COMPLAINT: "submitted"}
 SET_ASIDE_FOR = {"mistaken": "误评", "malicious": "恶意评价"}
@@ -100,6 +100,7 @@ TABLES: Mapping[str, tuple[Step, ...]] = {
         Step("settle", RESIDENT, _DONE, None, "call_back.settled", (), not_settled),
         # Once: what is still not settled then is a complaint, which has a superior.
         Step("reopen", RESIDENT, _DONE, "open", "call_back.reopened", ("text",), not_reopened, restarts=True),
+        Step("warn_near", SYSTEM, ("open", "contacted", "answered"), None, "call_back.near", ()),
         Step("warn", SYSTEM, ("open", "contacted", "answered"), None, "call_back.overdue", ()),
     ),
     COMPLAINT: (
@@ -112,6 +113,7 @@ TABLES: Mapping[str, tuple[Step, ...]] = {
         Step("answer", HEAD, ("accepted",), "answered", "complaint.answered"),
         Step("settle", RESIDENT, ("answered",), "settled", "complaint.settled", ()),
         Step("appeal", RESIDENT, ("answered", "refused"), "submitted", "complaint.appealed", ("text",), may_appeal, restarts=True),
+        Step("warn_near", SYSTEM, ("submitted", "accepted"), None, "complaint.near", ()),
         Step("warn", SYSTEM, ("submitted", "accepted"), None, "complaint.overdue", ()),
     ),
 }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any
 
 import orjson
 
+from app.cases.deadlines import warn_on
 from app.feedback import machine
 from app.feedback.model import Rules
 from app.kernel.calendar import WorkingCalendar
@@ -29,7 +30,8 @@ class WorkOrder:
         concerned: staff accounts it is about; they neither see it nor deal with it.
         desk_agency: whose head deals with it.
         began_on: the Shanghai day from which the clock of the state counts.
-        told_late: `<state>:<due_on>` of every limit whose passing was told.
+        near_on: the day from which the limit counts as near, or None.
+        told_late, told_near: `<state>:<due_on>` of every limit whose passing, whose nearness was told.
         log: {at, step, by, role, text}, oldest first; `by` is a staff account, or empty.
     """
 
@@ -53,7 +55,9 @@ class WorkOrder:
     concerned: tuple[str, ...] = ()
     due_on: date | None = None
     is_estimated: bool = False
+    near_on: date | None = None
     told_late: tuple[str, ...] = ()
+    told_near: tuple[str, ...] = ()
     reopened: bool = False
     extended: bool = False
     is_with_superior: bool = False
@@ -71,8 +75,16 @@ class WorkOrder:
         return machine.CLOCK_OF.get((self.kind, self.state))
 
     @property
-    def late_key(self) -> str:
+    def limit_key(self) -> str:
         return f"{self.state}:{self.due_on}"
+
+    @property
+    def look_on(self) -> date | None:
+        """Return the day on which the hall must look at it: when its limit is near, then when it has passed; None when both were told."""
+        if self.due_on is None or self.limit_key in self.told_late:
+            return None
+        is_told = self.near_on is None or self.limit_key in self.told_near
+        return self.due_on + timedelta(days=1) if is_told else self.near_on
 
     def lamp(self, today: date) -> str:
         """Return red (passed), yellow (today or tomorrow), green, or none while nobody's clock runs."""
@@ -82,14 +94,15 @@ class WorkOrder:
 
     def to_document(self, keys: KeyRing) -> dict[str, Any]:
         document = {name: value for name, value in vars(self).items() if name not in ("id", "log")}
-        look_on = self.due_on + timedelta(days=1) if self.due_on and self.late_key not in self.told_late else None
         return document | {
             "_id": self.id,
             "concerned": list(self.concerned),
             "told_late": list(self.told_late),
+            "told_near": list(self.told_near),
+            "near_on": self.near_on.isoformat() if self.near_on else None,
             "began_on": self.began_on.isoformat(),
             "due_on": self.due_on.isoformat() if self.due_on else NEVER,
-            "look_on": look_on.isoformat() if look_on else None,
+            "look_on": self.look_on.isoformat() if self.look_on else None,
             "is_open": self.clock is not None,
             "log_sealed": keys.seal(orjson.dumps(list(self.log)).decode(), context=f"{self.id}.log"),
         }
@@ -97,13 +110,15 @@ class WorkOrder:
     @classmethod
     def from_document(cls, document: Mapping[str, Any], keys: KeyRing) -> "WorkOrder":
         values = {name: document[name] for name in cls.__dataclass_fields__ if name in document}
-        due_on = document["due_on"]
+        due_on, near_on = document["due_on"], document.get("near_on")
         return cls(
             **values
             | {
                 "id": document["_id"],
                 "concerned": tuple(document["concerned"]),
                 "told_late": tuple(document["told_late"]),
+                "told_near": tuple(document.get("told_near", ())),
+                "near_on": date.fromisoformat(near_on) if near_on else None,
                 "began_on": date.fromisoformat(document["began_on"]),
                 "due_on": None if due_on == NEVER else date.fromisoformat(due_on),
                 "log": tuple(orjson.loads(keys.open_sealed(document["log_sealed"], context=f"{document['_id']}.log"))),
@@ -112,16 +127,20 @@ class WorkOrder:
 
 
 def with_due_day(order: WorkOrder, calendar: WorkingCalendar, rules: Rules) -> WorkOrder:
-    """Return a work order with the day by which its clock must have ended, counted in working days from the day it began."""
+    """Return a work order with the day by which its clock must have ended, counted in working days from the day it began.
+
+    Near it is by the rule of cases (app/cases/deadlines.py): two working days or a fifth of the limit, of a short limit all but its first day.
+    """
     clock = order.clock
     if clock is None:
-        return replace(order, due_on=None, is_estimated=False)
+        return replace(order, due_on=None, near_on=None, is_estimated=False)
     limits = rules.working_days[order.kind]
     due = calendar.add_working_days(order.began_on, limits[clock])
+    on, is_estimated = due.on, due.estimated
     if order.extended and order.state == "accepted":
         more = calendar.add_working_days(due.on, limits["extension"])
-        return replace(order, due_on=more.on, is_estimated=due.estimated or more.estimated)
-    return replace(order, due_on=due.on, is_estimated=due.estimated)
+        on, is_estimated = more.on, due.estimated or more.estimated
+    return replace(order, due_on=on, near_on=warn_on(calendar, order.began_on, on), is_estimated=is_estimated)
 
 
 def entry(now: datetime, step: str, role: str, text: str = "", by: str = "") -> dict[str, Any]:
@@ -159,7 +178,7 @@ def view(order: WorkOrder, today: date, actor: str) -> dict[str, Any]:
         | ({"account": row["by"]} if is_staff else {})
         for row in order.log
         # Between colleagues: that a call was tried, or why a rating was set aside as malicious, is not the resident's line.
-        if is_staff or row["step"] not in ("try", "set_aside")
+        if is_staff or row["step"] not in ("try", "set_aside", "warn_near")
     ]
     return {
         "id": order.id,

@@ -144,13 +144,14 @@ class WorkOrders:
             changes |= {"reopened": True, "is_settled": None}
         if step.name == "extend":
             changes["extended"] = True
-        if step.name == "warn":
-            changes["told_late"] = (*order.told_late, order.late_key)
+        if step.actor == machine.SYSTEM:
+            told_of = "told_late" if step.name == "warn" else "told_near"
+            changes[told_of] = (*getattr(order, told_of), order.limit_key)
         moved = replace(
             order, **changes, version=order.version + 1, updated_at=now, log=(*order.log, entry(now, step.name, role, text, by))
         )
         # The limit of a call-back counts from the rating, whatever state it is in.
-        return moved if step.name == "warn" else with_due_day(moved, self._calendar, self._rules)
+        return moved if step.actor == machine.SYSTEM else with_due_day(moved, self._calendar, self._rules)
 
     async def _save(
         self, before: WorkOrder, after: WorkOrder, step: machine.Step, now: datetime, session: AsyncClientSession
@@ -269,7 +270,7 @@ class WorkOrders:
     # --- the hall itself ---
 
     async def sweep(self) -> int:
-        """Tell of every limit that has passed; return how many. Any number of workers may call this; each limit is told of once."""
+        """Tell of every limit that is near or has passed; return how many. Any number of workers may call this; each is told of once."""
         today, passed, after = shanghai_day(self._clock()), 0, ("", "")
         due = {"$type": "string", "$lte": today.isoformat()}
         while True:
@@ -291,8 +292,10 @@ class WorkOrders:
         # A day guessed before the notice of its year must not make anybody late.
         order = with_due_day(stored, self._calendar, self._rules) if stored.is_estimated else stored
         now = self._clock()
-        if order.due_on is not None and order.due_on < today and order.late_key not in order.told_late:
-            step = machine.find(order.facts, "warn", machine.SYSTEM)
+        if order.look_on is not None and order.look_on <= today:
+            # Who was away for days is told that it is late, and no more that it is near.
+            is_late = order.due_on is not None and order.due_on < today
+            step = machine.find(order.facts, "warn" if is_late else "warn_near", machine.SYSTEM)
             assert step is not None
             await self._save(order, self._stepped(order, step, now, "", ""), step, now, session)
             return True

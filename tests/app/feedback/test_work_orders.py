@@ -8,7 +8,7 @@ import pytest
 
 from app.feedback import machine
 from app.feedback.model import DeskNeeded, PersonConcerned, StepNotAllowed
-from app.feedback.work_order import LAMPS
+from app.feedback.work_order import LAMPS, view
 from app.feedback.work_orders import WorkOrderNotFound
 from app.kernel.errors import HallError, NotFound, RateLimited, ValidationFailed
 from app.kernel.ids import new_id
@@ -134,22 +134,63 @@ async def test_a_limit_that_passes_is_told_of_once_and_goes_to_the_superior_when
     resident, order = await bad_rating(hall)
     complaint = await complained(hall, resident)
     now_is(hall, at(3, 3))
-    assert await hall.work_orders.sweep() == 0
+    assert await hall.work_orders.sweep() == 2, "the last day, and the last but one"
     now_is(hall, at(3, 5))
     told = await asyncio.gather(*(hall.work_orders.sweep() for _ in range(4)))
     assert (sum(told), await hall.work_orders.sweep()) == (2, 0)
     await noted(hall, times=2)
-    assert await cards_of(hall, order) == [("contact_over", True)]
-    assert await cards_of(hall, complaint) == [("complaint_silent", True)]
+    assert await cards_of(hall, order) == [("contact_near", True), ("contact_over", True)]
+    assert await cards_of(hall, complaint) == [("complaint_acceptance_near", True), ("complaint_silent", True)]
     await steps(hall, order, "contact")
     await noted(hall)
-    assert await cards_of(hall, order) == [("contact_over", False)]
+    assert await cards_of(hall, order) == [("contact_near", False), ("contact_over", False)]
     now_is(hall, at(3, 10))
     assert await hall.cards.escalate_due() == 1
     assert (await events_about(hall, complaint.id))[-1] == "complaint.escalated"
     [card] = (await hall.supervision.page(SUPERIOR, is_escalated=True))[0]
     assert (card["kind"], card["case"]["id"]) == ("complaint", complaint.id)
     assert (await totals(hall))["contacted_late"] == 1
+
+
+async def test_a_limit_that_is_near_makes_one_yellow_card_which_goes_when_it_is_met(hall):
+    resident, order = await bad_rating(hall)
+    complaint = await complained(hall, resident)
+    assert await hall.work_orders.sweep() == 0, "on the first day nothing is near"
+    order = await steps(hall, order, "contact")  # to be answered by Monday the 9th: near from Thursday
+    now_is(hall, at(3, 4))
+    await steps(hall, complaint, "accept")
+    assert await hall.work_orders.sweep() == 0
+    now_is(hall, at(3, 5))
+    told = await asyncio.gather(*(hall.work_orders.sweep() for _ in range(4)))
+    assert (sum(told), await hall.work_orders.sweep()) == (1, 0)
+    await noted(hall, times=2)
+    assert await cards_of(hall, order) == [("call_back_near", True)]
+    [card] = (await hall.supervision.page(HEAD, card="yellow"))[0]
+    assert (card["kind"], card["case"]["id"], card["due_on"]) == ("call_back", order.id, "2026-03-09")
+    seen = await hall.work_orders.of_resident(order.id, "call_back", resident)
+    assert [line["step"] for line in view(seen, at(3, 5).date(), machine.RESIDENT)["log"]] == ["open", "contact"], "between the office and its supervision"
+    await steps(hall, order, "answer")
+    await noted(hall)
+    assert await cards_of(hall, order) == [("call_back_near", False)]
+
+
+async def test_who_looks_late_is_told_that_it_is_late_and_not_that_it_is_near(hall):
+    _resident, order = await bad_rating(hall)
+    order = await steps(hall, order, "contact")
+    now_is(hall, at(3, 10))
+    assert (await hall.work_orders.sweep(), await hall.work_orders.sweep()) == (1, 0)
+    await noted(hall)
+    assert await cards_of(hall, order) == [("call_back_over", True)]
+
+
+async def test_a_work_order_from_before_nearness_was_kept_is_still_told_of_when_late(hall):
+    _resident, order = await bad_rating(hall)
+    old = {"near_on": "", "told_near": ""}
+    await hall.database["work_orders"].update_one({"_id": order.id}, {"$unset": old, "$set": {"look_on": "2026-03-04"}})
+    now_is(hall, at(3, 5))
+    assert (await hall.work_orders.sweep(), await hall.work_orders.sweep()) == (1, 0)
+    await noted(hall)
+    assert await cards_of(hall, order) == [("contact_over", True)]
 
 
 async def test_the_list_holds_what_its_counts_say(hall):
@@ -182,7 +223,7 @@ async def test_every_step_from_every_state_does_what_the_table_says_and_nothing_
         resident = await a_person(hall)
         first = await complained(hall, resident)
     stored = await hall.database["work_orders"].find_one({"_id": first.id})
-    names = sorted({row.name for row in machine.TABLES[kind]} - {"warn"})
+    names = sorted({row.name for row in machine.TABLES[kind] if row.actor != machine.SYSTEM})
     walked = set()
     for state, name, actor in itertools.product(machine.STATE_NAMES[kind], names, (machine.RESIDENT, machine.DESK, machine.HEAD)):
         await hall.database["work_orders"].replace_one({"_id": first.id}, {**stored, "state": state, "desk_agency": "sg-zsj"})
@@ -202,7 +243,7 @@ async def test_every_step_from_every_state_does_what_the_table_says_and_nothing_
         assert after.state == (row.target or state) and after.version == first.version + 1
         assert (after.due_on is not None) == machine.is_open(kind, after.state)
         walked.add((state, name))
-    wanted = {(state, row.name) for row in machine.TABLES[kind] for state in row.sources if row.name != "warn"}
+    wanted = {(state, row.name) for row in machine.TABLES[kind] for state in row.sources if row.actor != machine.SYSTEM}
     assert walked == wanted
 
 
