@@ -22,6 +22,7 @@ from app.cases.payables import CasePayables
 from app.cases.pieces import INDEXES as PIECES_INDEXES
 from app.cases.pieces import Pieces
 from app.cases.queue import Queue
+from app.cases.renewals import Renewals
 from app.cases.requests import Requests
 from app.cases.reuse import Reuse
 from app.cases.review import Review
@@ -63,11 +64,14 @@ from app.kernel.clock import run_ahead, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.events import Event
 from app.licences import service as licences
+from app.licences import terms
 from app.platforms.alipay import AlipayGateway
 from app.platforms.clamav import ClamAV
 from app.platforms.http import HttpClient
 from app.platforms.smtp import Smtp
 from app.platforms.wechat import WeChat
+from app.reminders import service as reminders_service
+from app.reminders.service import Reminders
 from app.storage import files as stored_files
 from app.storage import idempotency, outbox
 from app.storage.files import Files
@@ -128,6 +132,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **checks_store.INDEXES,
     **checks_reports.INDEXES,
     **licences.INDEXES,
+    **reminders_service.INDEXES,
     **feedback_evaluations.INDEXES,
     **feedback_people.INDEXES,
     **feedback_statistics.INDEXES,
@@ -179,6 +184,7 @@ class Hall:
     showing: Showing
     upkeep: Upkeep
     licences: licences.Licences
+    reminders: Reminders
     feedback: Evaluations
     work_orders: WorkOrders
     complaints: Complaints
@@ -281,6 +287,7 @@ async def assemble(settings: Settings) -> Hall:
     subscriptions = Subscriptions(database, push.store, catalogue)
     staff = StaffAccounts(database, keys)
     wallet = licences.Licences(database, lambda code: catalogue.snapshot.licences[code])
+    reminders = Reminders(database)
     files = Files(database, keys)
     scan = Scanning(ClamAV(settings.clamav_url) if settings.clamav_url else None)
     if settings.is_production and not settings.clamav_url:
@@ -312,7 +319,7 @@ async def assemble(settings: Settings) -> Hall:
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
     campaigns = _campaigns(settings, database, redis, push, identity, catalogue, subscriptions)
     # Campaigns last: they look again at what the one who stays is part of by now.
-    identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign, emails.reassign]
+    identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign, reminders.reassign, emails.reassign]
     identity.after_join += [campaigns.reassign]
     cards = Cards(database, calendar)
     hall = Hall(
@@ -340,6 +347,7 @@ async def assemble(settings: Settings) -> Hall:
         showing=Showing(database, cases),
         upkeep=Upkeep(database, files, pieces, store, scan),
         licences=wallet,
+        reminders=reminders,
         feedback=feedback,
         work_orders=work_orders,
         complaints=Complaints(database, cases, work_orders, rules, _HALL_AGENCY),

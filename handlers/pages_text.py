@@ -141,7 +141,7 @@ def stages(case: Mapping[str, Any]) -> list[tuple[str, str]]:
     events = {entry["event"] for entry in case["timeline"]}
     at = _STAGE_OF.get(case["state"])
     if at is None:  # waiting for a fee, or withdrawn: where it stood is told by what has happened
-        at = 4 if "case.approved" in events else 2 if "case.accepted" in events else 1
+        at = 4 if events & {"case.approved", "case.deemed_renewed"} else 2 if "case.accepted" in events else 1
     return [(name, "past" if place < at else "now" if place == at else "") for place, name in enumerate(STAGES)]
 
 

@@ -29,6 +29,7 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
         "case.withdrawn",
         "case.pre_reviewed",
         "case.deemed_accepted",
+        "case.deemed_renewed",
         "case.escalated",
         "case.supplement_reminder",
         "case.supplement_expired",
@@ -81,6 +82,9 @@ EVENTS: Mapping[str, tuple[str, ...]] = {
     ),
     # What an agency tells many people at once (push/campaigns).
     "notice": ("campaign.sent",),
+    "reminder": ("reminder.expiring", "reminder.points_cycle", "reminder.appointment"),
+    # What somebody follows (push/subscriptions.py).
+    "news": ("news.item_opened", "news.item_changed", "news.item_closed", "news.period_opened", "news.notice_published"),
 }
 
 # In the order in which they are tried: what costs the person and the city least comes first. `official` is the
@@ -94,7 +98,7 @@ SWITCH_OF: Mapping[str, str] = {"apns": "app"}
 ELDER_FIRST = ("sms", "voice")
 LANGUAGES = ("zh", "en")
 # Kinds whose messages one may refuse altogether: `inbox` is a switch of its own there. What is decided about a person never is.
-REFUSABLE = frozenset({"notice"})
+REFUSABLE = frozenset({"notice", "reminder", "news"})
 # Channels that carry a kind only to those who asked for it: a text message nobody waits for is a nuisance, and so is a call.
 ASKED_ONLY: Mapping[str, frozenset[str]] = {
     kind: frozenset({"sms"}) if kind in REFUSABLE else frozenset({"voice"}) for kind in EVENTS

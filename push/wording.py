@@ -9,12 +9,13 @@ from app.kernel.clock import SHANGHAI, chinese_day, chinese_moment, parse_utc
 from app.kernel.events import Event
 from app.kernel.money import yuan_text
 from app.kernel.numbers import mask_id_number
+from push.reminder_words import news_values, reminder_values
 
 # What a text may name, by kind. A sentence that names something the event does not bring is left out.
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "case": frozenset(
         "subject_id at item_name agency_name number number_tail query_code deadline deadline_year accept_by supplement_by "
-        "pay_by expected_on received_on ask_by hold_by days rule right_body review_body court complain_to amount_yuan reason opinion missing_lines tracking phrase hint".split()
+        "pay_by expected_on received_on expires_on ask_by hold_by days rule right_body review_body court complain_to amount_yuan reason opinion missing_lines tracking phrase hint".split()
     ),
     "order": frozenset(
         "subject_id order_id at item_name matters amount_yuan refund_yuan expires receipt_number provider_name phrase hint".split()
@@ -23,6 +24,8 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "feedback": frozenset("subject_id at item_name agency_name number deadline deadline_year phrase hint".split()),
     # What an agency wrote: `item_name` is its title, `path` where it leads, without the first slash.
     "notice": frozenset("subject_id at item_name agency_name text path phrase hint".split()),
+    "reminder": frozenset("subject_id at item_name page entry_lines day phrase hint".split()),
+    "news": frozenset("subject_id at item_name page changes period_name from_day until_day text phrase hint".split()),
 }
 # Always there: only these may stand in a title, in the first sentence, or in a text that leaves the hall.
 ALWAYS: Mapping[str, frozenset[str]] = {
@@ -31,6 +34,8 @@ ALWAYS: Mapping[str, frozenset[str]] = {
     "identity": frozenset("subject_id at item_name channel_name phrase hint".split()),
     "feedback": frozenset("subject_id at item_name agency_name phrase hint".split()),
     "notice": frozenset("subject_id at item_name agency_name text path phrase hint".split()),
+    "reminder": frozenset("subject_id at item_name page phrase hint".split()),
+    "news": frozenset("subject_id at item_name page phrase hint".split()),
 }
 # What may leave the hall, where it can stand on a lock screen: the matter, never its content. No amount, no reason, no titles
 # of bills (they name offences). Source: the rule for texts on lock screens of GB/T 35273 and the platforms' own terms.
@@ -62,6 +67,7 @@ _SOURCES = {  # placeholder -> name in the event's data; each is a Shanghai day
     "pay_by": "pay_by_on",
     "expected_on": "expected_on",
     "received_on": "received_on",
+    "expires_on": "expires_on",
     "ask_by": "ask_by_on",
     "hold_by": "hold_by_on",
 }
@@ -115,6 +121,10 @@ def values_of(event: Event, kind: str, language: str) -> dict[str, str]:
             values[name] = _free_text(data.get(f"{name}_{language}") or data.get(name)) or otherwise
     if kind == "identity":
         values["channel_name"] = _SIGN_INS[language].get(str(data.get("channel")), values["channel_name"])
+    if kind == "reminder":
+        values |= reminder_values(data, language)
+    if kind == "news":
+        values |= news_values(data, language)
     return {name: value for name, value in values.items() if value and name in PLACEHOLDERS[kind]}
 
 

@@ -92,6 +92,27 @@ def licence_points(sandbox: Sandbox, inputs: dict[str, Any], who: dict[str, Any]
     return [record], []
 
 
+def vehicle_status(sandbox: Sandbox, inputs: dict[str, Any], who: dict[str, Any]) -> Answer:
+    """The vehicles of a person: one or two, each with the day until which its inspection is valid."""
+    key = _who(who)
+    return [
+        _record(
+            f"小型汽车{number}",
+            "正常",
+            ("号牌号码", f"粤F{10000 + pick(f'plate-{number}', key, 90000)}"),
+            ("检验有效期止", _month_end(sandbox, 1 + pick(f"inspection-{number}", key, 12))),
+            ("使用性质", "非营运"),
+        )
+        for number in range(1, 2 + pick("vehicles", key, 2))
+    ], []
+
+
+def _month_end(sandbox: Sandbox, months: int) -> str:
+    today = date.fromisoformat(sandbox.today())
+    year, month = divmod(today.year * 12 + today.month + months, 12)
+    return (date(year, month + 1, 1) - timedelta(days=1)).isoformat()
+
+
 def social_insurance(sandbox: Sandbox, inputs: dict[str, Any], who: dict[str, Any]) -> Answer:
     key = _who(who)
     base_fen = 450000 + pick("base", key, 60) * 10000
@@ -186,6 +207,7 @@ def medical_insurance(sandbox: Sandbox, inputs: dict[str, Any], who: dict[str, A
 KINDS: dict[str, Callable[[Sandbox, dict[str, Any], dict[str, Any]], Answer]] = {
     "traffic_violation": traffic_violation,
     "licence_points": licence_points,
+    "vehicle_status": vehicle_status,
     "social_insurance": social_insurance,
     "housing_fund": housing_fund,
     "id_card_progress": id_card_progress,

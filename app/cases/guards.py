@@ -6,7 +6,7 @@ Their first line stands in docs/cases.md; `REASONS` is what the person is told w
 from collections.abc import Callable, Mapping
 from datetime import date
 
-from app.cases.model import FEE_REMINDER, Case, State, card_of, reminder_of
+from app.cases.model import FEE_REMINDER, Case, State, card_of, reminder_of, renewal_ends_on
 
 Guard = Callable[[Case, date], bool]
 
@@ -65,6 +65,17 @@ def not_pre_reviewed(case: Case, _on: date) -> bool:
 def acceptance_overdue(case: Case, on: date) -> bool:
     """the day for acceptance has passed in silence"""
     return case.accept_by_on is not None and on > case.accept_by_on
+
+
+def renewal_not_noted(case: Case, _on: date) -> bool:
+    """renews a licence that the hall knows, not noted yet, not decided"""
+    return bool(case.rules.get("renewal")) and case.renewal is None and case.decision is None
+
+
+def renewal_overdue(case: Case, on: date) -> bool:
+    """applied for in time, the old term has ended, not decided yet"""
+    ends_on = renewal_ends_on(case)
+    return ends_on is not None and on > ends_on
 
 
 def acceptance_in_time(case: Case, on: date) -> bool:
@@ -132,9 +143,10 @@ def hearing_settled(case: Case, outcome: str, on: date) -> bool:
 
 
 def may_approve(case: Case, on: date) -> bool:
-    """nothing is still to come, no required hearing, no department has refused where all must agree, a second person where one is needed"""
+    """nothing is still to come, no required hearing, no department has refused where all must agree, a second person where one is needed, not renewed by law yet"""
     return (
-        nothing_holds_approval(case, on)
+        not renewal_overdue(case, on)
+        and nothing_holds_approval(case, on)
         and hearing_settled(case, "approved", on)
         and not (case.rules.get("refusal_rule") == "all_of" and refusing(case))
         and second_person(case, "approved")
@@ -142,8 +154,8 @@ def may_approve(case: Case, on: date) -> bool:
 
 
 def may_deny(case: Case, on: date) -> bool:
-    """no correction waits for an answer, the right to a hearing is settled, a second person where one is needed"""
-    return no_open_correction(case, on) and hearing_settled(case, "denied", on) and second_person(case, "denied")
+    """no correction waits for an answer, the right to a hearing is settled, a second person where one is needed, not renewed by law yet"""
+    return not renewal_overdue(case, on) and no_open_correction(case, on) and hearing_settled(case, "denied", on) and second_person(case, "denied")
 
 
 def refusing(case: Case) -> bool:
@@ -299,8 +311,8 @@ REASONS: Mapping[Guard, str] = {
     nothing_holds_approval: "申请人的更正还没答复，或容缺的材料还没交齐，或失效的证照还没换，暂时不能准予。",
     may_tell_hearing: "这个事项不需要听证，或已经告知过。",
     may_ask_hearing: "没有可以要求的听证：还没有告知，或已经答复过，或要求听证的期限已过。",
-    may_approve: "暂时不能准予：依法应当听证的还没有举行，或申请人的更正还没答复，或容缺的材料还没交齐，或失效的证照还没换，或有部门不同意，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
-    may_deny: "暂时不能决定：要先告知申请人有权要求听证，并等期限过去、申请人放弃或听证举行后再决定，或申请人的更正还没答复，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
+    may_approve: "暂时不能准予：延续申请的有效期已经届满、依法视为准予延续，依法应当听证的还没有举行，或申请人的更正还没答复，或容缺的材料还没交齐，或失效的证照还没换，或有部门不同意，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
+    may_deny: "不能决定：延续申请的有效期已经届满、依法视为准予延续（行政许可法第五十条），或要先告知申请人有权要求听证，并等期限过去、申请人放弃或听证举行后再决定，或申请人的更正还没答复，或需要另一个人提出同样的意见后再决定（窗口收件的人不能再作第二人）。",
     asks_for_second_person: "这个办件不需要两人决定，可以直接作出决定。",
     is_consulted: "没有征求本单位意见，或还没轮到，或已经作出决定。",
     has_further_stage: "没有下一个环节，审查完成后直接作出决定。",

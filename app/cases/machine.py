@@ -86,6 +86,7 @@ _HAND_IN = (
 )  # fmt: skip
 _UNDECIDED = (S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED, S.AWAITING_PAYMENT)
 _ON_THE_CLOCK = tuple(CLOCK_OF)
+_RENEWING = (S.SUBMITTED, S.SUPPLEMENT_REQUIRED, *_UNDECIDED)
 
 TABLE: tuple[Transition, ...] = (
     # --- the resident ---
@@ -155,10 +156,16 @@ TABLE: tuple[Transition, ...] = (
     _t("auto_approve", SYSTEM, (S.ACCEPTED,), S.APPROVED, "case.approved", Clock.STARTS_DELIVERY, guards.rules_are_sure, "国务院令 716"),
     _t("audit_sample", HEAD, (S.APPROVED, S.DELIVERING, S.COMPLETED), guard=guards.is_open_sample),
     _t("recompute", SYSTEM, _HANDLED + (S.AWAITING_PAYMENT, S.APPROVED, S.DELIVERING), None, "case.deadline_changed", Clock.RECOMPUTES, law="许可法 82"),
+    _t("note_renewal", SYSTEM, _RENEWING, guard=guards.renewal_not_noted, law="许可法 50"),
     # --- the hall itself, when a day has passed: the sweep takes them in this order ---
     _t(
         "deem_accepted", SYSTEM, (S.SUBMITTED,), S.ACCEPTED, "case.deemed_accepted",
         Clock.STARTS_DECISION, guards.acceptance_overdue, "许可法 32",
+    ),
+    # Applied for in time, not decided before the old term ended. Time and stops of the case's own clocks do not move that end.
+    _t(
+        "deem_renewed", SYSTEM, (S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED), S.APPROVED, "case.deemed_renewed",
+        Clock.STARTS_DELIVERY, guards.renewal_overdue, "许可法 50",
     ),
     _t(
         "expire_supplement", SYSTEM, (S.SUPPLEMENT_REQUIRED,), S.NOT_ACCEPTED, "case.supplement_expired",
@@ -174,7 +181,7 @@ TABLE: tuple[Transition, ...] = (
 )  # fmt: skip
 
 SWEPT = (
-    "deem_accepted", "expire_supplement", "remind_supplement", "warn_suspension", "remind_fee", "warn_promise", "note_silence",
+    "deem_accepted", "deem_renewed", "expire_supplement", "remind_supplement", "warn_suspension", "remind_fee", "warn_promise", "note_silence",
     "warn_yellow", "warn_red",
 )  # fmt: skip
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 
+from app.kernel.clock import shanghai_day
 from app.kernel.crypto import KeyRing
 
 
@@ -232,6 +233,8 @@ class Case:
     begun_as: str | None = None  # drafts.beginning: of pages that stood open side by side only one begins a draft
     # {"told_at", "reason", "ask_by_on", "asked_at", "waived_at", "hold_by_on", "held_on", "record"}: the hearing before the decision
     hearing: Mapping[str, Any] | None = None
+    # {"licence_id", "number", "expires_on", "apply_by_on", "in_time", "law"}: the licence that this case renews (renewals.py)
+    renewal: Mapping[str, Any] | None = None
     decision: Mapping[str, Any] | None = None  # {"outcome", "opinion", "at"}
     delivery: Mapping[str, Any] | None = None  # {"method", "tracking", "at"}
     evaluation_level: int | None = None
@@ -373,6 +376,8 @@ class Case:
 _SEALED = frozenset({"id", "form", "form_dropped", "corrections", "acting"})
 # While a case is in one of these, a department that was asked can answer.
 CONSULTED = frozenset({State.ACCEPTED, State.IN_REVIEW, State.SUSPENDED, State.AWAITING_PAYMENT})
+# While a case is in one of these, its renewal waits for the office; elsewhere the applicant is to act first.
+RENEWABLE = frozenset({State.ACCEPTED, State.IN_REVIEW, State.SUSPENDED})
 
 FEE_REMINDER = timedelta(days=3)  # no period of any law: a friendly word, once
 
@@ -395,6 +400,8 @@ def look_on(case: Case) -> date | None:
     if case.clock and case.due_on and card_of(case, "red") not in case.reminded:
         is_warned = case.warn_on is None or card_of(case, "yellow") in case.reminded
         days.append(case.due_on + past if is_warned else case.warn_on)
+    if case.state in RENEWABLE and (ends_on := renewal_ends_on(case)):
+        days.append(ends_on + past)
     if case.state in CONSULTED and case.decision is None:
         days += [asked.due_on + past for asked in case.open_departments if asked.silent_on is None]
     if case.is_open or case.state is State.COMPLETED:
@@ -404,6 +411,20 @@ def look_on(case: Case) -> date | None:
             if promise.due_on and f"promise:{promise.key}" not in case.reminded
         ]
     return min((day for day in days if day is not None), default=None)
+
+
+def renewal_ends_on(case: Case) -> date | None:
+    """Return the last day on which the office may still decide a renewal that was applied for in time, or None.
+
+    None too where the applicant kept the office from deciding: what a notice or a fee waited for came only after that day.
+    """
+    if case.renewal is None or not case.renewal["in_time"] or case.decision is not None:
+        return None
+    ends_on = date.fromisoformat(case.renewal["expires_on"])
+    if case.received_at is not None and shanghai_day(case.received_at) > ends_on:
+        return None
+    owed = (stop for stop in case.suspensions if stop.kind == "payment" and stop.from_on <= ends_on)
+    return None if any(stop.until_on is None or stop.until_on > ends_on for stop in owed) else ends_on
 
 
 def reminder_of(case: Case) -> str:

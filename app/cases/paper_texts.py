@@ -170,6 +170,10 @@ def extension(step: Step) -> Text:
 def decision(step: Step) -> Text:
     """准予／不予决定书: outcome, opinion, rule and remedies."""
     case, told = step.case, step.told
+    if step.event.name == "case.deemed_renewed":  # 行政许可法 art. 50: shown to whoever asks whether the licence is still good
+        rows = [*_which(step), ("决定", "视为准予延续"), ("原有效期到", _day(told["expires_on"])), ("理由", told["opinion"])]
+        first = f"您按期提出的“{case.item_name}”延续申请，本单位在有效期届满前没有作出决定，依法视为准予延续。"
+        return Text("视为准予延续证明", (*rows, *_basis(step)), (first, remedies.sentence(told)))
     is_approved = step.event.name == "case.approved"
     rows = [*_which(step), ("决定", "准予办理" if is_approved else "不予办理")]
     if told.get("opinion"):

@@ -60,7 +60,7 @@ KINDS: Mapping[str, Kind] = {
     "suspension": Kind("TX", frozenset({"case.suspended"}), paper_texts.suspension, frozenset({"suspension", "decision"})),
     "hearing": Kind("TZ", frozenset({"case.hearing_told"}), paper_texts.hearing, frozenset({"decision"})),
     "extension": Kind("YQ", frozenset({"case.extended"}), paper_texts.extension),
-    "decision": Kind("JD", frozenset({"case.approved", "case.denied"}), paper_texts.decision),
+    "decision": Kind("JD", frozenset({"case.approved", "case.denied", "case.deemed_renewed"}), paper_texts.decision),
     "completion": Kind("BJ", frozenset({"case.completed"}), paper_texts.completion),
 }
 

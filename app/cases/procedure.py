@@ -36,6 +36,7 @@ def rules_of(item: Item) -> dict[str, Any]:
         deferral_until: `decision` (approved only once all of it has come) or `delivery`.
         departments: {"agency", "task", "days", "mode"} of those that are asked; refusal_rule: `all_of` or `lead_decides`.
         hearing: `on_application`, `required`, or None: whether there is a right to a hearing before a denial, or one before any decision.
+        renewal: {"licence", "when", "before", "law"}, or None: under which answers it renews a licence, and how long before its end to apply.
         stages: {"key", "name", "days", "clock"} of the review, in turn; four_eyes: outcomes that need a second person.
     """
     is_licence = item["item_type"]["code"] == _LICENCE
@@ -49,6 +50,7 @@ def rules_of(item: Item) -> dict[str, Any]:
         "departments": departments(item),
         "refusal_rule": item.get("refusal_rule", "lead_decides"),
         "hearing": item.get("hearing"),
+        "renewal": item.get("renewal"),
         "stages": stages(item),
         "four_eyes": list(item.get("four_eyes", ())),
     }

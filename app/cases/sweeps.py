@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from app.cases import handling, machine, promises, routing
+from app.cases import handling, machine, promises, renewals, routing
 from app.cases.errors import CaseConflict, CaseNotFound
 from app.cases.model import Case, card_of, reminder_of
 from app.cases.service import Cases
@@ -104,6 +104,7 @@ def _reminder(case: Case, name: str, now: datetime, title: str, data: Mapping[st
 _Step = Callable[[Case, Mapping[str, Any], WorkingCalendar, datetime], Moved]
 _STEPS: Mapping[str, _Step] = {
     "deem_accepted": handling.deem_accepted,
+    "deem_renewed": renewals.deem_renewed,
     "expire_supplement": expire_supplement,
     "remind_supplement": remind_supplement,
     "warn_suspension": warn_suspension,

@@ -178,6 +178,7 @@ def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
         "promisable": dict(case.rules.get("promisable", {})),
         "corrections": [_correction(asked) for asked in case.corrections],
         "hearing": _hearing(case),
+        "renewal": {name: value for name, value in case.renewal.items() if name != "licence_id"} if case.renewal else None,
         "suspensions": [_suspension(stop) for stop in case.suspensions],
         "extension": _moment_in(case.extension),
         "joint": joint(case),

@@ -64,6 +64,7 @@ class FormField(Schema):
     columns = fields.List(fields.String(validate=Length(min=1)), validate=Length(min=1))
     column_types = fields.Dict(keys=fields.String(), values=fields.Nested(Column))
     computed = fields.Raw()
+    appointment = fields.Boolean(truthy={True}, falsy={False})  # the day on which the applicant is expected somewhere
     when = condition()
     show_when = condition()
 
@@ -71,6 +72,8 @@ class FormField(Schema):
     def _parts_of_its_type(self, data: dict[str, Any], **_kwargs: Any) -> None:
         if data["type"] in ("select", "multiselect") and ("options" in data) == ("codes" in data):
             raise ValidationError("a choice needs either options or the name of a code list", "options")
+        if data.get("appointment") and data["type"] != "date":
+            raise ValidationError("an appointment is a date", "appointment")
         if data["type"] == "table" and "columns" not in data:
             raise ValidationError("a table needs columns", "columns")
         for column in data.get("column_types", {}):

@@ -5,7 +5,7 @@ from typing import Any
 from marshmallow import Schema, ValidationError, fields, validates_schema
 from marshmallow.validate import Length, OneOf, Range, Regexp
 
-from app.catalogue.fields import IDENTITY_LEVELS, KEY, UNITS, condition, flag, many, number, one, text, texts
+from app.catalogue.fields import DAY, IDENTITY_LEVELS, KEY, UNITS, condition, flag, many, number, one, text, texts
 from app.catalogue.form_schema import FormField, Option, Rule
 
 
@@ -132,11 +132,51 @@ class SpecialProcedure(Schema):
     clock = text(validate=OneOf(("stopped",)))
 
 
+class ResultTerm(Schema):
+    """How long the licence of this item is valid, where its kind's own rule (licences.json) does not fit: the first row that applies."""
+
+    when = condition()
+    months = fields.Integer(strict=True, validate=Range(1, 1200))
+    as_before = fields.Boolean(truthy={True}, falsy={False})  # a replacement: ends when the one before would have
+    beside = fields.Boolean(truthy={True}, falsy={False})  # an endorsement, say: the licence before goes on
+    name = fields.String(validate=Length(min=1))  # of such an endorsement
+
+    @validates_schema
+    def _says_how_long(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        if ("months" in data) == bool(data.get("as_before")):
+            raise ValidationError("want either months or as_before")
+
+
+class Renewal(Schema):
+    """延续: under which answers an application of this item renews a licence, and how long before its end it must come (行政许可法 art. 50)."""
+
+    licence = text()
+    when = condition()
+    before = one(Limit)  # before the last valid day
+    law = text()
+
+
+class Period(Schema):
+    """A time in which the item takes applications, told to those who follow it when it opens; both days included."""
+
+    key = text(validate=KEY)
+    name = text()
+    from_on = text(validate=DAY)
+    until_on = text(validate=DAY)
+
+    @validates_schema
+    def _in_order(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        if data["from_on"] > data["until_on"]:
+            raise ValidationError("ends before it begins", "until_on")
+
+
 class Result(Schema):
     name = text()
     licence = text(allow_none=True)
     form = text(validate=OneOf(("electronic", "paper", "both")))
     validity = text(empty=True)
+    terms = fields.List(fields.Nested(ResultTerm), validate=Length(min=1))
+    first_inspection_years = fields.Integer(strict=True, validate=Range(1, 10))  # of a vehicle registered with it
     delivery = fields.List(fields.String(validate=OneOf(("electronic", "self", "express"))), required=True)
 
 
@@ -185,6 +225,8 @@ class Item(Schema):
     hearing = fields.String(validate=OneOf(("on_application", "required")))  # 行政许可法 art. 46, 47
     four_eyes = fields.List(fields.String(validate=OneOf(("approved", "denied"))))  # outcomes that need a second person
     auto_rules = fields.Nested(AutoRules)
+    renewal = fields.Nested(Renewal)
+    periods = fields.List(fields.Nested(Period), validate=Length(min=1))
     visits = number(high=9)
     online_depth = number(1, 4)
     cross_region = text(validate=OneOf(("nation", "province", "city", "county")))
@@ -214,6 +256,12 @@ class Item(Schema):
     status = text(validate=OneOf(("published", "withdrawn")))
     version = number(1)
     notes = text(empty=True)
+
+    @validates_schema
+    def _what_can_be_renewed(self, data: dict[str, Any], **_kwargs: Any) -> None:
+        # Silence renews a licence in the sense of the law, and nothing else.
+        if "renewal" in data and data["item_type"]["code"] != "01":
+            raise ValidationError("only an administrative licence (01) is renewed", "renewal")
 
     @validates_schema
     def _what_rules_can_decide(self, data: dict[str, Any], **_kwargs: Any) -> None:

@@ -168,6 +168,7 @@ def wrong_references(catalogue: Catalogue) -> list[str]:
         must(agencies, [row["agency"] for row in item["joint_review"]], f"{where}: joint_review.agency")
         must(licences, [row["licence"] for row in item["materials"]], f"{where}: materials.licence")
         must(licences, [item["result"]["licence"]], f"{where}: result.licence")
+        must(licences, [item["renewal"]["licence"]] if "renewal" in item else [], f"{where}: renewal.licence")
         must(checks, item["check_kinds"], f"{where}: check_kinds")
         must(bills, item["pay_kinds"], f"{where}: pay_kinds")
         lines.extend(f"{where}: {line}" for line in _inside(item, licences))
@@ -184,6 +185,7 @@ def wrong_references(catalogue: Catalogue) -> list[str]:
             must(divisions, [division["parent"]], f"divisions.json: {division['code']}: parent")
     for licence in catalogue.licences:
         must(agencies, [licence["issuer"]], f"licences.json: {licence['code']}: issuer")
+        must(aliases, [licence.get("renew_item")], f"licences.json: {licence['code']}: renew_item")
     for entry in catalogue.knowledge:
         must(agencies, [entry["owner"]], f"kb.json: {entry['id']}: owner")
         must(aliases, entry["items"], f"kb.json: {entry['id']}: items")
@@ -192,6 +194,7 @@ def wrong_references(catalogue: Catalogue) -> list[str]:
     for kind in catalogue.check_kinds:
         must(agencies, [kind["source"]], f"check_kinds.json: {kind['kind']}: source")
         must(aliases, [kind["item"]], f"check_kinds.json: {kind['kind']}: item")
+        must(aliases, [row["item"] for row in kind.get("dates", ())], f"check_kinds.json: {kind['kind']}: dates.item")
     for kind in catalogue.bill_kinds:
         must(agencies, [kind["source"]], f"bill_kinds.json: {kind['kind']}: source")
         for key_set in kind["lookup"]:

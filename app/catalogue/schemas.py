@@ -91,6 +91,8 @@ class Validity(Schema):
     months = fields.Integer(strict=True)
     endorse_window_days = fields.Integer(strict=True)
     renew_window_days = fields.Integer(strict=True)
+    source = fields.String(validate=Length(min=1))  # of the rule
+    last_day = fields.String(validate=OneOf(("day_before", "anniversary")))  # of a term counted in years; the day before when not said
 
 
 class Licence(Schema):
@@ -105,6 +107,8 @@ class Licence(Schema):
     number_rule = text(empty=True)
     fields_ = fields.List(fields.Nested(LicenceField), required=True, data_key="fields", attribute="fields")
     validity = one(Validity)
+    renew_item = fields.String(validate=KEY)  # alias of the item that gives a new one
+    one_per_holder = fields.Boolean(truthy={True}, falsy={False})  # a new one takes the place of the one before
     show_qr = flag()
     allow_bind_by_holder = flag()
     data_extract = flag()
@@ -149,6 +153,17 @@ class CheckInput(InputField):
     required = flag()
 
 
+class CheckDate(Schema):
+    """A row of the answer that holds a day of which the resident is reminded (app/checks/dates.py)."""
+
+    label = text()
+    kind = text(validate=OneOf(("driving_licence", "points_cycle", "inspection", "appointment")))
+    name = text()
+    named_by = fields.String(validate=Length(min=1))  # the row that tells several of them apart
+    months = fields.Integer(strict=True, validate=Range(1, 120))  # after the day in the row
+    item = text()
+
+
 class CheckKind(Schema):
     kind = text(validate=KEY)
     name = text()
@@ -159,6 +174,7 @@ class CheckKind(Schema):
     sends_identity = flag()
     purpose = text()
     inputs = many(CheckInput)
+    dates = fields.List(fields.Nested(CheckDate), validate=Length(min=1))
 
 
 class KeySet(Schema):

@@ -14,6 +14,7 @@ from app.checks import bill_rules, metrics, model, store
 from app.checks import inputs as judging
 from app.checks.bill_rules import RELATION_FIELD, RELATIONS, Identity
 from app.checks.cache import AnswerCache
+from app.checks.dates import dates_of
 from app.checks.errors import CheckKindNotFound
 from app.exchange.departments import DepartmentSystems, Found, InputsRefused, Office
 from app.identity.model import Resident
@@ -22,6 +23,7 @@ from app.kernel.clock import format_utc, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import ProviderUnavailable, ValidationFailed, error_row
 from app.kernel.numbers import mask_name
+from app.reminders.model import Dated
 from app.storage.limits import Limit
 from app.storage.mongo import Database
 
@@ -32,6 +34,8 @@ _REAL_NAME = 3
 LOOKUPS_AT_MOST, LOOKUPS_IN_S = 60, 600
 
 Progress = Callable[[str, str], Awaitable[Mapping[str, Any]]]
+# Notes a day of a resident's own matter, so that they are reminded of it.
+NoteDay = Callable[[str, Dated], Awaitable[None]]
 
 
 class Kinds(Protocol):
@@ -67,6 +71,7 @@ class Checks:
         people: People,
         departments: DepartmentSystems,
         progress: Progress | None = None,
+        note_day: NoteDay | None = None,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
         """`progress` answers (case number, query code): the hall's own check, which without it is not offered."""
@@ -75,8 +80,10 @@ class Checks:
         self._people = people
         self._departments = departments
         self._cache = AnswerCache(redis, keys)
+        self._keys = keys
         self._lookups = Limit(redis, "bill-lookups", most=LOOKUPS_AT_MOST, per_s=LOOKUPS_IN_S)
         self._progress = progress
+        self._note_day = note_day
         self._clock = clock
 
     # --- the kinds ---
@@ -156,7 +163,9 @@ class Checks:
         person = {"name": resident.name, "id_number": resident.id_number} if kind["sends_identity"] else None
 
         async def ask() -> Found:
-            return await self._departments.check(office, name, judged, person)
+            found = await self._departments.check(office, name, judged, person)
+            await self._note_days(kind, found, resident_id)
+            return found
 
         return await self._answered(resident_id, office, name, ["check", name, judged, person], ask)
 
@@ -268,6 +277,11 @@ class Checks:
             "bills": [],
             "other_bills": [],
         }
+
+    async def _note_days(self, kind: Mapping[str, Any], found: Found, resident_id: str) -> None:
+        if self._note_day is not None and kind["sends_identity"]:  # the person's own matter, and nobody else's
+            for dated in dates_of(kind, found.records, lambda value: self._keys.blind_index(value, purpose="check-date")):
+                await self._note_day(resident_id, dated)
 
     async def reassign(self, from_id: str, into_id: str) -> None:
         """Give what is remembered of one account to another, after the two were joined."""

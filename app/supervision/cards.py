@@ -69,6 +69,7 @@ RULES: tuple[Rule, ...] = (
     Rule("complaint_answer_near", "yellow", "complaint.near", {"clock": "answer"}, "answer", "head", "投诉答复期限快到"),
     Rule("acceptance_silent", "red", "case.deemed_accepted", {"card": "red"}, "decision", "head", "逾期没有告知，依法视为受理"),
     Rule("decision_over", "red", "case.warned", {"card": "red", "clock": "decision"}, "decision", "head", "逾期没有作出决定"),
+    Rule("renewal_silent", "red", "case.deemed_renewed", {"card": "red"}, "delivery", "head", "有效期届满前没有决定，依法视为准予延续"),
     Rule("delivery_over", "red", "case.warned", {"card": "red", "clock": "delivery"}, "delivery", "head", "逾期没有送达"),
     Rule("contact_over", "red", "call_back.overdue", {"clock": "contact"}, "contact", "head", "差评没有按时回访"),
     Rule("call_back_over", "red", "call_back.overdue", {"clock": "answer"}, "answer", "head", "差评没有按时答复"),
@@ -85,6 +86,7 @@ ENDS: Mapping[str, tuple[str, ...]] = {
     "case.deemed_accepted": ("acceptance",),
     "case.resumed": ("procedure",),
     "case.approved": ("acceptance", "decision", "procedure"),
+    "case.deemed_renewed": ("acceptance", "decision", "procedure"),
     "case.denied": _ALL,
     "case.not_accepted": _ALL,
     "case.supplement_expired": _ALL,
@@ -213,6 +215,8 @@ def _counts(event: Event, rule: Rule | None) -> dict[str, int]:
     counts = {rule.card: 1} if rule is not None else {}
     if event.name == "case.deemed_accepted":
         counts["deemed_accepted"] = 1
+    if event.name == "case.deemed_renewed":  # the law has decided what the office had not
+        counts["late"] = 1
     if event.name == "case.supplement_requested":
         counts["noticed_again" if event.data.get("by_superior") else "noticed"] = 1
     deadline = event.data.get("deadline_on")

@@ -59,6 +59,15 @@ LICENCES = frozenset(
 # A hearing before a denial, or before any decision.
 HEARD = [draft(item(hearing=kind, **_PLAIN)) for kind in ("on_application", "required")]
 HEARINGS = frozenset("submit withdraw accept claim tell_hearing ask_hearing waive_hearing suspend resume decide deliver".split())
+# A licence is renewed: noted at any time after submission, and granted by law when the old term ends.
+RENEWED = [
+    draft(item(renewal={"licence": "L", "before": {"days": 30, "unit": "calendar"}, "law": "许可法 50"}, hearing="on_application", **_PLAIN),
+          fees)
+    for fees in ((), (fee("on_acceptance"),), (fee("before_issue"),))
+]  # fmt: skip
+RENEWALS = frozenset(
+    "submit withdraw accept request_supplement supplement claim suspend resume extend decide deliver fee_paid note_renewal".split()
+)
 
 
 def few(names):
@@ -74,6 +83,7 @@ def walks_of(most):
         walk(BY_RULES, few(ROUTING), most=most),
         walk(LICENSED, few(LICENCES), most=most),
         *(walk([start], few(HEARINGS), most=most) for start in HEARD),
+        *(walk([start], few(RENEWALS), most=most) for start in RENEWED),
     ]
 
 
@@ -143,6 +153,14 @@ def test_it_finds_a_step_that_the_table_does_not_know(monkeypatch):
 def test_it_finds_silence(monkeypatch):
     monkeypatch.setattr(machine, "TABLE", tuple(row for row in machine.TABLE if row.name != "deem_accepted"))
     assert any("passed in silence" in problem for problem in walk(VARIANTS[:1], most=4).problems)
+
+
+def test_a_renewal_is_granted_by_law_from_every_state_in_which_the_office_could_decide(monkeypatch):
+    taken = set().union(*(walk([start], few(RENEWALS), most=6).taken for start in RENEWED))
+    assert {"deem_renewed", "note_renewal"} <= {row.name for row in taken}
+    without = tuple(row for row in machine.TABLE if row.name != "deem_renewed")
+    monkeypatch.setattr(machine, "TABLE", without)
+    assert any("ended in silence" in problem for problem in walk(RENEWED[:1], few(RENEWALS), most=6).problems)
 
 
 @pytest.mark.parametrize("row", machine.TABLE, ids=lambda row: f"{row.name}-{row.actor}")

@@ -6,9 +6,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from app.cases import auto_decision, corrections, handling, hearings, machine, promises, replacements, routing, steps, sweeps
+from app.cases import auto_decision, corrections, handling, hearings, machine, promises, renewals, replacements, routing, steps, sweeps
 from app.cases.errors import ActionNotAllowed
-from app.cases.model import FINAL, Case, Fee, State, card_of, look_on, reminder_of
+from app.cases.model import FINAL, RENEWABLE, Case, Fee, State, card_of, look_on, reminder_of, renewal_ends_on
 from app.cases.procedure import rules_of
 from app.cases.steps import Moved
 from app.kernel.calendar import WorkingCalendar
@@ -67,6 +67,7 @@ class World:
             case.accepted_by is not None, case.auto is not None, case.sample and case.sample["state"],
             tuple(mark in case.reminded for mark in (reminder_of(case), card_of(case, "yellow"), card_of(case, "red"))),
             (case.delivery or {}).get("method"), look_on(case) is not None and look_on(case) <= today,
+            case.renewal and case.renewal["in_time"], renewal_ends_on(case) is not None, case.decision and case.decision.get("is_deemed"),
             bool(case.due_on and today > case.due_on), bool(case.deadline_on and today > case.deadline_on),
         )  # fmt: skip
 
@@ -137,6 +138,15 @@ def _decide(outcome: str) -> Move:
     return lambda w: handling.decide(w.case, outcome, "", CALENDAR, w.now, _delivers(w), {})
 
 
+# Applied for on the last day that is in time.
+LICENCE = {"_id": "lic_1", "number": "1", "valid_to": "2026-04-01"}
+
+
+def _note_renewal(w: World) -> Moved:
+    moved = renewals.note(w.case, LICENCE, CALENDAR, w.now)
+    return moved if moved.case is not w.case else _simple("note_renewal", S)(w)
+
+
 def _auto_approve(w: World) -> Moved:
     if w.case.auto is None:
         return _simple("auto_approve", S)(w)
@@ -191,6 +201,7 @@ MOVES: tuple[tuple[str, str, State | None, Move], ...] = (
     ("deliver", C, State.COMPLETED, lambda w: handling.deliver(w.case, "post", "EMS1", w.now)),
     ("reassign", C, None, _simple("reassign", C, assignee="d")),
     ("fee_paid", S, None, _fee_paid),
+    ("note_renewal", S, None, _note_renewal),
 )
 
 
@@ -288,6 +299,9 @@ def _after(world: World, moves: tuple[tuple[str, str, State | None, Move], ...],
         found.problems.append(f"the sweep did not come to rest in {moved.case.state}")
     if case.state is State.SUBMITTED and moved.case.state is State.SUBMITTED and later.today > case.accept_by_on:
         found.problems.append("the day of acceptance passed in silence")
+    ends_on = renewal_ends_on(case)
+    if case.state in RENEWABLE and ends_on and later.today > ends_on and moved.case.decision is None:
+        found.problems.append("the term of what is renewed ended in silence")
     yield replace(later, case=moved.case)
 
 

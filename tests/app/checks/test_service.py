@@ -21,7 +21,7 @@ async def test_every_kind_names_its_inputs_level_and_agency(desk: Desk):
     kinds = desk.checks.kinds()
     by_kind = {row["kind"]: row for row in kinds["items"]}
     assert set(by_kind) == {
-        *("traffic_violation", "licence_points", "social_insurance", "housing_fund"),
+        *("traffic_violation", "licence_points", "vehicle_status", "social_insurance", "housing_fund"),
         *("id_card_progress", "exit_entry_progress", "appointment", "medical_insurance"),
     }
     assert by_kind["traffic_violation"]["agency"]["name"] == "韶关市公安局交通警察支队"

@@ -1,0 +1,1 @@
+"""Days that matter to a person: kept, and told of in time."""
