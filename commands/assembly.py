@@ -22,7 +22,6 @@ from app.cases.payables import CasePayables
 from app.cases.pieces import INDEXES as PIECES_INDEXES
 from app.cases.pieces import Pieces
 from app.cases.queue import Queue
-from app.cases.renewals import Renewals
 from app.cases.requests import Requests
 from app.cases.reuse import Reuse
 from app.cases.review import Review
@@ -32,6 +31,7 @@ from app.cases.showing import Showing
 from app.cases.store import CaseStore
 from app.cases.sweeps import Sweeps
 from app.cases.upkeep import Scanning, Upkeep
+from app.catalogue import changes as catalogue_changes
 from app.catalogue import publish as catalogue_publish
 from app.catalogue.live import LiveCatalogue
 from app.catalogue.load import Catalogue
@@ -64,7 +64,6 @@ from app.kernel.clock import run_ahead, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.events import Event
 from app.licences import service as licences
-from app.licences import terms
 from app.platforms.alipay import AlipayGateway
 from app.platforms.clamav import ClamAV
 from app.platforms.http import HttpClient
@@ -84,6 +83,7 @@ from app.supervision import measures as supervision_measures
 from app.supervision.cards import Cards
 from app.supervision.desk import Desk
 from app.supervision.notices import Notices, Recounts
+from commands.reminding import reminding
 from config.settings import ROOT, Settings
 from payments import store as payments_store
 from payments.providers.alipay import Alipay
@@ -93,6 +93,7 @@ from payments.reconcile import store as reconcile_store
 from payments.reconcile.service import Reconcile
 from payments.service import Payments
 from payments.sources import PayableSource
+from push import news as push_news
 from push import service as push_service
 from push.campaigns import model as campaigns_model
 from push.campaigns import segments
@@ -110,6 +111,7 @@ from push.followers import Followers
 from push.grants import Grants
 from push.native_options import load_native_options
 from push.pauses import Pauses
+from push.news import News
 from push.service import Push
 from push.store import Store
 from push.subscriptions import Subscriptions
@@ -146,6 +148,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **campaigns_model.INDEXES,
     **{name: [*push_service.INDEXES[name], *more] for name, more in campaigns_model.COUNTING_INDEXES.items()},
     **push_subscriptions.INDEXES,
+    **push_news.INDEXES,
 }
 
 _HALL_AGENCY = "sg-zsj"  # runs the hall and holds its merchant numbers (config/catalogue/agencies.json)
@@ -196,6 +199,7 @@ class Hall:
     jpush_receipts: JPushReceipts
     subscriptions: Subscriptions
     campaigns: Campaigns
+    news: News
     relay: Relay
     notices: Notices
     recounts: Recounts
@@ -285,9 +289,10 @@ async def assemble(settings: Settings) -> Hall:
     push = _push(settings, database, redis, http, identity, emails, wechat, alipay, sms)
     push_holder.append(push)
     subscriptions = Subscriptions(database, push.store, catalogue)
+    news = News(database, subscriptions, catalogue)
     staff = StaffAccounts(database, keys)
     wallet = licences.Licences(database, lambda code: catalogue.snapshot.licences[code])
-    reminders = Reminders(database)
+    reminders = Reminders(database, calendar)
     files = Files(database, keys)
     scan = Scanning(ClamAV(settings.clamav_url) if settings.clamav_url else None)
     if settings.is_production and not settings.clamav_url:
@@ -307,7 +312,8 @@ async def assemble(settings: Settings) -> Hall:
     pieces = Pieces(database, keys, cases.holdings, utc_now)
     departments = Departments(http, settings.departments_url)
     checks = Checks(
-        database, redis, keys, catalogue=catalogue, people=identity, departments=departments, progress=cases.progress
+        database, redis, keys, catalogue=catalogue, people=identity, departments=departments, progress=cases.progress,
+        note_day=reminders.put,
     )
     bill_reports = BillReports(database, departments)
     sources: dict[str, PayableSource] = {"case": CasePayables(cases), "bill": BillPayables(database, departments)}
@@ -367,9 +373,10 @@ async def assemble(settings: Settings) -> Hall:
         ),
         subscriptions=subscriptions,
         campaigns=campaigns,
+        news=news,
         relay=Relay(
             database,
-            _subscribers(push, cases, payments, bill_reports, wallet, identity, catalogue, cards, feedback),
+            _subscribers(push, cases, payments, bill_reports, wallet, reminders, news, identity, catalogue, cards, feedback),
             urgent=push.urgent_names,
         ),
         notices=notices,
@@ -562,6 +569,8 @@ def _subscribers(
     payments: Payments,
     bill_reports: BillReports,
     wallet: licences.Licences,
+    reminders: Reminders,
+    news: News,
     identity: Identity,
     catalogue: LiveCatalogue,
     cards: Cards,
@@ -582,11 +591,6 @@ def _subscribers(
     async def close_orders(event: Event) -> None:
         await payments.close_payable("case", event.subject_id)
 
-    async def issue_licence(event: Event) -> None:
-        item = catalogue.item(event.data["item_code"])
-        if item["result"]["licence"]:
-            await wallet.issue(event, item["result"]["licence"])
-
     async def finish_join(event: Event) -> None:
         for move in identity.after_join:
             await move(event.data["from"], event.data["into"])
@@ -600,9 +604,10 @@ def _subscribers(
         ("bill.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
         ("case.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
         ("case.withdrawn", ("payments", close_orders)),
-        ("case.completed", ("licences", issue_licence)),
         ("identity.joined", ("join", finish_join)),
         ("identity.join_settled", ("join", finish_join)),
+        *((name, ("news", news.note_item)) for name in catalogue_changes.EVENTS),
+        *reminding(cases, wallet, reminders, identity, catalogue),
         *((name, ("supervision", cards.note)) for name in supervision_cards.EVENTS),
         *((name, ("feedback", feedback.note)) for name in FEEDBACK_EVENTS),
     ):

@@ -50,7 +50,8 @@ async def work(settings: Settings) -> None:
     log.info("worker.started")
     deliver_soon = {lane: asyncio.Event() for lane in LANES}
     sweep_soon, escalate_soon, late_soon = asyncio.Event(), asyncio.Event(), asyncio.Event()
-    hall.when_clock_moves += [sweep_soon.set, escalate_soon.set, late_soon.set]
+    remind_soon, look_soon = asyncio.Event(), asyncio.Event()
+    hall.when_clock_moves += [sweep_soon.set, escalate_soon.set, late_soon.set, remind_soon.set, look_soon.set]
     async with asyncio.TaskGroup() as group:
         group.create_task(hall.relay.run(stop))
         for lane, soon in deliver_soon.items():  # a loop each: a slow lane keeps none of the others waiting
@@ -68,6 +69,9 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(60, stop, "files", hall.upkeep.run))
         group.create_task(_every(30, stop, "cards", hall.cards.escalate_due, escalate_soon))
         group.create_task(_every(30, stop, "work_orders", hall.work_orders.sweep, late_soon))
+        group.create_task(_every(60, stop, "reminders", hall.reminders.run, remind_soon))
+        group.create_task(_every(60, stop, "news_look", hall.news.look, look_soon))
+        group.create_task(_every(1, stop, "news", hall.news.run))
         group.create_task(_every(20, stop, "calendar", hall.recounts.run_due))
         group.create_task(_every(0.5, stop, "campaigns", hall.campaigns.sending.run))
         group.create_task(_listen(hall, stop, deliver_soon))

@@ -1,6 +1,7 @@
 """Push: what the rest of the hall calls. `tell` for the relay, `deliver_due` for the worker, the inbox for handlers."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -89,11 +90,17 @@ class Push:
         """Write the message of an event and the intent to deliver it, both in one transaction. Idempotent.
 
         The relay's subscriber "tell". An event that nobody wrote a text for is a mistake of ours and raises KeyError: the relay
-        keeps it as a dead letter instead of losing it.
+        keeps it as a dead letter instead of losing it. An event with `once` is told under that name: whatever else has told this
+        person of the same thing, or an account that was joined to theirs, has told for it.
         """
         spec = self.templates.specs[event.name]
         now = self._clock()
-        language = (await self.store.preferences(await self.store.present_owner(event.owner_id))).language
+        if event.data.get("once"):
+            event = replace(event, id=event.data["once"])
+        preferences = await self.store.preferences(await self.store.present_owner(event.owner_id))
+        if preferences.refuses(spec.kind):
+            return
+        language = preferences.language
         rendered = self.templates.render(event, language)
 
         async def write(session: AsyncClientSession) -> str | None:

@@ -17,8 +17,11 @@ import orjson
 from pymongo import ASCENDING, IndexModel
 from redis.asyncio import Redis
 
+from app.catalogue.changes import changes
 from app.catalogue.load import Catalogue
 from app.kernel.clock import utc_now
+from app.kernel.events import Event, new_event
+from app.storage import outbox
 from app.storage.mongo import Database
 from app.storage.redis import publish as tell
 
@@ -50,7 +53,7 @@ async def publish(
 ) -> Published:
     """Make a catalogue the published one; the same content twice changes nothing, an earlier content comes back as it was.
 
-    An item whose content changed gets the next version number by itself (at least the one its file says), so no case can
+    What followers of an item want to hear (changes.py) is an event in the same transaction. An item whose content changed gets the next version number by itself (at least the one its file says), so no case can
     meet another text under its version.
     """
     now = now or utc_now()
@@ -72,6 +75,10 @@ async def publish(
             stored = {"_id": version_id, "kind": "catalogue", "published_at": now, "content": content | {"items": items}}
             await versions.insert_one(stored, session=session)
         number = (current["number"] if current else 0) + 1
+        if current:
+            before = await versions.find_one({"_id": current["version_id"]}, {"content.items": 1}, session=session)
+            rows = changes(before["content"]["items"], content["items"]) if before else []
+            await outbox.append(database, session, [_told(row, number, now) for row in rows])
         pointer = {"_id": "current", "kind": "current", "version_id": version_id, "number": number, "at": now}
         await versions.replace_one({"_id": "current"}, pointer, upsert=True, session=session)
         return Published(version_id, number, changed=True)
@@ -80,6 +87,11 @@ async def publish(
     if published.changed and redis is not None:
         await tell(redis, CHANNEL, str(published.number))
     return published
+
+
+def _told(row: Mapping[str, Any], number: int, now: datetime) -> Event:
+    """Return the event of one changed item. It concerns nobody by itself: push/news.py finds who follows the item."""
+    return new_event(row["event"], subject=("item", row["code"]), owner_id="", data={**row, "publication": number}, at=now)
 
 
 def _numbered(

@@ -204,6 +204,8 @@ class Notice(Schema):
     item = text(allow_none=True)
     from_on = text(validate=DAY)
     until_on = text(validate=DAY, allow_none=True)
+    themes = fields.List(fields.String(validate=Length(min=1)), validate=Length(min=1))  # beside those of its item
+    divisions = fields.List(fields.String(), validate=Length(min=1))  # for whom it is; everybody when not said
 
 
 class LeadsTo(Schema):

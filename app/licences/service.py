@@ -53,20 +53,22 @@ class Licences:
         own: Mapping[str, Any] | None = None,
         born_on: date | None = None,
         renews: str | None = None,
+        in_time: bool = False,
     ) -> Mapping[str, Any]:
         """Put the licence of a completed case into its owner's wallet, and return it. One per event, however often it is handed over.
 
         Args:
             own: the item's own rule of the term (`result.terms`), when it has one that fits.
             born_on: the day of birth of whom it is about, where the term goes by age.
-            renews: the licence that the case has renewed in time: the new term follows its end.
+            renews, in_time: the licence that the case has renewed, and whether it was applied for in time (terms.term_of).
         """
         kind = self._type_of(licence_type)
         issued_on = shanghai_day(event.at)
         is_beside = bool(own and own.get("beside"))  # an endorsement, say: the document itself goes on
         before = None if is_beside else await self._earlier(event, licence_type, renews)
+        earlier = _term(before) if before else None
         term = terms.term_of(
-            kind["validity"], issued_on, own=own, born_on=born_on, earlier=_term(before) if before else None, is_renewal=renews is not None
+            kind["validity"], issued_on, own=own, born_on=born_on, earlier=earlier, is_renewal=renews is not None, in_time=in_time
         )
         licence = {
             "_id": new_id("lic"),

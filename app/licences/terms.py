@@ -41,6 +41,7 @@ def term_of(
     born_on: date | None = None,
     earlier: Term | None = None,
     is_renewal: bool = False,
+    in_time: bool = False,
 ) -> Term:
     """Return the term of a licence issued on a day.
 
@@ -49,10 +50,11 @@ def term_of(
         own: the row of the item's `result.terms` that fits the answers: another length, or `as_before`.
         born_on: the holder's day of birth, for rules by age.
         earlier: the term of the holder's present licence of this kind, when the hall knows it.
-        is_renewal: renewed before its end, so that the new term follows the old one (延续).
+        is_renewal: `earlier` is renewed (延续): the new term follows the old one, unless that has run out meanwhile.
+        in_time: applied for in time, so that it follows also then: the office's delay makes no gap.
     """
     start = issued_on
-    if is_renewal and earlier is not None and earlier.valid_to is not None and earlier.valid_to >= issued_on:
+    if is_renewal and earlier is not None and earlier.valid_to is not None and (in_time or earlier.valid_to >= issued_on):
         start = earlier.valid_to + timedelta(days=1)
     last_day = validity.get("last_day", "day_before")
     if own is not None:

@@ -9,7 +9,7 @@ noted_at, expires_at}, one row per person and subject; days are text, so that no
 """
 
 from collections.abc import Callable, Collection
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import structlog
@@ -38,6 +38,7 @@ INDEXES = {
     ]
 }
 _BATCH = 200
+BEGINS = timedelta(hours=9)
 
 reminded = Counter("hall_reminders", "Reminders told", ["event"])
 
@@ -94,7 +95,8 @@ class Reminders:
 
         A person whose row fails is logged and passed by until the next sweep.
         """
-        today, told, after, seen = shanghai_day(self._clock()), 0, ("", ""), set()
+        # The day of reminders begins at nine: nobody is woken at midnight because a date has changed.
+        today, told, after, seen = shanghai_day(self._clock() - BEGINS), 0, ("", ""), set()
         while rows := await self._due(today, after):
             for row in rows:
                 after = (row["look_on"], row["_id"])
@@ -128,15 +130,15 @@ class Reminders:
                     left = message.left(row, today)
                     change = {"tell_on": left, "look_on": left[0] if left else None}
                     await self._rows.update_one({"_id": row["_id"]}, {"$set": change}, session=session)
-            await outbox.append(self._database, session, [self._event(owner_id, message, today) for message in messages])
+            await outbox.append(self._database, session, [self._event(owner_id, message) for message in messages])
 
         await self._database.transaction(work)
         for message in messages:
             reminded.labels(message.event).inc()
         return len(messages)
 
-    def _event(self, owner_id: str, message: Telling, today: date) -> Event:
-        entries = message.entries(today)
+    def _event(self, owner_id: str, message: Telling) -> Event:
+        entries = message.entries(shanghai_day(self._clock()))
         first = entries[0]
         page = "me"
         if first["case_id"] and len(entries) == 1:

@@ -69,6 +69,8 @@ def test_a_renewed_term_follows_the_old_one_without_a_gap():
     assert term_of(RULES["LIC-NURSE"], ISSUED, earlier=old, is_renewal=True) == Term(date(2027, 2, 1), date(2032, 1, 31), DATED, 5)
     late = Term(date(2021, 2, 1), date(2026, 1, 31), DATED, 5)
     assert term_of(RULES["LIC-NURSE"], ISSUED, earlier=late, is_renewal=True).valid_from == ISSUED
+    # The office was late and not the holder: still no gap.
+    assert term_of(RULES["LIC-NURSE"], ISSUED, earlier=late, is_renewal=True, in_time=True).valid_from == date(2026, 2, 1)
 
 
 def test_an_endorsement_has_its_own_length():
