@@ -10,6 +10,7 @@ from app.kernel.errors import TooLarge
 from handlers import (
     auth,
     callbacks,
+    campaigns,
     emails,
     feedback,
     findings,
@@ -100,6 +101,7 @@ ROUTE_MODULES = (
     supervision,
     feedback,
     undelivered,
+    campaigns,
     wechat_routes,
     alipay_routes,
     templates,

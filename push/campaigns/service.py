@@ -251,6 +251,8 @@ class Campaigns:
             changes |= {"size": {"count": count, "is_more": is_more}, "needs_operator": count > self._approval_size}
             version = campaign["version"]  # what was counted is what is handed in
         elif name == "approve":
+            if version is None:
+                raise ValidationFailed([error_row("/version", "required", "请写明批准的是哪一版（version）")])
             # Who grows past what an agency's own head may approve is held there (step `hold`).
             limit = None if machine.OPERATOR in actor.ranks else self._approval_size
             changes |= {"approved_by": staff.account, "is_active": True, "limit": limit}
@@ -270,15 +272,16 @@ class Campaigns:
     async def test(self, campaign_id: str, staff: StaffSession, phone: str) -> dict[str, Any]:
         """Send it to the author's own account in the hall, found by phone number, as it will reach everybody; marked as a test.
 
-        At most MOST_TESTS per campaign; audited. Raises what `steps.take` does, and ValidationFailed when nobody signs in with this number.
+        At most MOST_TESTS per campaign, tries with a number that nobody has included; audited. Raises what `steps.take` does, and
+        ValidationFailed when nobody signs in with this number.
         """
         campaign = await self._mine(campaign_id, staff)
-        resident_id = await self._phones(phone)
-        if not resident_id:
-            raise ValidationFailed([error_row("/phone", "unknown", "这个手机号还没有在大厅登录过，请先用它登录一次")])
         if campaign["tests"] >= MOST_TESTS:
             raise StepNotAllowed(f"一个通知最多试发{MOST_TESTS}次。", en="Tested often enough.")
         await self._take(campaign, "test", staff, changes={"tests": campaign["tests"] + 1})
+        resident_id = await self._phones(phone)
+        if not resident_id:
+            raise ValidationFailed([error_row("/phone", "unknown", "这个手机号还没有在大厅登录过，请先用它登录一次")])
         await self._tell_one(campaign, resident_id)
         return await self.get(campaign_id, staff)
 

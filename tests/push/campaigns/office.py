@@ -86,8 +86,8 @@ class Office:
 
     async def approved(self, staff: StaffSession = CLERK, by: StaffSession = HEAD, **changes: Any) -> str:
         campaign_id = await self.draft(staff, **changes)
-        await self.campaigns.act(campaign_id, staff, "submit")
-        await self.campaigns.act(campaign_id, by, "approve")
+        found = await self.campaigns.act(campaign_id, staff, "submit")
+        await self.campaigns.act(campaign_id, by, "approve", version=found["version"])
         return campaign_id
 
     async def run(self, rounds: int = 1, for_s: float = 1.0) -> None:
