@@ -21,6 +21,7 @@ COMMANDS = {
     "calendar": "The notice of a year (working days): load, show.",
     "clock": "Dev and test: move the hall's clock, as in +5wd.",
     "staff": "Clerks' accounts: add, password, disable.",
+    "campaign": "Campaigns: list, show, watch with a progress bar, pause, resume.",
     "replay": "Put dead events back in line.",
 }
 

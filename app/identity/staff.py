@@ -137,6 +137,11 @@ class StaffAccounts:
         found = await self._staff.find_one({"_id": account, "disabled": {"$ne": True}}, {"role": 1})
         return str(found["role"]) if found else ""
 
+    async def person(self, account: str) -> StaffSession | None:
+        """Return who an account is, for commands on the server; None when there is none or it is disabled."""
+        document = await self._staff.find_one({"_id": account, "disabled": {"$ne": True}})
+        return _session(document) if document else None
+
     async def add(self, account: str, name: str, role: str, agency_id: str, password: str) -> bool:
         """Add an account; False when it exists already."""
         hashed = await asyncio.to_thread(hash_password, password)

@@ -67,7 +67,7 @@ class Campaigns:
         self._catalogue = catalogue
         self._people = people
         self._phones = phones
-        self._operator = operator
+        self.operator = operator
         self._approval_size = approval_size
         self._clock = clock
         self.sending = Sending(
@@ -85,7 +85,7 @@ class Campaigns:
         return tuple(name for name in self._push.templates.specs[EVENT].channels if name not in DERIVED)
 
     def actor(self, campaign: Mapping[str, Any], staff: StaffSession) -> machine.Actor:
-        is_own, is_operator = campaign["agency_id"] == staff.agency_id, staff.agency_id == self._operator
+        is_own, is_operator = campaign["agency_id"] == staff.agency_id, staff.agency_id == self.operator
         return machine.Actor(staff.account, machine.ranks_of(staff.role, is_own, is_operator))
 
     # --- reading ---
@@ -98,7 +98,7 @@ class Campaigns:
         Args:
             everybody: of all agencies; for the agency that runs the hall, for others it is as if it were not said.
         """
-        query: dict[str, Any] = {} if everybody and staff.agency_id == self._operator else {"agency_id": staff.agency_id}
+        query: dict[str, Any] = {} if everybody and staff.agency_id == self.operator else {"agency_id": staff.agency_id}
         if state:
             query["state"] = state
         if cursor:
@@ -118,7 +118,7 @@ class Campaigns:
 
     async def _mine(self, campaign_id: str, staff: StaffSession) -> dict[str, Any]:
         campaign = await self._campaigns.find_one({"_id": campaign_id})
-        if campaign is None or staff.agency_id not in (campaign["agency_id"], self._operator):
+        if campaign is None or staff.agency_id not in (campaign["agency_id"], self.operator):
             raise steps.not_found()
         return campaign
 
@@ -224,7 +224,7 @@ class Campaigns:
             # Whom an agency may write to follows from what people have with it; the agency that runs the hall serves all.
             segment=replace(
                 content.segment,
-                agency_id="" if agency_id == self._operator else agency_id,
+                agency_id="" if agency_id == self.operator else agency_id,
                 items=tuple(str(items[name]["code"]) if name in items else name for name in content.segment.items),
             ),
         )
