@@ -67,6 +67,7 @@ from app.licences import service as licences
 from app.platforms.alipay import AlipayGateway
 from app.platforms.clamav import ClamAV
 from app.platforms.http import HttpClient
+from app.platforms.http2 import Http2Client
 from app.platforms.smtp import Smtp
 from app.platforms.wechat import WeChat
 from app.reminders import service as reminders_service
@@ -100,6 +101,7 @@ from push.campaigns import segments
 from push.campaigns.service import Campaigns
 from push import subscriptions as push_subscriptions
 from push.channels.alipay import AlipayMessage
+from push.channels.apns import Apns, ApnsKey
 from push.channels.email import Email
 from push.channels.jpush import JPush
 from push.channels.jpush_receipts import JPushReceipts
@@ -167,6 +169,7 @@ class Hall:
     database: Database
     redis: Redis
     http: HttpClient
+    http2: Http2Client
     keys: KeyRing
     calendar: WorkingCalendar
     catalogue: LiveCatalogue
@@ -227,6 +230,7 @@ class Hall:
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=5)
         await self.http.close()
+        await self.http2.close()
         await self.redis.aclose()
         await self.database.close()
 
@@ -235,7 +239,7 @@ async def assemble(settings: Settings) -> Hall:
     """Put the parts together for one process, inside its running loop."""
     database = Database(settings.mongodb_uri, settings.mongodb_database)
     redis = connect(settings.redis_url)
-    http = HttpClient()
+    http, http2 = HttpClient(), Http2Client()
     keys = KeyRing.from_text(settings.secret_keys, settings.field_cipher)
     calendar = WorkingCalendar.load(ROOT / "config" / "calendars")
     notices = Notices(database, calendar)
@@ -286,7 +290,7 @@ async def assemble(settings: Settings) -> Hall:
         per_hour=settings.sms_per_hour,
         per_hour_per_address=settings.sms_per_hour_per_address,
     )
-    push = _push(settings, database, redis, http, identity, emails, wechat, alipay, sms)
+    push = _push(settings, database, redis, http, http2, identity, emails, wechat, alipay, sms)
     push_holder.append(push)
     subscriptions = Subscriptions(database, push.store, catalogue)
     news = News(database, subscriptions, catalogue)
@@ -333,6 +337,7 @@ async def assemble(settings: Settings) -> Hall:
         database=database,
         redis=redis,
         http=http,
+        http2=http2,
         keys=keys,
         calendar=calendar,
         catalogue=catalogue,
@@ -464,6 +469,7 @@ def _push(
     database: Database,
     redis: Redis,
     http: HttpClient,
+    http2: Http2Client,
     identity: Identity,
     emails: Emails,
     wechat: WeChat,
@@ -487,6 +493,14 @@ def _push(
         WechatSubscribe(wechat, grants, identity, pauses, utc_now),
         *([official] if official else []),
         AlipayMessage(alipay, templates.alipay, identity),
+        Apns(
+            http2,
+            store,
+            ApnsKey.from_pem(settings.apns_key, settings.apns_key_id, settings.apns_team_id) if settings.apns_url else None,
+            utc_now,
+            base_url=settings.apns_url,
+            topic=settings.apns_topic,
+        ),
         JPush(
             http,
             store,

@@ -209,6 +209,9 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc):
             wrong.append(f"HALL_{name.upper()} is not an http(s) URL")
+    apple = [f"HALL_{name.upper()}" for name in ("apns_key", "apns_key_id", "apns_team_id", "apns_topic") if not getattr(settings, name)]
+    if settings.apns_url and apple:
+        wrong.append(f"HALL_APNS_URL is set, but not {', '.join(apple)}")
     if settings.clamav_url:
         scanner = urlsplit(settings.clamav_url)
         if scanner.scheme != "tcp" or not scanner.hostname:

@@ -113,7 +113,11 @@ class MessagePreferences(Schema):
 
 class DeviceRegistration(Schema):
     platform = fields.Str(required=True, validate=validate.OneOf(("android", "ios", "hmos")))
-    vendor = fields.Str(load_default="", validate=validate.Length(0, 32))
+    vendor = fields.Str(
+        load_default="",
+        validate=validate.Length(0, 32),
+        metadata={"description": "maker of the phone (xiaomi, huawei, ...); `apns`: the id is Apple's device token, not JPush's registration"},
+    )
 
     @validates_schema
     def _plain(self, data: dict[str, Any], **_kwargs: Any) -> None:
@@ -178,5 +182,5 @@ routes = [
     (r"/v1/notifications/read-all", ReadAll),
     (r"/v1/notifications/([\w-]{1,64})/read", ReadNotification),
     (r"/v1/me/notification-preferences", NotificationPreferences),
-    (r"/v1/me/devices/([\w-]{1,64})", Devices),
+    (r"/v1/me/devices/([\w-]{1,200})", Devices),
 ]

@@ -1,5 +1,6 @@
 """Push: what the rest of the hall calls. `tell` for the relay, `deliver_due` for the worker, the inbox for handlers."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from pymongo.errors import DuplicateKeyError
 from redis.asyncio import Redis
 
 from app.kernel.clock import utc_now
-from app.kernel.errors import BadRequest, NotFound
+from app.kernel.errors import BadRequest, NotFound, ValidationFailed, error_row
 from app.kernel.events import Event
 from app.storage.mongo import Database
 from app.storage.redis import publish
@@ -27,7 +28,7 @@ from push.grants import Grants
 from push.lanes import URGENT, Rates, load_rates
 from push.model import ASKED_ONLY, EVENTS, STREAM_CHANNEL, Preferences, view_message
 from push.reports import Reports
-from push.store import Store, new_message
+from push.store import APNS, Store, new_message
 from push.stream import Stream
 from push.templates import FOLDER, MORE, MessageTemplates
 from push.undelivered import Undelivered
@@ -35,6 +36,7 @@ from push.undelivered import Undelivered
 log = structlog.get_logger(__name__)
 
 MAX_UNREAD_COUNT = 100
+_APPLE_TOKEN = re.compile(r"[0-9a-f]{64,200}")  # Apple: of no fixed length
 
 INDEXES: Mapping[str, Sequence[IndexModel]] = {**store.INDEXES, **deliveries.INDEXES, **grants.INDEXES, **reports.INDEXES, **followers.INDEXES}
 
@@ -217,6 +219,9 @@ class Push:
         return changed
 
     async def put_device(self, owner_id: str, registration_id: str, platform: str, vendor: str, session_id: str = "") -> None:
+        """Register a device. Raises ValidationFailed: Apple's vendor with what cannot be an iPhone."""
+        if vendor == APNS and not (platform == "ios" and _APPLE_TOKEN.fullmatch(registration_id)):
+            raise ValidationFailed([error_row("/vendor", "invalid", "苹果推送要有 iOS 设备的设备令牌")])
         details = {"platform": platform, "vendor": vendor, "session_id": session_id}
         await self.store.put_device(owner_id, registration_id, details, self._clock())
 

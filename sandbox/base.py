@@ -19,6 +19,7 @@ from sandbox.storms import Storm
 from sandbox.store import Store
 
 if TYPE_CHECKING:
+    from sandbox.apns import Apns
     from sandbox.mishaps import Mishaps
     from sandbox.notices import Courier
     from sandbox.reports import Reporter
@@ -107,6 +108,7 @@ class Sandbox:
     courier: Courier | None = None  # set by server.make_application
     mishaps: Mishaps | None = None  # likewise
     reporter: Reporter | None = None  # the same
+    apns: Apns | None = None  # set by apns.start
 
     def today(self) -> str:
         return datetime.fromtimestamp(self.clock(), CHINA).date().isoformat()

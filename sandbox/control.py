@@ -9,6 +9,7 @@
 | `GET, POST /_sim/faults` {provider, mode, count?} | bad luck, see base.FAULT_MODES |
 | `POST /_sim/reports` {channel, to?, statuses?, delay_s?, repeat?, early?, forged?} | what the gateway reports, see reports.py |
 | `POST /_sim/jpush/phones` {registration_id, has} | whether a phone gets what JPush sends it, see jpush.py |
+| `POST /_sim/apns/devices` {token, status, reason?, timestamp?} | what Apple says of a device, see apns.py |
 | `POST /_sim/people` {name} | makes a person known to both apps and shows phone, openid, user_id |
 | `POST /_sim/wechat/grants`, `/_sim/wechat/refuse`, `/_sim/alipay/refuse`, `/_sim/wechat/templates` | who may be told |
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
@@ -37,6 +38,7 @@ _CHANNELS = {
     "subscribe_messages": "wechat_subscribe",
     "alipay_messages": "alipay_message",
     "pushes": "jpush",
+    "apple_pushes": "apns",
     "emails": "email",
     "template_messages": "wechat_official",
 }

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from sandbox.signing import make_rsa_key
@@ -96,6 +97,22 @@ class Credentials:
     def smtp_password(self) -> str:
         return self.derived("smtp.password").hex()[:24]
 
+    @property
+    def apns_private(self) -> ec.EllipticCurvePrivateKey:
+        """The .p8 key of the team; made of what there is, so that a set made before there was one has it too."""
+        secret = int.from_bytes(hashlib.sha256(f"apns/{self.wechat_app_secret}".encode()).digest())
+        return ec.derive_private_key(secret % (2**255) + 1, ec.SECP256R1())
+
+    @property
+    def apns_key_id(self) -> str:
+        return hashlib.sha256(f"apns key/{self.jpush_app_key}".encode()).hexdigest()[:10].upper()
+
+    @property
+    def apns_team_id(self) -> str:
+        return hashlib.sha256(f"apns team/{self.jpush_app_key}".encode()).hexdigest()[:10].upper()
+
+    apns_topic = "cn.gov.sg.hall"
+
     def hall_settings(self, sandbox_url: str) -> dict[str, str]:
         """Return the HALL_* variables with which the hall speaks to these stand-ins at `sandbox_url`."""
         url = sandbox_url.rstrip("/")
@@ -130,6 +147,13 @@ class Credentials:
             "HALL_JPUSH_REPORT_URL": f"{url}/jpush",
             "HALL_JPUSH_APP_KEY": self.jpush_app_key,
             "HALL_JPUSH_MASTER_SECRET": self.jpush_master_secret,
+            "HALL_APNS_URL": f"http://127.0.0.1:{apns_port(urlsplit(url).port or 80)}",
+            "HALL_APNS_KEY": self.apns_private.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            ).decode(),
+            "HALL_APNS_KEY_ID": self.apns_key_id,
+            "HALL_APNS_TEAM_ID": self.apns_team_id,
+            "HALL_APNS_TOPIC": self.apns_topic,
             "HALL_REALNAME_URL": f"{url}/realname",
             "HALL_DEPARTMENTS_URL": f"{url}/departments",
             "HALL_SMTP_URL": f"smtp://{self.smtp_name}:{self.smtp_password}@127.0.0.1:{smtp_port(urlsplit(url).port or 80)}",
@@ -147,6 +171,11 @@ def clamd_port(sandbox_port: int) -> int:
 def smtp_port(sandbox_port: int) -> int:
     """Return where the stand-in of a mail server listens."""
     return sandbox_port + 3 if sandbox_port <= 65532 else sandbox_port - 3
+
+
+def apns_port(sandbox_port: int) -> int:
+    """Return where the stand-in of Apple listens: it speaks HTTP/2 only."""
+    return sandbox_port + 2 if sandbox_port < 65534 else sandbox_port - 2
 
 
 def load_or_make(data_dir: Path) -> Credentials:

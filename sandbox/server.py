@@ -19,9 +19,9 @@ from tornado.web import Application
 
 from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, smtp, wechat, wechat_push, wechatpay
 from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
-from sandbox import mishaps, official_account, reports  # isort: skip
+from sandbox import apns, mishaps, official_account, reports  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
-from sandbox.credentials import Credentials, clamd_port, load_or_make, smtp_port
+from sandbox.credentials import Credentials, apns_port, clamd_port, load_or_make, smtp_port
 from sandbox.mishaps import Mishaps
 from sandbox.notices import Courier
 from sandbox.reports import Reporter
@@ -52,7 +52,7 @@ def make_application(
     if offset_s := store.get("clock", "offset_s"):
         control_money.run_ahead(sandbox, offset_s)
     platforms = (wechat, wechatpay, alipay, sms, jpush, realname, departments, official_account, wechat_push)
-    parts = (*platforms, control, cashier, reports, mishaps)
+    parts = (*platforms, control, cashier, reports, mishaps, apns)
     money = (wechatpay_refunds, control_money)
     daily_bills = (bill_days, wechatpay_bills, alipay_bills)
     routes = [route for part in (*parts, *money, *daily_bills) for route in part.routes]
@@ -132,6 +132,7 @@ async def _start_beside(sandbox: Sandbox, host: str, port: int) -> tuple[asyncio
 
     return (
         await tried("clamd", clamd_port(port), clamd.start(host, clamd_port(port), sandbox.faults, slow_s=sandbox.pace.slow_s)),
+        await tried("apns", apns_port(port), apns.start(sandbox, host, apns_port(port))),
         await tried("smtp", smtp_port(port), smtp.start(sandbox, host, smtp_port(port))),
     )
 

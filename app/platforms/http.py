@@ -117,6 +117,7 @@ class HttpClient:
         max_bytes: int = MAX_ANSWER_BYTES,
         repeatable: bool = False,
         headers_again: Callable[[], Mapping[str, str]] | None = None,
+        shown_path: str = "",
     ) -> Response:
         """Send one request, exactly this URL and these bytes, and return the answer, whatever its status below 500.
 
@@ -127,6 +128,7 @@ class HttpClient:
             repeatable: the very same call may be made twice, so it is, once, when the connection breaks before any answer (a kept
                 connection that the other side was just closing, most often). The answer says so (`is_repeat`): a refusal may then be
                 one of the repetition alone.
+            shown_path: what the log shows for a path that holds a person's address.
             headers_again: makes the headers of the repetition, where a signature counts once.
 
         Raises:
@@ -164,7 +166,7 @@ class HttpClient:
                 "vendor.call",
                 vendor=vendor,
                 method=method,
-                path=urlsplit(url).path,
+                path=shown_path or urlsplit(url).path,
                 outcome=outcome,
                 status=status,
                 ms=round(took_s * 1000, 1),

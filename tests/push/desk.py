@@ -1,5 +1,6 @@
 """Push put together with the real clients against the stand-ins, for the tests of push and of its handlers."""
 
+import hashlib
 import shutil
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -16,9 +17,11 @@ from app.kernel.events import Event, new_event
 from app.kernel.ids import new_id
 from app.platforms.alipay import AlipayGateway
 from app.platforms.http import HttpClient
+from app.platforms.http2 import Http2Client
 from app.platforms.wechat import WeChat
 from app.storage.mongo import Database, ensure_indexes
 from push.channels.alipay import AlipayMessage
+from push.channels.apns import Apns, ApnsKey
 from push.channels.jpush import JPush
 from push.channels.sms import Sms, SmsGateway
 from push.channels.voice import Voice
@@ -118,7 +121,7 @@ class Desk:
         """Return what went out to a resident, on every channel, oldest first."""
         async with self.http.get(f"{self.running.url}/_sim/sent") as answer:
             items = (await answer.json())["items"]
-        addresses = {self.town.phones.get(owner_id), owner_id}
+        addresses = {self.town.phones.get(owner_id), owner_id, apple_token(owner_id)}
         for provider in ("wechat", "alipay"):
             addresses |= set((self.town.identities.get((owner_id, provider)) or {}).values())
         return [item for item in items if item["to"] in addresses]
@@ -145,6 +148,11 @@ class Desk:
         )
 
 
+def apple_token(owner_id: str) -> str:
+    """Return the device token of a resident's iPhone."""
+    return hashlib.sha256(owner_id.encode()).hexdigest()
+
+
 @asynccontextmanager
 async def open_desk(
     database: Database, redis: Redis, keys_file: Path, folder: Path, *, channels: Any = None
@@ -158,6 +166,7 @@ async def open_desk(
         push = put_together(database, redis, running, town, out)
         yield Desk(push, town, running, http, database, redis, out)
         await push.stream.close()
+        await push.deliveries._channels["apns"]._http.close()
     await out.close()
     await running.stop()
 
@@ -182,6 +191,7 @@ def put_together(database: Database, redis: Redis, running: Running, town: Town,
         public_key=settings["HALL_ALIPAY_PUBLIC_KEY"],
     )
     sms = SmsGateway(out, settings["HALL_SMS_URL"])
+    out2 = Http2Client()
     jpush = JPush(
         out,
         store,
@@ -209,6 +219,14 @@ def put_together(database: Database, redis: Redis, running: Running, town: Town,
             mini_program=settings["HALL_WECHAT_APP_ID"], public_url="https://hall.example",
         ),  # fmt: skip
         AlipayMessage(alipay, templates.alipay, town),
+        Apns(
+            out2,
+            store,
+            ApnsKey.from_pem(settings["HALL_APNS_KEY"], settings["HALL_APNS_KEY_ID"], settings["HALL_APNS_TEAM_ID"]),
+            utc_now,
+            base_url=running.sandbox.apns.url,
+            topic=settings["HALL_APNS_TOPIC"],
+        ),
         jpush,
         Sms(sms, town),
         Voice(out, store, town, utc_now, base_url=settings["HALL_VOICE_URL"]),

@@ -10,13 +10,14 @@ from app.platforms.http import HttpClient
 from app.platforms.wechat import WeChat, WeChatRefused
 from app.storage.redis import connect
 from push.channel import Then
-from push.channels import alipay, email, jpush, sms, voice, wechat, wechat_official
+from push.channels import alipay, apns, email, jpush, sms, voice, wechat, wechat_official
 from tests.push.desk import Desk, put_together
 
 TABLES = {
     "wechat": wechat,
     "official": wechat_official,
     "alipay": alipay,
+    "apns": apns,
     "app": jpush,
     "email": email,
     "sms": sms,
