@@ -164,12 +164,15 @@ class Me(PageHandler):
 
     async def get(self) -> None:
         resident = await self.hall.identity.resident(self.resident.resident_id)
+        kinds = self.hall.catalogue.snapshot.licences
+        wallet = await self.hall.licences.wallet(resident.id)
         await self.show(
             "me.html",
             me=view_resident(resident),
             sessions=await self.hall.identity.sessions(resident.id),
             session_id=self.resident.session_id,
-            licences=await self.hall.licences.wallet(resident.id),
+            licences=[{**row, "renew_item": kinds.get(row["type"], {}).get("renew_item", "")} for row in wallet],
+            subscriptions=await self.hall.subscriptions.of(resident.id),
         )
 
 

@@ -8,6 +8,8 @@ from app.catalogue.snapshot import ItemFilter
 from app.kernel.clock import today
 from handlers import pages_forms, pages_text
 from handlers.pages_base import CITY, DIVISION_COOKIE, YEAR_S, PageHandler, local_path
+from handlers.pages_subscriptions import follows
+from push.subscriptions import ITEM, THEME
 
 HOT_ON_HOME = 8
 EVENTS_ON_HOME = 8
@@ -74,9 +76,17 @@ class Items(PageHandler):
             heading=wanted["theme"] or wanted["life_event"] or agency or ("办事" if wanted["kind"] == "handle" else "全部事项"),
             items=[with_line(snapshot.rows[item["alias"]]) for item in items],
             themes=[row["name"] for row in snapshot.themes],
+            follow=await self._follow(wanted["theme"]),
             back="/",
             **wanted,
         )
+
+
+    async def _follow(self, theme: str) -> dict[str, Any] | None:
+        if not any(row["name"] == theme for row in self.hall.catalogue.snapshot.themes):
+            return None
+        is_on = await follows(self, THEME, theme)
+        return {"kind": THEME, "key": theme, "on": is_on, "offer": "这类事项有消息告诉我", "is": "这类事项有新的会告诉您"}
 
 
 class Item(PageHandler):
@@ -101,6 +111,13 @@ class Item(PageHandler):
             photos=photo_labels(item, answers),
             fees=fees,
             fee_line=fee_line(item, fees),
+            follow={
+                "kind": ITEM,
+                "key": item["alias"],
+                "on": await follows(self, ITEM, item["alias"]),
+                "offer": "有消息告诉我",
+                "is": "开放办理或有变化时会告诉您",
+            },
             back="/items?kind=" + item["service_kind"],
         )
 

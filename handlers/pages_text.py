@@ -53,7 +53,11 @@ _FATES = {
 }
 
 # What the page after a step says once.
+# Before the day of a reminder.
+DATED = {"licence": "有效期到", "driving_licence": "有效期到", "inspection": "检验有效期到", "points_cycle": "记分周期到", "appointment": "预约在"}
 TOLD = {
+    "followed": "已订阅，有消息会告诉您。",
+    "unfollowed": "已取消订阅。",
     "email": "邮箱已验证，以后也会用邮件通知您。",
     "email_off": "邮箱已删除，不再给它发邮件。",
     "phone": "✓ 已核验：手机号是您的。",
@@ -216,6 +220,14 @@ def days_left(value: date | str | None) -> str:
     if left < 0:
         return f"已过{-left}天"
     return ("今天", "明天", "后天")[left] if left < 3 else f"还有{left}天"
+
+
+def validity(licence: Mapping[str, Any]) -> str:
+    """Return how long a licence of the wallet is good: `有效期到2027年1月5日，还有36天`."""
+    if licence["valid_to"]:
+        until = f"有效期到{short_day(licence['valid_to'])}"
+        return until if licence["days_left"] is None else f"{until}，{'今天是最后一天' if licence['days_left'] == 0 else days_left(licence['valid_to'])}"
+    return "长期有效" if licence["basis"] == "open" else "有效期以证照上写的为准"
 
 
 def _days_until(value: date | str | None) -> int | None:
