@@ -41,7 +41,10 @@ from app.checks import store as checks_store
 from app.checks.payables import BillPayables
 from app.checks.reports import BillReports
 from app.checks.service import Checks
+from app.exchange import hook_deliveries, hooks
 from app.exchange.departments import Departments
+from app.exchange.hook_deliveries import HookDeliveries
+from app.exchange.hooks import Hooks
 from app.feedback import evaluations as feedback_evaluations
 from app.feedback import people as feedback_people
 from app.feedback import statistics as feedback_statistics
@@ -111,6 +114,7 @@ from push.channels.wechat import WechatSubscribe
 from push.channels.wechat_official import WechatOfficial
 from push.followers import Followers
 from push.grants import Grants
+from push.model import EVENTS as PUSH_EVENTS
 from push.native_options import load_native_options
 from push.pauses import Pauses
 from push.news import News
@@ -143,6 +147,8 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **feedback_work_orders.INDEXES,
     **supervision_cards.INDEXES,
     **supervision_measures.INDEXES,
+    **hooks.INDEXES,
+    **hook_deliveries.INDEXES,
     **payments_store.INDEXES,
     **reconcile_store.INDEXES,
     "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],  # both look at the same collection
@@ -198,6 +204,10 @@ class Hall:
     bill_reports: BillReports
     payments: Payments
     reconcile: Reconcile
+    hooks: Hooks
+    hook_deliveries: HookDeliveries
+    hook_pings: Limit
+    outside: HttpClient  # for addresses that others have named
     push: Push
     jpush_receipts: JPushReceipts
     subscriptions: Subscriptions
@@ -231,6 +241,7 @@ class Hall:
             await asyncio.wait(self._tasks, timeout=5)
         await self.http.close()
         await self.http2.close()
+        await self.outside.close()
         await self.redis.aclose()
         await self.database.close()
 
@@ -332,6 +343,9 @@ async def assemble(settings: Settings) -> Hall:
     identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign, reminders.reassign, emails.reassign]
     identity.after_join += [campaigns.reassign]
     cards = Cards(database, calendar)
+    outside = HttpClient(stays_outside=settings.is_production)
+    agency_hooks = Hooks(database, keys, utc_now, is_production=settings.is_production, events=PUSH_EVENTS["case"])
+    to_hooks = HookDeliveries(database, agency_hooks, outside, store.agencies_of, utc_now)
     hall = Hall(
         settings=settings,
         database=database,
@@ -366,6 +380,10 @@ async def assemble(settings: Settings) -> Hall:
         bill_reports=bill_reports,
         payments=payments,
         reconcile=_reconcile(settings, database, http, alipay, payments, sources),
+        hooks=agency_hooks,
+        hook_deliveries=to_hooks,
+        hook_pings=Limit(redis, "hook_pings", most=6, per_s=60),
+        outside=outside,
         push=push,
         jpush_receipts=JPushReceipts(
             http,
@@ -381,7 +399,7 @@ async def assemble(settings: Settings) -> Hall:
         news=news,
         relay=Relay(
             database,
-            _subscribers(push, cases, payments, bill_reports, wallet, reminders, news, identity, catalogue, cards, feedback),
+            _subscribers(push, cases, payments, bill_reports, wallet, reminders, news, identity, catalogue, cards, feedback, to_hooks),
             urgent=push.urgent_names,
         ),
         notices=notices,
@@ -589,6 +607,7 @@ def _subscribers(
     catalogue: LiveCatalogue,
     cards: Cards,
     feedback: Evaluations,
+    to_hooks: HookDeliveries,
 ) -> dict[str, list[Subscriber]]:
     """Return who hears of what. A subscriber's name is kept with the events it has handled: never rename one."""
 
@@ -624,6 +643,7 @@ def _subscribers(
         *reminding(cases, wallet, reminders, identity, catalogue),
         *((name, ("supervision", cards.note)) for name in supervision_cards.EVENTS),
         *((name, ("feedback", feedback.note)) for name in FEEDBACK_EVENTS),
+        *((name, ("hooks", to_hooks.note)) for name in PUSH_EVENTS["case"]),
     ):
         # Before `tell`: whoever is told finds the thing done.
         subscribers.setdefault(name, []).insert(0, subscriber)

@@ -13,6 +13,7 @@
 | `POST /_sim/people` {name} | makes a person known to both apps and shows phone, openid, user_id |
 | `POST /_sim/wechat/grants`, `/_sim/wechat/refuse`, `/_sim/alipay/refuse`, `/_sim/wechat/templates` | who may be told |
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
+| `POST /_sim/hooks` {app, secret, algorithm?} | a department's system learns the secret of its web hook, see hooks.py |
 | `/_sim/wechat/follow`, `/_sim/wechat/fate`, `/_sim/wechat/official-refuse` | the city's official account, see official_account.py |
 | `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
 | `/_sim/storm`, `/_sim/refunds`, `/_sim/certificates`, `/_sim/clock` | see control_money.py |
@@ -41,6 +42,7 @@ _CHANNELS = {
     "apple_pushes": "apns",
     "emails": "email",
     "template_messages": "wechat_official",
+    "hooks": "hook",
 }
 
 

@@ -109,6 +109,11 @@ class CaseStore:
             raise CaseNotFound
         return Case.from_document(document, self._keys)
 
+    async def agencies_of(self, case_id: str) -> set[str]:
+        """Return the agencies that have to do with a case now: whose it is, and the departments that were asked."""
+        row = await self._cases.find_one({"_id": case_id}, {"agency_id": 1, "departments.agency_id": 1})
+        return {row["agency_id"], *(one["agency_id"] for one in row.get("departments", ()))} if row else set()
+
     async def load_all(self, case_ids: Sequence[str], session: AsyncClientSession) -> dict[str, Case | Exception]:
         """Return cases by id; one that is not there is left out, of one that cannot be read what is wrong with it."""
         found: dict[str, Case | Exception] = {}

@@ -29,6 +29,7 @@ from yarl import URL
 
 from app.kernel import context
 from app.kernel.errors import ProviderUnavailable
+from app.platforms import addresses
 
 log = structlog.get_logger(__name__)
 
@@ -97,10 +98,15 @@ def date_offset_s(response: Response, now: datetime) -> float | None:
 
 
 class HttpClient:
-    """One per process. Made anywhere, bound to the running loop at the first call; close it at the end."""
+    """One per process. Made anywhere, bound to the running loop at the first call; close it at the end.
 
-    def __init__(self, *, user_agent: str = "shaoguan-hall/1.0") -> None:
+    Args:
+        stays_outside: only public addresses are connected to, whatever a name resolves to: for addresses that others name.
+    """
+
+    def __init__(self, *, user_agent: str = "shaoguan-hall/1.0", stays_outside: bool = False) -> None:
         self._user_agent = user_agent
+        self._stays_outside = stays_outside
         self._session: aiohttp.ClientSession | None = None
         self._breakers = AsyncCircuitBreakerFactory(default_threshold=BREAKER_FAILURES, default_ttl=BREAKER_REST_S)
         self._places: dict[str, asyncio.Semaphore] = {}
@@ -242,6 +248,9 @@ class HttpClient:
         max_bytes: int,
     ) -> Response:
         deadline = time.monotonic() + timeout_s
+        host = urlsplit(url).hostname or ""
+        if self._stays_outside and addresses.is_literal(host) and not addresses.is_public(host):  # a literal is not resolved
+            raise VendorUnreachable(_AWAY, vendor=vendor, cause="address inside")
         place = self._places.setdefault(vendor, asyncio.Semaphore(CALLS_IN_FLIGHT))
         try:
             async with asyncio.timeout(timeout_s):
@@ -284,7 +293,12 @@ class HttpClient:
     def _own_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15, ttl_dns_cache=60),
+                connector=aiohttp.TCPConnector(
+                    limit=0,
+                    keepalive_timeout=15,
+                    ttl_dns_cache=60,
+                    resolver=addresses.PublicResolver() if self._stays_outside else None,
+                ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
             )
