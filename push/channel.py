@@ -125,12 +125,19 @@ class Channel(Protocol):
 
 
 def message_id(body: bytes) -> str:
-    """Return the id in an answer of the city's gateway, or empty text."""
+    """Return the id in an answer of the city's gateway.
+
+    Raises:
+        Unclear: there is none. That is some page of a proxy, and nobody has promised to send anything.
+    """
     try:
         answer: Any = orjson.loads(body)
     except orjson.JSONDecodeError:
-        return ""
-    return str(answer.get("message_id", "")) if isinstance(answer, dict) else ""
+        answer = None
+    found = answer.get("message_id") if isinstance(answer, dict) else None
+    if not found:
+        raise Unclear("no message id")
+    return str(found)
 
 
 class People(Protocol):

@@ -49,6 +49,7 @@ def make_application(
     """
     sandbox = Sandbox(credentials, store, hall_url, pace or Pace())
     sandbox.courier, sandbox.reporter = Courier(sandbox), Reporter(sandbox)
+    sandbox.mishaps = Mishaps(sandbox)
     if offset_s := store.get("clock", "offset_s"):
         control_money.run_ahead(sandbox, offset_s)
     platforms = (wechat, wechatpay, alipay, sms, jpush, realname, departments, official_account, wechat_push, hooks)
