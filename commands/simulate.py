@@ -1,4 +1,4 @@
-"""The simulation of the payment room, in a process of its own: it lives with the tests, and needs what they need."""
+"""The simulations of the payment room and of messages, each in a process of its own: they live with the tests, and need what they need."""
 
 import subprocess
 import sys
@@ -7,9 +7,13 @@ import click
 
 from config.settings import ROOT
 
+_ROOMS = {"payments": "tests.payments.simulation", "messages": "tests.push.simulation"}
+
 
 @click.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
 @click.pass_context
 def command(ctx: click.Context) -> None:
-    """Orders, providers and crashes against real servers. --help lists the options: --seed, --orders, --runs, --minutes, --keep."""
-    sys.exit(subprocess.run([sys.executable, "-m", "tests.payments.simulation", *ctx.args], cwd=ROOT, check=False).returncode)
+    """Crashes and bad luck against real servers: payments (as it is by itself) or messages. --help after the name lists the options."""
+    words = list(ctx.args)
+    room = words.pop(0) if words and words[0] in _ROOMS else "payments"
+    sys.exit(subprocess.run([sys.executable, "-m", _ROOMS[room], *words], cwd=ROOT, check=False).returncode)

@@ -163,7 +163,7 @@ class _Rush:
         world, chance, after = self._world, random.Random(self._world.plan.seed), ""
         people = {world.name_of(person.number): person for person in world.plan.people}
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(1)
             for row in await world.sent("wechat_subscribe", after):
                 after = row["id"]
                 if row["name"] not in people or chance.random() < 0.6:
