@@ -53,6 +53,7 @@ from app.feedback.complaints import Complaints
 from app.feedback.evaluations import Evaluations
 from app.feedback.model import EVENTS as FEEDBACK_EVENTS
 from app.feedback.model import read_rules
+from app.feedback.staff_ratings import StaffRatings
 from app.feedback.work_orders import WorkOrders
 from app.identity import emails as identity_emails
 from app.identity import store as identity_store
@@ -198,6 +199,7 @@ class Hall:
     licences: licences.Licences
     reminders: Reminders
     feedback: Evaluations
+    staff_ratings: StaffRatings
     work_orders: WorkOrders
     complaints: Complaints
     checks: Checks
@@ -374,6 +376,7 @@ async def assemble(settings: Settings) -> Hall:
         licences=wallet,
         reminders=reminders,
         feedback=feedback,
+        staff_ratings=StaffRatings(database, keys, rules, _HALL_AGENCY),
         work_orders=work_orders,
         complaints=Complaints(database, cases, work_orders, rules, _HALL_AGENCY),
         checks=checks,

@@ -170,6 +170,9 @@ class AssistantAnswer(Schema):
     options = rows()
     items = rows()
     handover = fields.Dict(required=True, allow_none=True)
+    rating_code = fields.String(
+        required=True, allow_none=True, metadata={"description": "for /v1/ratings/{code}; null for a conversation the hall did not begin"}
+    )
 
 
 class CatalogueHandler(HallHandler):
@@ -283,6 +286,8 @@ class Assistant(HallHandler):
         found: dict[str, Any] = answer_question(
             self.hall.catalogue.snapshot, self.body["text"], self.body["conversation_id"]
         )
+        # Whoever asked may rate what they were told, once for the whole conversation, also when a person took over.
+        found["rating_code"] = self.hall.feedback.code_of_conversation(found["conversation_id"])
         await self.answer(found)
 
 

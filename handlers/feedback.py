@@ -7,6 +7,7 @@ from marshmallow import Schema, fields, validate
 from app.feedback import machine
 from app.feedback.complaints import ABOUT
 from app.feedback.work_order import LAMPS, WorkOrder, view
+from app.storage.limits import Limit
 from handlers.base import HallHandler, operation
 from handlers.cases import EvaluationRequest
 
@@ -82,6 +83,15 @@ class ContactResponse(Schema):
     tags = fields.Dict(metadata={"description": "what can be ticked, by level"})
 
 
+class ConsultationRequest(Schema):
+    item_code = fields.String(load_default="", validate=validate.Length(max=50), metadata={"description": "what it was about, if an item"})
+
+
+class ConsultationResponse(ContactResponse):
+    code = fields.String(metadata={"description": "one-time, for /v1/ratings/{code}"})
+    link = fields.String(metadata={"description": "the page of the code, for a QR code"})
+
+
 class ContactListResponse(Schema):
     items = fields.List(fields.Nested(ContactResponse))
     next_cursor = fields.String(allow_none=True)
@@ -145,6 +155,23 @@ def row(order: WorkOrder, hall: Any, actor: str) -> dict[str, Any]:
     return shown
 
 
+async def phone_of(hall: Any, order: WorkOrder) -> str:
+    """Return the number to call, empty when there is none or nobody left a name."""
+    return str(await hall.identity.phone_of(order.owner_id)) if order.owner_id else ""
+
+
+# Anybody may begin conversations with the assistant, so how many of them one address rates is limited.
+CONVERSATIONS_A_DAY = 10
+
+
+async def limit_conversations(handler: HallHandler, code: str) -> None:
+    """Count a rating of a conversation against its address. Raises RateLimited."""
+    if handler.hall.feedback.is_conversation(code):
+        limit = Limit(handler.hall.redis, "conversation-ratings", most=CONVERSATIONS_A_DAY, per_s=86400)
+        await limit.require(handler.client_address, "今天评价咨询的次数够多了，请明天再评；有意见请打12345。")
+        await limit.count(handler.client_address)
+
+
 # --- residents ---
 
 
@@ -183,6 +210,7 @@ class RateByCode(HallHandler):
 
     @operation("Rate by a one-time code", body=CodeRatingRequest, answers={200: ContactResponse})
     async def post(self, code: str) -> None:
+        await limit_conversations(self, code)
         await self.answer(await self.hall.feedback.rate_by_code(code, **self.body))
 
 
@@ -238,6 +266,19 @@ class MyCallBackStep(MyStep):
     kind = machine.CALL_BACK
 
 
+# --- clerks ---
+
+
+class Consultations(HallHandler):
+    @operation(
+        "A consultation at a window, to be rated by its code", body=ConsultationRequest, answers={201: ConsultationResponse}, auth="staff",
+        idempotent=True,
+    )  # fmt: skip
+    async def post(self) -> None:
+        made = await self.hall.feedback.consulted(self.staff, self.idempotent_id("con"), self.body["item_code"])
+        await self.answer(made | {"link": f"{self.hall.settings.public_url}/rate/{made['code']}"}, 201)
+
+
 # --- heads and the call-back desk ---
 
 
@@ -254,7 +295,7 @@ class OneWorkOrder(HallHandler):
     async def get(self, work_order_id: str) -> None:
         order = await self.hall.work_orders.read(work_order_id, self.staff)
         shown = view(order, self.hall.work_orders.today(), self.hall.work_orders.rank(self.staff))
-        await self.answer(shown | {"phone": await self.hall.identity.phone_of(order.owner_id)})
+        await self.answer(shown | {"phone": await phone_of(self.hall, order)})
 
 
 class Step(HallHandler):
@@ -267,7 +308,7 @@ class Step(HallHandler):
 class Evaluations(HallHandler):
     @operation("Ratings of the agency; hidden of cases one took part in", query=EvaluationListQuery, answers={200: EvaluationListResponse}, auth="staff")
     async def get(self) -> None:
-        rows, cursor = await self.hall.feedback.page(self.staff, **self.query)
+        rows, cursor = await self.hall.staff_ratings.page(self.staff, **self.query)
         await self.answer({"items": rows, "next_cursor": cursor})
 
     @operation("Write down a rating given by phone or message", body=DeskRatingRequest, answers={200: ContactResponse}, auth="staff")
@@ -280,7 +321,7 @@ class Statistics(HallHandler):
     @operation("Statistics of ratings of an agency (the head)", query=StatisticsQuery, answers={200: StatisticsResponse}, auth="staff")
     async def get(self) -> None:
         asked = self.query
-        await self.answer(await self.hall.feedback.statistics(self.staff, asked["begin"], asked["end"], asked["agency"]))
+        await self.answer(await self.hall.staff_ratings.statistics(self.staff, asked["begin"], asked["end"], asked["agency"]))
 
 
 routes = [
@@ -295,6 +336,7 @@ routes = [
     (r"/v1/call_backs", CallBacks),
     (r"/v1/call_backs/([\w-]+)", MyCallBack),
     (r"/v1/call_backs/([\w-]+)/(\w+)", MyCallBackStep),
+    (r"/staff/v1/consultations", Consultations),
     (r"/staff/v1/work_orders", WorkOrders),
     (r"/staff/v1/work_orders/([\w-]+)", OneWorkOrder),
     (r"/staff/v1/work_orders/([\w-]+)/(\w+)", Step),

@@ -1,13 +1,14 @@
 """评价和投诉 for residents: what may be rated, rating by the link on a receipt, call-backs, complaints. All of it works without script."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from app.feedback import machine
 from app.feedback.model import BAD_FROM, LEVELS, AlreadyRated
 from app.feedback.work_order import view
 from app.kernel.errors import HallError, ValidationFailed
-from handlers.feedback import row
+from handlers.feedback import limit_conversations, row
 from handlers.pages_base import ULID, PageHandler
 
 CONTACT = rf"(con_{ULID})"
@@ -109,7 +110,9 @@ class RateByCode(FeedbackPage):
     async def post(self, code: str) -> None:
         channel = "tablet" if self.text("via", limit=10) == "tablet" else "qr"
         try:
-            contact = await self.hall.feedback.rate_by_code(code, **self.said(), channel=channel)
+            said = self.said()
+            await limit_conversations(self, code)
+            contact = await self.hall.feedback.rate_by_code(code, **said, channel=channel)
         except AlreadyRated:
             contact = await self.hall.feedback.by_code(code)
         except HallError as error:
@@ -154,11 +157,19 @@ class Complaints(FeedbackPage):
             target=target,
             text=text,
             cases=[case for case in cases if case.submitted_at],
-            agencies=[(agency_id, agency["name"]) for agency_id, agency in self.hall.catalogue.snapshot.agencies.items()],
+            agencies=self._agencies(),
             limits=self.hall.feedback.rules.working_days[machine.COMPLAINT],
             error=error,
             back="/complaints",
         )
+
+
+    def _agencies(self) -> list[tuple[str, list[Mapping[str, Any]]]]:
+        """Return the bodies to choose from by the name of their place: the city's, then each county's."""
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for agency in self.hall.catalogue.snapshot.agencies.values():
+            found.setdefault(self.divisions.get(agency["division"], agency["division"]), []).append(agency)
+        return list(found.items())
 
 
 class NewComplaint(Complaints):

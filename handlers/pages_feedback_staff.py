@@ -6,7 +6,7 @@ from app.feedback import machine
 from app.feedback.model import LEVELS, DeskNeeded
 from app.feedback.work_order import LAMPS, view
 from app.kernel.errors import HallError
-from handlers.feedback import row
+from handlers.feedback import phone_of, row
 from handlers.pages_feedback import WORK_ORDER
 from handlers.pages_staff import PAGE, StaffPage
 
@@ -39,7 +39,7 @@ class OneWorkOrder(StaffPage):
             "staff_work_order.html",
             error.status if error else 200,
             order=view(order, self.hall.work_orders.today(), self.hall.work_orders.rank(self.staff)),
-            phone=await self.hall.identity.phone_of(order.owner_id),
+            phone=await phone_of(self.hall, order),
             names=machine.STEP_NAMES,
             reasons=machine.SET_ASIDE_FOR,
             needs={step.name: step.needs for step in machine.TABLES[order.kind]},
@@ -71,9 +71,9 @@ class Ratings(StaffPage):
 
     async def get(self) -> None:
         cursor = self.text("cursor", limit=40)
-        rows, next_cursor = await self.hall.feedback.page(self.staff, limit=PAGE, cursor=cursor if re.fullmatch(r"evl_\w{26}", cursor) else None)
+        rows, next_cursor = await self.hall.staff_ratings.page(self.staff, limit=PAGE, cursor=cursor if re.fullmatch(r"evl_\w{26}", cursor) else None)
         try:
-            found = await self.hall.feedback.statistics(self.staff, None, None, None)
+            found = await self.hall.staff_ratings.statistics(self.staff, None, None, None)
         except DeskNeeded:  # the call-back desk reads ratings, the head the statistics too
             found = None
         await self.show("staff_ratings.html", rows=rows, next_cursor=next_cursor, found=found, levels=LEVELS)

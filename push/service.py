@@ -96,6 +96,8 @@ class Push:
         person of the same thing, or an account that was joined to theirs, has told for it.
         """
         spec = self.templates.specs[event.name]
+        if not event.owner_id:  # of something for which nobody left a name
+            return
         now = self._clock()
         if event.data.get("once"):
             event = replace(event, id=event.data["once"])

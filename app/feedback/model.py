@@ -30,7 +30,7 @@ CONTACTS: Mapping[str, str] = {"case.submitted": "submission", "case.supplemente
 MATTERS = ("case.completed", "case.denied", "case.not_accepted", "case.supplement_expired")
 EVENTS = tuple(sorted({*CONTACTS, *MATTERS}))
 BY_HAND = ("window", "express")  # ways of delivery in which somebody meets somebody
-KIND_NAMES = {"submission": "提交申请", "window": "窗口收件", "supplement": "补交材料", "delivery": "领取结果", "matter": "整件事"}
+KIND_NAMES = {"submission": "提交申请", "window": "窗口收件", "supplement": "补交材料", "delivery": "领取结果", "matter": "整件事", "consultation": "咨询"}
 
 
 class AlreadyRated(Conflict):

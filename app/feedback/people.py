@@ -13,7 +13,7 @@ from app.storage.mongo import Database
 
 INDEXES = {"audit": [IndexModel([("subject", ASCENDING), ("actor", ASCENDING)], name="of_subject")]}
 
-_ACTS = {"$regex": r"^(case|intake|mark)\.(?!read|list|search|receipt|found|preview)"}
+_ACTS = {"$regex": r"^(case|intake|mark|consultation)\.(?!read|list|search|receipt|found|preview)"}
 
 
 async def took_part(database: Database, case_ids: Sequence[str], account: str, session: Any = None) -> set[str]:

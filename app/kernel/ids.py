@@ -31,6 +31,16 @@ def ulid() -> str:
     return "".join([_PAIRS[(value >> shift) & 1023] for shift in _SHIFTS])
 
 
+def moment_of(ulid_text: str) -> float:
+    """Return the moment in a ULID, in seconds since 1970. Raises ValueError for what is none."""
+    if len(ulid_text) != 26 or any(character not in _CROCKFORD for character in ulid_text):
+        raise ValueError("not a ULID")
+    milliseconds = 0
+    for character in ulid_text[:10]:
+        milliseconds = milliseconds * 32 + _CROCKFORD.index(character)
+    return milliseconds / 1000
+
+
 def new_id(prefix: str) -> str:
     """Return a new id such as `case_01KB2M3N4P5Q6R7S8T9V0W1X2Y` (prefix, `_`, 26 characters of `[0-9A-Z]`)."""
     return f"{prefix}_{ulid()}"

@@ -7,6 +7,9 @@ from types import SimpleNamespace
 import orjson
 import pytest
 
+from app.feedback.evaluations import Evaluations
+from app.feedback.model import read_rules
+from config.settings import ROOT
 from handlers import catalogue
 from tests.app.catalogue.conftest import catalogue as files  # noqa: F401
 from tests.app.catalogue.conftest import snapshot  # noqa: F401
@@ -19,8 +22,10 @@ def _catalogue(files):  # noqa: F811
 
 
 @pytest.fixture
-async def site(snapshot) -> AsyncIterator[Site]:  # noqa: F811
-    async with serving(catalogue.routes, catalogue=SimpleNamespace(snapshot=snapshot)) as site:
+async def site(snapshot, keys) -> AsyncIterator[Site]:  # noqa: F811
+    # Of feedback nothing but the code of a conversation, which needs keys alone.
+    feedback = Evaluations(None, None, keys, None, read_rules(ROOT / "config" / "feedback.json"), "sg-zsj")
+    async with serving(catalogue.routes, catalogue=SimpleNamespace(snapshot=snapshot), feedback=feedback) as site:
         yield site
 
 
@@ -166,10 +171,13 @@ async def test_the_assistant(site: Site):
         return await site.call("POST", "/v1/assistant", data=orjson.dumps(body), headers={"Content-Type": "application/json"})
 
     answer = (await ask({"text": "身份证丢了怎么办"})).json
-    assert set(answer) == {"conversation_id", "reply", "options", "items", "handover"}
+    assert set(answer) == {"conversation_id", "reply", "options", "items", "handover", "rating_code"}
+    assert len(answer["rating_code"]) == 46
     assert answer["items"][0]["alias"] == "id_card_lost"
     again = (await ask({"text": "转人工", "conversation_id": answer["conversation_id"]})).json
     assert again["handover"]
-    assert again["conversation_id"] == answer["conversation_id"]
+    assert (again["conversation_id"], again["rating_code"]) == (answer["conversation_id"], answer["rating_code"]), "once for the whole"
+    for strange in ("c1", "conv_x", "case_01KB2M3N4P5Q6R7S8T9V0W1X2Y", "conv_7ZZZZZZZZZZZZZZZZZZZZZZZZZ", "conv_00000000000000000000000000"):
+        assert (await ask({"text": "转人工", "conversation_id": strange})).json["rating_code"] is None, strange
     for wrong in ({}, {"text": ""}, {"text": 5}, {"text": "x" * 501}, {"text": "x", "conversation_id": "c" * 65}):
         assert (await ask(wrong)).status == 422

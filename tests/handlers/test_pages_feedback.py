@@ -69,6 +69,40 @@ async def test_a_bad_rating_is_called_back_and_a_complaint_is_answered(world: Wo
     assert (await head.get("/staff/feedback/" + page.path.rsplit("/", 1)[-1])).status == 404
 
 
+async def test_a_consultation_at_a_window_is_rated_by_its_code(world: World) -> None:
+    clerk, anybody = await signed_in_staff(world, "clerk.sg-gaj"), world.browser()
+    assert (await anybody.get("/staff/consultations")).path.startswith("/staff/sign-in")
+    page = await clerk.get((await clerk.get("/staff/intake")).path)
+    assert "/staff/consultations" in page.links
+    page = await clerk.get("/staff/consultations")
+    page = await clerk.submit(page, "/staff/consultations", item_code="")
+    assert "扫码评价" in page.text and "svg" in [tag for tag, _given in page.tags]
+    tablet = next(link for link in page.links if link.startswith("/rate/"))
+    rating = await anybody.get(tablet)
+    assert "咨询" in rating.text
+    rating = await anybody.get(tablet.split("?")[0] + "?level=5")
+    rating = await anybody.submit(rating, tablet.split("?")[0], text="<i>没说清楚</i>")
+    assert "您评价了“非常不满意”" in rating.text
+    strange = await clerk.submit(await clerk.get("/staff/consultations"), "/staff/consultations", item_code="no_such")
+    assert strange.status == 404
+    head = await signed_in_staff(world, "head.sg-gaj")
+    desk = await head.get("/staff/feedback?kind=call_back")
+    shown = [await head.get(link) for link in desk.links if "/cbk_" in link]
+    [order] = [page for page in shown if "没说清楚" in page.text]
+    assert order.status == 200 and "没有留" in order.text and "<i>" not in order.html
+
+
+async def test_one_address_rates_ten_conversations_a_day(world: World) -> None:
+    anybody = world.browser()
+    statuses = []
+    for _ in range(12):
+        async with anybody.http.post(f"{world.url}/v1/assistant", json={"text": "身份证丢了怎么办"}) as answer:
+            code = (await answer.json())["rating_code"]
+        async with anybody.http.post(f"{world.url}/v1/ratings/{code}", json={"level": 1}) as answer:
+            statuses.append(answer.status)
+    assert statuses == [200] * 10 + [429] * 2
+
+
 async def test_the_code_on_a_receipt_rates_once_without_sign_in(world: World) -> None:
     resident = await sign_in(world)
     case = await submitted(world, resident)

@@ -17,7 +17,7 @@ def at(month, day, hour=10):
 
 def now_is(hall, moment):
     set_clock(hall, moment)
-    for part in (hall.feedback, hall.work_orders, hall.complaints, hall.cards, hall.supervision):
+    for part in (hall.feedback, hall.staff_ratings, hall.work_orders, hall.complaints, hall.cards, hall.supervision):
         part._clock = lambda: moment
 
 
@@ -55,4 +55,4 @@ async def events_about(hall, subject_id):
 
 
 async def totals(hall, staff=HEAD):
-    return (await hall.feedback.statistics(staff, at(1, 1).date(), at(12, 31).date(), None))["totals"]
+    return (await hall.staff_ratings.statistics(staff, at(1, 1).date(), at(12, 31).date(), None))["totals"]

@@ -134,13 +134,13 @@ async def test_what_was_written_is_sealed_and_hidden_from_whoever_took_part(hall
         stored = str(await hall.database[name].find({}).to_list())
         assert "等了两个小时" not in stored and "叫号机坏了" not in stored
     with pytest.raises(DeskNeeded):
-        await hall.feedback.page(CLERK)
+        await hall.staff_ratings.page(CLERK)
     for who in (HEAD, SUPERIOR, DESK):
-        [row] = (await hall.feedback.page(who))[0]
+        [row] = (await hall.staff_ratings.page(who))[0]
         assert (row["text"], row["tags"], row["level"], row["is_hidden"]) == ("叫号机坏了\n等了两个小时", ["办得慢"], 5, False)
-    assert (await hall.feedback.page(staff_of("sg-gaj", "head")))[0] == []
+    assert (await hall.staff_ratings.page(staff_of("sg-gaj", "head")))[0] == []
     await hall.review.act(case.id, "claim", HEAD, {})  # from now on the head handles it
-    [row] = (await hall.feedback.page(HEAD))[0]
+    [row] = (await hall.staff_ratings.page(HEAD))[0]
     assert (row["text"], row["tags"], row["level"], row["is_hidden"]) == ("", [], 5, True)
 
 
@@ -155,8 +155,8 @@ async def test_the_wrong_person_and_the_wrong_words_are_refused_and_leave_nothin
         (ActionNotAllowed, hall.feedback.evaluate(case.id, case.owner_id, 1, [], "")),  # not finished
         (ValidationFailed, hall.feedback.rate(contact, case.owner_id, 1, [], "", "carrier_pigeon")),
         (DeskNeeded, hall.feedback.rate_for(code, CLERK, 1, [], "", "phone")),
-        (DeskNeeded, hall.feedback.statistics(CLERK, None, None, None)),
-        (DeskNeeded, hall.feedback.statistics(HEAD, None, None, "sg-gaj")),
+        (DeskNeeded, hall.staff_ratings.statistics(CLERK, None, None, None)),
+        (DeskNeeded, hall.staff_ratings.statistics(HEAD, None, None, "sg-gaj")),
     )
     for error, attempt in refused:
         with pytest.raises(error) as caught:
@@ -167,4 +167,4 @@ async def test_the_wrong_person_and_the_wrong_words_are_refused_and_leave_nothin
     with pytest.raises(PersonConcerned):
         await hall.feedback.rate_for(code, DESK, 1, [], "", "phone")
     await hall.feedback.rate_for(code, SUPERIOR, 1, [], "", "phone")
-    assert (await hall.feedback.statistics(HEAD, at(3, 1).date(), at(3, 3).date(), None))["channels"][0]["channel"] == "phone"
+    assert (await hall.staff_ratings.statistics(HEAD, at(3, 1).date(), at(3, 3).date(), None))["channels"][0]["channel"] == "phone"
