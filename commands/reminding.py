@@ -33,11 +33,11 @@ def reminding(
     renewals = Renewals(cases, wallet)
 
     async def issue_licence(event: Event) -> None:
-        item = catalogue.item(event.data["item_code"])
-        result = item["result"]
+        case = await cases.store.load({"_id": event.subject_id})
+        # As the case began: the item may be another by now, or be offered no more.
+        result = (await catalogue.item_at(case.item_code, case.item_version))["result"]
         if not result["licence"]:
             return
-        case = await cases.store.load({"_id": event.subject_id})
         licence = await wallet.issue(
             replace(event, owner_id=case.owner_id),  # two residents may have been joined meanwhile
             result["licence"],

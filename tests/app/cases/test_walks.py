@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from app.cases import guards, machine, steps
-from app.cases.model import Fee, State
+from app.cases.model import RENEWABLE, Fee, State
 from tests.app.cases.walking import BEGIN, MOVES, STEPS, draft, item, walk
 
 
@@ -158,6 +158,7 @@ def test_it_finds_silence(monkeypatch):
 def test_a_renewal_is_granted_by_law_from_every_state_in_which_the_office_could_decide(monkeypatch):
     taken = set().union(*(walk([start], few(RENEWALS), most=6).taken for start in RENEWED))
     assert {"deem_renewed", "note_renewal"} <= {row.name for row in taken}
+    assert next(row for row in machine.TABLE if row.name == "deem_renewed").sources == RENEWABLE
     without = tuple(row for row in machine.TABLE if row.name != "deem_renewed")
     monkeypatch.setattr(machine, "TABLE", without)
     assert any("ended in silence" in problem for problem in walk(RENEWED[:1], few(RENEWALS), most=6).problems)
