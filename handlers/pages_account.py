@@ -151,6 +151,7 @@ class SignOut(PageHandler):
         self.redirect("/me", status=303)
 
     async def post(self) -> None:
+        await self.hall.push.forget_session(self.resident.resident_id, self.resident.session_id)
         await self.hall.identity.logout(self.resident)
         self.clear_cookie(RESIDENT_COOKIE, path="/")
         # What a form kept in this browser until it was saved (form.js): the next person on a shared phone must not find it.
@@ -180,6 +181,7 @@ class EndSession(PageHandler):
     needs = "resident"
 
     async def post(self, session_id: str) -> None:
+        await self.hall.push.forget_session(self.resident.resident_id, session_id)
         if not await self.hall.identity.end_session(self.resident.resident_id, session_id):
             raise NotFound("没有找到这个登录。")
         self.redirect("/me", status=303)

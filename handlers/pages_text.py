@@ -58,6 +58,7 @@ DATED = {"licence": "有效期到", "driving_licence": "有效期到", "inspecti
 TOLD = {
     "followed": "已订阅，有消息会告诉您。",
     "unfollowed": "已取消订阅。",
+    "wishes": "已保存，以后按这样通知您。",
     "email": "邮箱已验证，以后也会用邮件通知您。",
     "email_off": "邮箱已删除，不再给它发邮件。",
     "phone": "✓ 已核验：手机号是您的。",

@@ -180,7 +180,7 @@ async def test_a_form_without_its_token_is_refused_everywhere(world: World) -> N
         "/elder", "/divisions", "/sign-in/sms", "/sign-in/sms/code", "/sign-in/wechat", "/sign-out", "/me/phone", "/me/real-name",
         "/me/face", "/apply/id_card_lost", page.path, page.path.replace("edit", "materials"), page.path.replace("edit", "check"),
         page.path.replace("edit", "withdraw"), "/orders", "/inbox/read-all", "/progress", "/checks/traffic_violation",
-        "/pay/traffic_fine", "/staff/sign-in", "/staff/sign-out",
+        "/pay/traffic_fine", "/me/notices", "/me/notices/quiet", "/staff/sign-in", "/staff/sign-out",
     ]  # fmt: skip
     for path in paths:
         answer = await browser.post(path, {"next": "/", "_xsrf": "2|forged|token|1"}, follow=False)
