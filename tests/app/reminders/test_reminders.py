@@ -8,12 +8,15 @@ import pytest
 
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day
+from app.kernel.events import Event
 from app.kernel.ids import new_id
-from app.reminders import service
+from app.kernel.printed import with_printed
+from app.reminders import printed, service
 from app.reminders.model import Dated
 from app.reminders.service import Reminders
 from app.storage import outbox
 from app.storage.mongo import Database, ensure_indexes
+from config.settings import ROOT
 from push.templates import load_templates
 from tests.app.cases.dying import mortal
 
@@ -86,8 +89,6 @@ async def test_three_licences_that_end_in_one_week_are_one_message(reminders, da
 
 
 def _event(documents):
-    from app.kernel.events import Event
-
     return Event.from_document(documents[0])
 
 
@@ -214,3 +215,8 @@ async def test_one_row_that_cannot_be_told_holds_up_nobody_else(reminders, datab
     clock.day = BEGIN + timedelta(days=10)
     assert await reminders.run() == 1
     assert len(await told(database, me)) == 1
+
+
+def test_the_docs_show_when_each_kind_is_told():
+    page = (ROOT / "docs" / "push.md").read_text(encoding="utf-8")
+    assert with_printed(page, printed.table()) == page, "run: python -m app.reminders.printed docs/push.md"
