@@ -57,12 +57,14 @@ class Sending:
 
     async def _work(self, delivery: dict[str, Any], present: Present) -> None:
         now = present()
-        if delivery["state"] == "sending" and not self._is_repeatable(delivery["channel"]):
-            # Whoever sent it died before noting the outcome.
-            if not await self._note_unclear(delivery, delivery["channel"], "crashed", now):
+        # Whoever had it before died in a call, or before noting the outcome: where the vendor knows our id, that call is made again first.
+        begun = delivery["channel"] if delivery["state"] == "sending" else ""
+        if begun and not self._is_repeatable(begun):
+            if not await self._note_unclear(delivery, begun, "crashed", now):
                 return
+            begun = ""
         preferences = await self._store.preferences(delivery["owner_id"])
-        if not delivery["must_arrive"] and preferences.silences(delivery["subject"]["id"], delivery.get("item_code", "")):
+        if not begun and not delivery["must_arrive"] and preferences.silences(delivery["subject"]["id"], delivery.get("item_code", "")):
             await self._finish(delivery, "inbox", now)
             return
         quiet_until = None if delivery["urgent"] else preferences.quiet_until(now)
@@ -73,12 +75,16 @@ class Sending:
             delivery["_id"], delivery["event"], delivery["owner_id"], delivery["short"], delivery["values"], delivery["link"],
             delivery.get("language", "zh"),
         )  # fmt: skip
-        for name in self._order(delivery, preferences):
+        order = self._order(delivery, preferences)
+        for name in [begun, *(name for name in order if name != begun)] if begun else order:
             if now < delivery.get("paused", {}).get(name, now):
                 continue
             channel = self._channels[name]
-            envelope = await channel.prepare(letter)
+            envelope = await channel.prepare(letter) if name in order else None
             if envelope is None:
+                # Begun, and now it cannot be asked again whether it came to anything.
+                if name == begun and not await self._note_unclear(delivery, name, "crashed", now):
+                    return
                 continue
             if not await self._has_room(delivery, name, present):
                 return
@@ -86,6 +92,7 @@ class Sending:
                 return  # the lease had run out and somebody else has it
             if await self._send(delivery, channel, envelope, present):
                 return
+            delivery["state"] = "waiting"
         again_at = min((until for until in delivery.get("paused", {}).values() if until > now), default=None)
         if again_at is not None:
             await self._in_hand.change(delivery, {"state": "waiting", "next_at": again_at})
@@ -201,7 +208,7 @@ class Sending:
         if not delivery["must_arrive"]:
             await self._finish(delivery, "unclear", now, attempt)
             return False
-        delivery["closed"] = [*delivery["closed"], name]
+        delivery |= {"state": "waiting", "closed": [*delivery["closed"], name]}
         return await self._in_hand.change(delivery, {"state": "waiting", "closed": delivery["closed"]}, attempt)
 
     async def _finish(
@@ -217,7 +224,8 @@ class Sending:
 
     async def _put_back(self, delivery: Mapping[str, Any], next_at: datetime) -> None:
         """Let go of a delivery that was not tried: one that comes later may still tell for it."""
-        await self._in_hand.change(delivery, {"state": "waiting", "next_at": next_at}, lets_go=True)
+        # `sending` stays: what a dead worker had begun is still to be found out.
+        await self._in_hand.change(delivery, {"state": delivery["state"], "next_at": next_at}, lets_go=True)
 
 
 def _settle(channel: Channel, envelope: Envelope, code: str) -> Callable[[AsyncClientSession], Any] | None:

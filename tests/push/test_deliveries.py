@@ -175,6 +175,19 @@ async def test_a_worker_killed_between_send_and_note_sends_one_text_message(desk
     assert (await _state(desk, owner_id))[0] == "sent"
 
 
+async def test_a_call_that_a_dead_worker_had_begun_comes_first_or_is_noted_as_unclear(desk: Desk):
+    owner_id = await desk.resident(phone=True)
+    await desk.push.put_device(owner_id, owner_id, "ios", "")
+    await _tell(desk, owner_id)
+    await _kill_after_send(desk, "app")
+    await desk.push.drop_device(owner_id, owner_id)  # nobody can be asked again whether it arrived
+
+    other = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
+    await other.deliver_due(utc_now() + LEASES["ordinary"] + timedelta(seconds=1))
+
+    assert await _state(desk, owner_id) == ("sent", [("app", "unclear"), ("sms", "sent")])
+
+
 async def _kill_after_send(desk: Desk, channel_name: str) -> None:
     """Deliver what is due, and die in the moment after the vendor has answered."""
     channel = desk.push.deliveries._channels[channel_name]
