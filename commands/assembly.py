@@ -314,6 +314,8 @@ async def assemble(settings: Settings) -> Hall:
     scan = Scanning(ClamAV(settings.clamav_url) if settings.clamav_url else None)
     if settings.is_production and not settings.clamav_url:
         log.warning("uploads.not_scanned", mend="set HALL_CLAMAV_URL")
+    if settings.is_production and not settings.gateway_key:
+        log.warning("gateway_reports.refused", mend="set HALL_GATEWAY_KEY")
     store = CaseStore(database, keys)
     cases = Cases(
         database,

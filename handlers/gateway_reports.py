@@ -45,11 +45,10 @@ class _GatewayReports(HallHandler):
             rejected.labels(reason).inc()
             log.warning("gateway.report_refused", channel=self.channel, reason=reason)
             raise ReportsRefused("拒绝。", en="Refused.") from error
-        for report in found:
-            # Sign-in codes go out by the same gateway; they are no deliveries, and who got none asks for another.
-            if report.fate != PENDING and report.request_id.startswith("dlv_"):
-                fate = f"failed:{report.word}" if report.fate == LOST else report.fate
-                await self.hall.push.reports.take(self.channel, report.message_id, fate)
+        # Sign-in codes go out by the same gateway; they are no deliveries, and who got none asks for another.
+        ours = [report for report in found if report.fate != PENDING and report.request_id.startswith("dlv_")]
+        fates = ((report.message_id, f"failed:{report.word}" if report.fate == LOST else report.fate) for report in ours)
+        await self.hall.push.reports.take_all(self.channel, fates)
         await self.answer({"taken": len(found)})
 
 

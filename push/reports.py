@@ -5,7 +5,8 @@ was slower than the report, or the worker died in between and the send is made a
 The first report of a message counts, whatever comes after it, repeated or contradicting.
 """
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -23,6 +24,7 @@ KEPT = timedelta(days=5)
 _FIRST_WAIT = timedelta(seconds=2)
 _LONGEST_WAIT = timedelta(hours=1)
 _AT_ONCE = 500
+_SIDE_BY_SIDE = 16
 
 INDEXES = {
     "delivery_reports": [
@@ -65,6 +67,16 @@ class Reports:
         row = {"fate": fate[:80], "at": now, "is_waiting": not applied, "next_at": now + _FIRST_WAIT}
         await self._reports.update_one({"_id": key}, {"$setOnInsert": row}, upsert=True)
         reports.labels(channel, word, "applied" if applied else "early").inc()
+
+    async def take_all(self, channel: str, told: Iterable[tuple[str, str]]) -> None:
+        """Take many reports, each `(vendor_id, fate)`, side by side; of those on one message the first, here as everywhere."""
+        waiting = {vendor_id: fate for vendor_id, fate in reversed(list(told))}
+
+        async def place() -> None:
+            while waiting:
+                await self.take(channel, *waiting.popitem())
+
+        await asyncio.gather(*(place() for _ in range(min(_SIDE_BY_SIDE, len(waiting)))))
 
     async def sweep(self) -> int:
         """Apply what waited for its send to be noted; called by the worker every few seconds. Returns how many were applied.

@@ -36,7 +36,10 @@ INDEXES = {
     # Of the gateway's reports: each counts once while its signature is young enough (push/gateway_reports.py).
     "gateway_nonces": [IndexModel([("at", ASCENDING)], name="expires", expireAfterSeconds=1800)],
     # Pushes of JPush that are still asked about; by delivery id.
-    "push_receipts": [IndexModel([("next_at", ASCENDING)], name="due")],
+    "push_receipts": [
+        IndexModel([("next_at", ASCENDING)], name="due"),
+        IndexModel([("until", ASCENDING)], name="expires", expireAfterSeconds=14 * 86400),
+    ],
     "push_devices": [IndexModel([("owner_id", ASCENDING), ("at", DESCENDING)], name="of_owner")],
 }
 

@@ -178,6 +178,20 @@ async def test_what_breaks_on_the_way_shows_one_notification_or_goes_on(desk: De
     assert [item["channel"] for item in await desk.sent(owner_id)] == ["apns"], "a repetition replaces what is on the screen"
 
 
+async def test_a_connection_that_breaks_under_many_calls_loses_none_and_doubles_none(desk: Desk):
+    owners = [await _iphone(desk) for _ in range(9)]
+    for owner_id in owners:
+        await desk.push.tell(desk.event(owner_id))
+    await desk.sim("faults", {"provider": "apns", "mode": "lost", "count": 1})
+
+    for seconds in (0, 10, 60):
+        await desk.push.deliver_due(utc_now() + timedelta(seconds=seconds))
+
+    assert {(await desk.deliveries(owner_id))[0]["state"] for owner_id in owners} == {"sent"}
+    for owner_id in owners:
+        assert len(await desk.sent(owner_id)) == 1
+
+
 async def test_nobody_there_is_tried_later_and_slowness_holds_up_nobody_else(desk: Desk):
     key, http = _key(desk), Http2Client()
     nowhere = Apns(http, desk.push.store, key, utc_now, base_url="http://127.0.0.1:1", topic="t")

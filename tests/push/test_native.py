@@ -1,5 +1,6 @@
 """Pushes to the native app through JPush: makers' channels, whose phone it is, and what became of each."""
 
+import asyncio
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -120,6 +121,27 @@ async def test_where_nobody_knows_or_it_may_be_missed_nothing_follows(desk: Desk
 
     delivery = await _delivery(desk, owner_id)
     assert delivery["state"] == "sent" and not delivery.get("fate") and await _asked_about(desk, owner_id) == 0
+
+
+async def test_a_worker_that_dies_after_its_report_reports_once_all_the_same(desk: Desk):
+    owner_id = await _pushed(desk, "off")
+    dying = _receipts(desk, after=OVER)
+
+    class Dying:
+        def __getattr__(self, name):
+            raise asyncio.CancelledError
+
+    kept, dying._receipts = dying._receipts, Dying()
+    rows = await kept.find({"_id": (await _delivery(desk, owner_id))["_id"]}).to_list()
+    with pytest.raises(asyncio.CancelledError):
+        await dying._ask(rows, utc_now() + OVER)
+    assert (await _delivery(desk, owner_id))["state"] == "waiting" and await _asked_about(desk, owner_id) == 1
+
+    await desk.push.deliver_due()
+    await _receipts(desk, after=OVER).sweep()
+    await desk.push.deliver_due()
+
+    assert [item["channel"] for item in await desk.sent(owner_id)] == ["jpush", "sms"] and await _asked_about(desk, owner_id) == 0
 
 
 @pytest.mark.parametrize("mode", ["down", "garbage", "error500", "rate_limited"])

@@ -176,6 +176,41 @@ async def test_reports_on_sign_in_codes_leave_nothing_behind(desk: Desk, web: We
     assert await desk.database["delivery_reports"].count_documents({}) == before
 
 
+async def test_one_request_with_many_reports_is_taken_side_by_side_and_the_first_of_each_message_counts(desk: Desk, web: Web):
+    owners = [await _told(desk, statuses=[]) for _ in range(40)]
+    deliveries = [await _one(desk, owner_id) for owner_id in owners]
+    rows = [
+        {"request_id": one["_id"], "message_id": one["vendor_id"], "status": status}
+        for status in ("ACCEPTD", "DELIVRD", "UNDELIV")
+        for one in deliveries
+    ]
+    began = time.monotonic()
+
+    assert await _post(web, *_request(desk, rows, nonce=owners[0].replace("_", ""))) == 200
+
+    assert time.monotonic() - began < 3
+    assert {(await _one(desk, owner_id)).get("fate") for owner_id in owners} == {"success"}
+
+
+async def test_who_dies_behind_the_nonce_loses_nothing(desk: Desk, web: Web):
+    owner_id = await _told(desk, statuses=[])
+    delivery = await _one(desk, owner_id)
+    rows = [{"request_id": delivery["_id"], "message_id": delivery["vendor_id"], "status": "UNDELIV"}]
+    really_take_all = desk.push.reports.take_all
+
+    async def die(*_args):
+        raise ConnectionResetError
+
+    desk.push.reports.take_all = die
+    body, headers = _request(desk, rows, nonce="g" * 20)
+    async with desk.http.post(f"{web.url}/callbacks/sms", data=body, headers=headers) as answer:
+        assert answer.status == 500, "not taken, so the gateway comes again"
+    desk.push.reports.take_all = really_take_all
+
+    assert await _post(web, *_request(desk, rows, nonce="h" * 20)) == 200
+    assert (await _one(desk, owner_id))["fate"] == "failed:UNDELIV"
+
+
 def test_the_words_of_the_gateway_are_the_ones_that_are_printed():
     text = (Path(__file__).resolve().parents[2] / "docs" / "push.md").read_text()
 
