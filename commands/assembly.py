@@ -33,6 +33,7 @@ from app.cases.sweeps import Sweeps
 from app.cases.upkeep import Scanning, Upkeep
 from app.catalogue import changes as catalogue_changes
 from app.catalogue import publish as catalogue_publish
+from app.catalogue.assistant import answer_question, asks_for_person
 from app.catalogue.live import LiveCatalogue
 from app.catalogue.load import Catalogue
 from app.catalogue.load import load_catalogue as read_catalogue
@@ -99,6 +100,7 @@ from payments.reconcile.service import Reconcile
 from payments.service import Payments
 from payments.sources import PayableSource
 from push import news as push_news
+from push import customer_messages
 from push import service as push_service
 from push.campaigns import model as campaigns_model
 from push.campaigns import segments
@@ -113,6 +115,7 @@ from push.channels.sms import Sms, SmsGateway
 from push.channels.voice import Voice
 from push.channels.wechat import WechatSubscribe
 from push.channels.wechat_official import WechatOfficial
+from push.customer_messages import CustomerMessages
 from push.followers import Followers
 from push.grants import Grants
 from push.model import EVENTS as PUSH_EVENTS
@@ -148,6 +151,7 @@ INDEXES: Mapping[str, Sequence[IndexModel]] = {
     **feedback_work_orders.INDEXES,
     **supervision_cards.INDEXES,
     **supervision_measures.INDEXES,
+    **customer_messages.INDEXES,
     **hooks.INDEXES,
     **hook_deliveries.INDEXES,
     **payments_store.INDEXES,
@@ -209,6 +213,7 @@ class Hall:
     hooks: Hooks
     hook_deliveries: HookDeliveries
     hook_pings: Limit
+    customer_messages: CustomerMessages
     outside: HttpClient  # for addresses that others have named
     push: Push
     jpush_receipts: JPushReceipts
@@ -388,6 +393,16 @@ async def assemble(settings: Settings) -> Hall:
         hooks=agency_hooks,
         hook_deliveries=to_hooks,
         hook_pings=Limit(redis, "hook_pings", most=6, per_s=60),
+        customer_messages=CustomerMessages(
+            database,
+            keys,
+            wechat,
+            utc_now,
+            answer=lambda text: answer_question(catalogue.snapshot, text, None),
+            wants_person=asks_for_person,
+            public_url=settings.public_url,
+            mode=settings.wechat_customer_service,
+        ),
         outside=outside,
         push=push,
         jpush_receipts=JPushReceipts(

@@ -58,6 +58,7 @@ async def work(settings: Settings) -> None:
             group.create_task(_every(0.5, stop, f"deliver_{lane}", partial(_deliver, hall, lane), soon))
         group.create_task(_every(2, stop, "reports", hall.push.reports.sweep))
         group.create_task(_every(5, stop, "jpush_receipts", hall.jpush_receipts.sweep))
+        group.create_task(_every(2, stop, "customer_messages", hall.customer_messages.answer_due))
         group.create_task(_every(1, stop, "hooks", hall.hook_deliveries.deliver_due))
         group.create_task(_every(2, stop, "followers", hall.push.followers.ask_due))
         group.create_task(_every(2, stop, "payments", lambda: hall.payments.sweep(utc_now())))

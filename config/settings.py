@@ -41,6 +41,7 @@ class Settings:
     wechat_api_url: str
     wechat_app_id: str
     wechat_open_app_id: str  # of the native app at the open platform; the mini-program's when empty
+    wechat_customer_service: str  # who wants a human: queue of our staff, or transfer to WeChat's own tool
     wechat_official_app_id: str  # of the city's official account; empty: none, and no template messages
     wechatpay_url: str
     wechatpay_standby_url: str  # another host of the same API; empty: none
@@ -158,6 +159,7 @@ def read_settings(environment: dict[str, str] | None = None, *, env_file: Path |
             "order_minutes": env.int("ORDER_MINUTES", 30, validate=Range(2, 7 * 24 * 60)),
             "refund_approval_fen": env.int("REFUND_APPROVAL_FEN", 50_000, validate=Range(0, 10**11)),
             "campaign_approval_size": env.int("CAMPAIGN_APPROVAL_SIZE", 10_000, validate=Range(0, 10**9)),
+            "wechat_customer_service": env.str("WECHAT_CUSTOMER_SERVICE", "queue", validate=OneOf(["queue", "transfer"])),
             "alipay_bill_type": env.str("ALIPAY_BILL_TYPE", "trade", validate=OneOf(["trade", "signcustomer"])),
             "worker_metrics_port": env.int("WORKER_METRICS_PORT", 0, validate=Range(0, 65535)),
             "sms_interval_s": env.int("SMS_INTERVAL_S", 60 if production else 3, validate=Range(0, 3600)),

@@ -1,4 +1,4 @@
-"""/callbacks/wechat/messages: what WeChat tells the mini-program's server (subscription pop-ups, changes, fates of messages).
+"""/callbacks/wechat/messages: what WeChat tells the mini-program's server: subscription pop-ups, changes, fates of messages, what people write.
 
 Every push is applied once, however often WeChat repeats it.
 """
@@ -12,7 +12,8 @@ from app.kernel.clock import utc_now
 from handlers.base import operation
 from miniprogram_api.wechat_callbacks import Account, WechatCallback
 from push import wechat_callback
-from push.wechat_callback import Push
+from push.customer_messages import Written
+from push.wechat_callback import Message, Push
 
 log = structlog.get_logger(__name__)
 
@@ -28,9 +29,29 @@ class WechatMessages(WechatCallback):
     @operation("WeChat tells of an event (plain or AES, JSON or XML)", answers={200: None})
     async def post(self) -> None:
         push = self.guarded(lambda: wechat_callback.read(self.read()))
-        pushes.labels(push.event if push.event.startswith("subscribe_msg_") else "other").inc()
+        name = push.event if push.event.startswith("subscribe_msg_") else "message" if push.message else "other"
+        pushes.labels(name).inc()
         await self._apply(push)
+        if push.message is None:
+            self.say("success")
+        else:
+            await self._take(push, push.message)
+
+    async def _take(self, push: Push, message: Message) -> None:
+        """Store what a person wrote and answer WeChat at once; the person is answered beside this request."""
+        messages = self.hall.customer_messages
+        state = await messages.take(Written(push.key, push.openid, message.kind, message.text, message.at))
+        if state == "transferred":
+            return self.reply(
+                {
+                    "ToUserName": push.openid,
+                    "FromUserName": message.to,
+                    "CreateTime": int(utc_now().timestamp()),
+                    "MsgType": "transfer_customer_service",
+                }
+            )
         self.say("success")
+        self.hall.run_beside(messages.answer_now(push.key))
 
     async def _apply(self, push: Push) -> None:
         """Apply a push once: the note that it was seen and its effect are one transaction."""

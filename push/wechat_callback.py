@@ -40,6 +40,16 @@ class Sent:
 
 
 @dataclass(frozen=True)
+class Message:
+    """What a person wrote. `kind`: text, image, ...; `to`: the original id of the mini-program; `at`: epoch seconds."""
+
+    kind: str
+    text: str
+    to: str
+    at: int
+
+
+@dataclass(frozen=True)
 class Push:
     """One pushed event. `key` is the same for every repetition of it."""
 
@@ -48,6 +58,7 @@ class Push:
     openid: str
     choices: tuple[Choice, ...] = ()
     sent: tuple[Sent, ...] = ()
+    message: Message | None = None
 
 
 @dataclass(frozen=True)
@@ -150,16 +161,29 @@ def read(data: dict[str, Any]) -> Push:
             Sent(str(row.get("TemplateId", "")), str(row.get("MsgID", "")), str(row.get("ErrorStatus", "")))
             for row in rows.get("subscribe_msg_sent_event", [])
         ),
+        message=_message(data),
     )
+
+
+def _message(data: dict[str, Any]) -> Message | None:
+    """Return what a person wrote; None for an event. The picture of an image is not fetched, so its address is not read."""
+    kind = str(data.get("MsgType", ""))
+    if kind in ("", "event") or not data.get("MsgId") or not data.get("FromUserName"):
+        return None
+    return Message(kind, str(data.get("Content") or ""), str(data.get("ToUserName", "")), _epoch(data))
+
+
+def _epoch(data: dict[str, Any]) -> int:
+    at = str(data.get("CreateTime", ""))
+    return int(at) if at.isascii() and at.isdigit() and len(at) < 16 else 0
 
 
 def read_account_event(data: dict[str, Any]) -> AccountEvent:
     """Read an event of an official account; a message that a person wrote to it has no name and is answered only."""
-    at = str(data.get("CreateTime", ""))
     return AccountEvent(
         name=str(data.get("Event", "")),
         openid=str(data.get("FromUserName", "")),
-        at=int(at) if at.isascii() and at.isdigit() and len(at) < 16 else 0,
+        at=_epoch(data),
         # The document writes MsgID, servers have sent MsgId.
         message_id=str(data.get("MsgID") or data.get("MsgId") or ""),
         status=str(data.get("Status", "")),

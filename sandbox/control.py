@@ -13,6 +13,7 @@
 | `POST /_sim/people` {name} | makes a person known to both apps and shows phone, openid, user_id |
 | `POST /_sim/wechat/grants`, `/_sim/wechat/refuse`, `/_sim/alipay/refuse`, `/_sim/wechat/templates` | who may be told |
 | `POST /_sim/wechat/push`, `/_sim/wechat/verify-server` | WeChat's message push to the hall |
+| `POST /_sim/wechat/say` {name, text} | a person writes to the mini-program, see wechat_customer.py |
 | `POST /_sim/hooks` {app, secret, algorithm?} | a department's system learns the secret of its web hook, see hooks.py |
 | `/_sim/wechat/follow`, `/_sim/wechat/fate`, `/_sim/wechat/official-refuse` | the city's official account, see official_account.py |
 | `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
@@ -43,6 +44,7 @@ _CHANNELS = {
     "emails": "email",
     "template_messages": "wechat_official",
     "hooks": "hook",
+    "customer_messages": "wechat_customer",
 }
 
 

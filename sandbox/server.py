@@ -19,7 +19,7 @@ from tornado.web import Application
 
 from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, smtp, wechat, wechat_push, wechatpay
 from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
-from sandbox import apns, hooks, mishaps, official_account, reports  # isort: skip
+from sandbox import apns, hooks, mishaps, official_account, reports, wechat_customer  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log
 from sandbox.credentials import Credentials, apns_port, clamd_port, load_or_make, smtp_port
 from sandbox.mishaps import Mishaps
@@ -52,7 +52,7 @@ def make_application(
     sandbox.mishaps = Mishaps(sandbox)
     if offset_s := store.get("clock", "offset_s"):
         control_money.run_ahead(sandbox, offset_s)
-    platforms = (wechat, wechatpay, alipay, sms, jpush, realname, departments, official_account, wechat_push, hooks)
+    platforms = (wechat, wechatpay, alipay, sms, jpush, realname, departments, official_account, wechat_push, wechat_customer, hooks)
     parts = (*platforms, control, cashier, reports, mishaps, apns)
     money = (wechatpay_refunds, control_money)
     daily_bills = (bill_days, wechatpay_bills, alipay_bills)

@@ -24,8 +24,7 @@ def answer_question(snapshot: Snapshot, text: str, conversation_id: str | None) 
     """
     found = snapshot.search(text, limit=_SHOWN)
     items, knowledge = found["items"], found["knowledge"]
-    wants_person = any(word in text for word in _PERSON)
-    if wants_person:
+    if asks_for_person(text):
         reply, handover = "好的，请找工作人员。" + HANDOVER["text"], HANDOVER
     elif knowledge and knowledge[0]["score"] >= max(_SURE, (items[0]["score"] if items else 0) * 0.8):
         entry = knowledge[0]
@@ -39,10 +38,15 @@ def answer_question(snapshot: Snapshot, text: str, conversation_id: str | None) 
     return {
         "conversation_id": conversation_id or new_id("conv"),
         "reply": reply,
-        "options": [_option(row) for row in items] if not wants_person else [],
+        "options": [_option(row) for row in items] if not asks_for_person(text) else [],
         "items": [{key: value for key, value in row.items() if key not in ("highlight", "score", "type")} for row in items],
         "handover": handover,
     }
+
+
+def asks_for_person(text: str) -> bool:
+    """Say whether somebody wants to talk to a human."""
+    return any(word in text for word in _PERSON)
 
 
 def _option(row: Mapping[str, Any]) -> dict[str, Any]:

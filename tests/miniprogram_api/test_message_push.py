@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from app.kernel.clock import utc_now
-from push.wechat_callback import CallbackRejected, MessageCipher, parse, read, signature
+from push.wechat_callback import CallbackRejected, MessageCipher, check_signature, parse, read, signature
 from tests.push.conftest import desk, stand_in_keys  # noqa: F401
 from tests.push.desk import Desk
 from tests.push.web import Web, open_web
@@ -202,3 +202,50 @@ def test_xml_is_read_like_json():
     assert push.openid == "o1"
     with pytest.raises(CallbackRejected):
         parse(b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>')
+
+
+# Published with Tencent's own sample code of message encryption (WXBizMsgCrypt, Java: WXBizMsgCryptTest; Python and Node: Sample).
+_KEY = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG"
+_VECTORS = [
+    (
+        "我是中文abcd123",
+        "jn1L23DB+6ELqJ+6bruv21Y6MD7KeIfP82D6gU39rmkgczbWwt5+3bnyg5K55bgVtVzd832WzZGMhkP72vVOfg==",
+    ),
+    (
+        "<xml><ToUserName><![CDATA[oia2Tj我是中文jewbmiOUlr6X-1crbLOvLw]]></ToUserName><FromUserName><![CDATA[gh_7f083739789a]]></FromUserName>"
+        "<CreateTime>1407743423</CreateTime><MsgType><![CDATA[video]]></MsgType><Video><MediaId>"
+        "<![CDATA[eYJ1MbwPRJtOvIEabaxHs7TX2D-HV71s79GUxqdUkjm6Gs2Ed1KF3ulAOA9H1xG0]]></MediaId><Title><![CDATA[testCallBackReplyVideo]]></Title>"
+        "<Description><![CDATA[testCallBackReplyVideo]]></Description></Video></xml>",
+        "jn1L23DB+6ELqJ+6bruv23M2GmYfkv0xBh2h+XTBOKVKcgDFHle6gqcZ1cZrk3e1qjPQ1F4RsLWzQRG9udbKWesxlkupqcEcW7ZQweImX9+wLMa0GaUzpkycA8+IamDBxn5l"
+        "oLgZpnS7fVAbExOkK5DYHBmv5tptA9tklE/fTIILHR8HLXa5nQvFb3tYPKAlHF3rtTeayNf0QuM+UW/wM9enGIDIJHF7CLHiDNAYxr+r+OrJCmPQyTy8cVWlu9iSvOHPT/77"
+        "bZqJucQHQ04sq7KZI27OcqpQNSto2OdHCoTccjggX5Z9Mma0nMJBU+jLKJ38YB1fBIz+vBzsYjrTmFQ44YfeEuZ+xRTQwr92vhA9OxchWVINGC50qE/6lmkwWTwGX9wtQpsJ"
+        "KhP+oS7rvTY8+VdzETdfakjkwQ5/Xka042OlUb1/slTwo4RscuQ+RdxSGvDahxAJ6+EAjLt9d8igHngxIbf6YyqqROxuxqIeIch3CssH/LqRs+iAcILvApYZckqmA7FNERsp"
+        "KA5f8GoJ9sv8xmGvZ9Yrf57cExWtnX8aCMMaBropU/1k+hKP5LVdzbWCG0hGwx/dQudYR/eXp3P0XxjlFiy+9DMlaFExWUZQDajPkdPrEeOwofJb",
+    ),
+]
+_PUSHED = (
+    "hyzAe4OzmOMbd6TvGdIOO6uBmdJoD0Fk53REIHvxYtJlE2B655HuD0m8KUePWB3+LrPXo87wzQ1QLvbeUgmBM4x6F8PGHQHFVAFmOD2LdJF9FrXpbUAh0B5GIItb52sn896wVsMS"
+    "HGuPE328HnRGBcrS7C41IzDWyWNlZkyyXwon8T332jisa+h6tEDYsVticbSnyU8dKOIbgU6ux5VTjg3yt+WGzjlpKn6NPhRjpA912xMezR4kw6KWwMrCVKSVCZciVGCgavjIQ6X8"
+    "tCOp3yZbGpy0VxpAe+77TszTfRd5RJSVO/HTnifJpXgCSUdUue1v6h0EIBYYI1BD1DlD+C0CR8e6OewpusjZ4uBl9FyJvnhvQl+q5rv1ixrcpCumEPo5MJSgM9ehVsNPfUM669Wu"
+    "MyVWQLCzpu9GhglF2PE="
+)
+
+
+@pytest.mark.parametrize(("message", "sealed"), _VECTORS, ids=["short", "long"])
+def test_the_published_vectors_of_message_encryption_are_met_both_ways(message: str, sealed: str):
+    cipher = MessageCipher(_KEY, "wxb11529c136998cb6")
+    assert cipher.seal(message.encode(), random=b"aaaabbbbccccdddd") == sealed
+    assert cipher.open(sealed) == message.encode()
+    with pytest.raises(CallbackRejected):
+        MessageCipher(_KEY, "wxb11529c136998cb7").open(sealed)
+
+
+def test_the_published_push_is_verified_and_opened():
+    given = "5d197aaffba7e9b25a30732f161a50dee96bd5fa"
+    assert signature("spamtest", "1409735669", "1320562132", _PUSHED) == given
+    check_signature(given, "spamtest", "1409735669", "1320562132", _PUSHED)
+    with pytest.raises(CallbackRejected):
+        check_signature(given, "spamtest", "1409735669", "1320562133", _PUSHED)
+    push = read(parse(MessageCipher(_KEY, "wx2c2769f8efd9abc2").open(_PUSHED)))
+    assert push.openid == "oyORnuP8q7ou2gfYjqLzSIWZf0rs" and push.message is not None
+    assert (push.message.kind, push.message.text, push.message.at) == ("text", "abcdteT", 1409735668)

@@ -1,0 +1,73 @@
+"""What people wrote to the mini-program and a human has to answer (/staff/v1/consultations): of the agency that runs the hall."""
+
+from marshmallow import Schema, fields, validate
+
+from handlers.base import HallHandler, operation
+
+_KEY = r"([0-9a-f]{64})"
+
+
+class ConsultationQuery(Schema):
+    limit = fields.Integer(load_default=20, validate=validate.Range(1, 100, error="应为 1 到 100"))
+    cursor = fields.String(load_default=None, validate=validate.Regexp(r"[0-9a-f]{64}\Z"))
+
+
+class ConsultationReply(Schema):
+    text = fields.String(required=True, validate=validate.Length(1, 600, error="回复为 1 到 600 个字"))
+
+
+class ConsultationNote(Schema):
+    note = fields.String(required=True, validate=validate.Length(2, 500, error="请写明怎么处理的，2 到 500 个字"))
+
+
+class ConsultationResponse(Schema):
+    id = fields.String()
+    at = fields.String(metadata={"format": "date-time"})
+    kind = fields.String(metadata={"description": "WeChat's word: text, image, voice, ..."})
+    text = fields.String()
+    asked_human = fields.Boolean(metadata={"description": "false: a machine's answer that WeChat did not take"})
+    reply = fields.String(metadata={"description": "what the machine said"})
+    code = fields.String(metadata={"description": "why the machine's answer did not go out (docs/push.md)"})
+    answerable_until = fields.String(metadata={"format": "date-time", "description": "until then WeChat takes an answer"})
+    handled_by = fields.String(allow_none=True)
+    handled_at = fields.String(allow_none=True, metadata={"format": "date-time"})
+    staff_reply = fields.String()
+    note = fields.String()
+
+
+class ConsultationListResponse(Schema):
+    items = fields.List(fields.Nested(ConsultationResponse))
+    next_cursor = fields.String(allow_none=True)
+
+
+class Consultations(HallHandler):
+    @operation("What waits for a human, oldest first", query=ConsultationQuery, answers={200: ConsultationListResponse}, auth="staff")
+    async def get(self) -> None:
+        rows, cursor = await self.hall.customer_messages.queue(
+            self.staff,
+            is_superior=self.hall.supervision.is_superior(self.staff),
+            limit=self.query["limit"],
+            after=self.query["cursor"],
+        )
+        await self.answer({"items": rows, "next_cursor": cursor})
+
+
+class ReplyToConsultation(HallHandler):
+    @operation("Answer the person in WeChat", body=ConsultationReply, answers={200: ConsultationResponse}, auth="staff")
+    async def post(self, key: str) -> None:
+        is_superior = self.hall.supervision.is_superior(self.staff)
+        await self.answer(await self.hall.customer_messages.reply(self.staff, key, self.body["text"], is_superior=is_superior))
+
+
+class CloseConsultation(HallHandler):
+    @operation("Note that it was taken care of otherwise", body=ConsultationNote, answers={200: ConsultationResponse}, auth="staff")
+    async def post(self, key: str) -> None:
+        is_superior = self.hall.supervision.is_superior(self.staff)
+        await self.answer(await self.hall.customer_messages.close(self.staff, key, self.body["note"], is_superior=is_superior))
+
+
+routes = [
+    (r"/staff/v1/consultations", Consultations),
+    (rf"/staff/v1/consultations/{_KEY}/reply", ReplyToConsultation),
+    (rf"/staff/v1/consultations/{_KEY}/close", CloseConsultation),
+]
