@@ -122,10 +122,14 @@ class Campaigns:
             raise steps.not_found()
         return campaign
 
-    async def preview(self, campaign_id: str, staff: StaffSession) -> dict[str, Any]:
-        """Return how a campaign will look and how many it will reach. Audited: a number says something of people too.
+    async def looks(self, campaign_id: str, staff: StaffSession) -> dict[str, Any]:
+        """Return how a campaign looks: `{inbox: {zh, en}, sms: {zh, en}, ...}`, text messages with their length and parts."""
+        return self._looks(await self._mine(campaign_id, staff))
 
-        `{channels: {inbox: {zh, en}, sms: {zh, en}, ...}, size: {count, is_more}, needs_operator}`; text messages with their length and parts.
+    async def preview(self, campaign_id: str, staff: StaffSession) -> dict[str, Any]:
+        """Return how a campaign will look and how many it will reach: `{channels, size: {count, is_more}, needs_operator}`.
+
+        Audited: a number says something of people too.
         """
         campaign = await self._mine(campaign_id, staff)
         count, is_more = await self._count(campaign)
