@@ -85,7 +85,7 @@ class CampaignProgress(Schema):
 class CampaignHistory(Schema):
     at = fields.String(metadata={"format": "date-time"})
     by = fields.String()
-    step = fields.String(validate=validate.OneOf(list(machine.STEPS)))
+    step = fields.String(validate=validate.OneOf(list(machine.STEP_NAMES)))
     name = fields.String()
     note = fields.String()
 

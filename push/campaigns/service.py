@@ -194,7 +194,7 @@ class Campaigns:
             "is_expanded": False,
             "is_active": False,
             "next_at": None,
-            "history": [{"at": now, "by": staff.account, "step": "edit", "note": ""}],
+            "history": [{"at": now, "by": staff.account, "step": "create", "note": ""}],
         }
 
         async def work(session: AsyncClientSession) -> None:

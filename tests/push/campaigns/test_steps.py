@@ -73,7 +73,7 @@ async def test_two_heads_at_once_approve_it_once(office: Office):
     )
 
     assert sum(not isinstance(answer, HallError) for answer in answers) == 1
-    assert [row["step"] for row in (await office.seen(campaign_id))["history"]] == ["edit", "submit", "approve"]
+    assert [row["step"] for row in (await office.seen(campaign_id))["history"]] == ["create", "submit", "approve"]
 
 
 async def test_what_was_approved_cannot_be_changed_without_a_new_approval(office: Office):
@@ -208,7 +208,7 @@ async def test_an_agency_sees_its_own_and_the_operator_all(office: Office):
 def test_every_state_can_be_left_or_is_an_end_and_every_step_leads_somewhere_known():
     left = {source for step in machine.TABLE for source in step.sources if step.target}
     assert left | {machine.FINISHED, machine.STOPPED} == set(machine.STATES)
-    assert set(machine.STEPS) == set(machine.STEP_NAMES) and len(machine.STEPS) == len(machine.TABLE)
+    assert {"create", *machine.STEPS} == set(machine.STEP_NAMES) and len(machine.STEPS) == len(machine.TABLE)
     assert all(not step.target or step.target in machine.STATES for step in machine.TABLE)
 
 
