@@ -8,7 +8,7 @@ from handlers.pages_base import PageHandler, local_path
 from push.subscriptions import KINDS
 
 # The kinds of messages that one may turn off here; the API has all of them (handlers/notifications.py).
-SWITCHES = {"reminder": "到期和预约提醒", "news": "我订阅的消息", "notice": "各单位群发的通知"}
+SWITCHES = {"reminder": "到期和预约提醒", "news": "我订阅的消息"}
 
 
 async def follows(page: PageHandler, kind: str, key: str) -> bool:
@@ -42,10 +42,7 @@ class Follow(PageHandler):
 
 
 class MyReminders(PageHandler):
-    """GET /me/reminders: what one follows, the days that one is told of, and the switches. POST {kind, on, channel} turns one.
-
-    `channel`: `sms` asks for text messages of a kind as well, or no more; left out, it is the kind itself.
-    """
+    """GET /me/reminders: what one follows, the days that one is told of, and the switches. POST {kind, on} turns one."""
 
     needs = "resident"
     tab = "me"
@@ -59,7 +56,7 @@ class MyReminders(PageHandler):
             "reminders.html",
             days=days,
             subscriptions=rows,
-            switches=[(kind, name, not preferences.refuses(kind), preferences.allows(kind, "sms")) for kind, name in SWITCHES.items()],
+            switches=[(kind, name, not preferences.refuses(kind)) for kind, name in SWITCHES.items()],
             place=self.hall.catalogue.division(self.division),
             follows_place=any(row["kind"] == "notice" and row["key"] == self.division for row in rows),
             back="/me",
@@ -68,8 +65,7 @@ class MyReminders(PageHandler):
     async def post(self) -> None:
         kind = self.text("kind", limit=20)
         if kind in SWITCHES:
-            channel = "sms" if self.text("channel", limit=10) == "sms" else "inbox"
-            await self.hall.push.set_preferences(self.resident.resident_id, {"kinds": {kind: {channel: self.text("on") == "1"}}})
+            await self.hall.push.set_preferences(self.resident.resident_id, {"kinds": {kind: {"inbox": self.text("on") == "1"}}})
         self.redirect("/me/reminders", status=303)
 
 

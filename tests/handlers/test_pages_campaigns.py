@@ -175,29 +175,3 @@ async def test_the_api_refuses_nobody_the_wrong_role_and_the_wrong_agency(world:
         )
         await asyncio.gather(*(call("POST", f"{path}/stop", head, {"note": "不发了"}) for _ in range(3)))
         assert (await call("GET", path, head))[1]["state"] == "stopped"
-
-
-async def test_a_resident_refuses_notices_and_asks_for_text_messages_on_a_page(world: World) -> None:
-    resident = await sign_in(world)
-    newest = await world.hall.database["residents"].find_one(sort=[("_id", -1)])
-
-    async def wishes() -> tuple[bool, bool]:
-        found = await world.hall.push.preferences(newest["_id"])
-        return found.refuses("notice"), found.allows("notice", "sms")
-
-    async def press(label: str) -> Page:
-        page = await resident.get("/me/reminders")
-        assert f'aria-label="{label}"' in page.html, page.text
-        token = next(value for name, value in page.forms[0].values if name == "_xsrf")
-        off = label.startswith("关闭") or "不要" in label
-        data = {"_xsrf": token, "kind": "notice", "on": "0" if off else "1"} | ({"channel": "sms"} if "短信" in label else {})
-        return await resident.post("/me/reminders", data)
-
-    assert await wishes() == (False, False)
-    assert "也发短信给您" in (await press("各单位群发的通知：也要短信")).text
-    assert await wishes() == (False, True)
-    await press("各单位群发的通知：不要短信")
-    await press("关闭各单位群发的通知")
-    assert await wishes() == (True, False)
-    await press("打开各单位群发的通知")
-    assert await wishes() == (False, False)
