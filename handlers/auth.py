@@ -148,8 +148,29 @@ class FaceCheckConfirm(HallHandler):
         await self.answer(view_resident(await self.hall.identity.confirm_face_check(self.resident, check_id)))
 
 
+class Licence(Schema):
+    id = fields.String()
+    type = fields.String(metadata={"example": "LIC-NURSE"})
+    name = fields.String()
+    number = fields.String()
+    issuer = fields.String()
+    issued_on = fields.String(metadata={"format": "date"})
+    valid_from = fields.String(metadata={"format": "date"})
+    valid_to = fields.String(allow_none=True, metadata={"format": "date", "description": "the last good day; null: see `basis`"})
+    basis = fields.String(metadata={"description": "dated; open: no end; on_document: the day stands on the document"})
+    days_left = fields.Integer(allow_none=True, metadata={"description": "0 on the last day"})
+    is_renewed = fields.Boolean(metadata={"description": "a newer one has taken its place"})
+    state = fields.String(metadata={"description": "valid, expired or annulled; only a valid one can stand for a material"})
+    case_id = fields.String()
+
+
+class LicenceList(Schema):
+    items = fields.List(fields.Nested(Licence))
+    next_cursor = fields.String(allow_none=True)
+
+
 class Licences(HallHandler):
-    @operation("The resident's electronic licences", auth="resident")
+    @operation("The resident's electronic licences", answers={200: LicenceList}, auth="resident")
     async def get(self) -> None:
         wallet = await self.hall.licences.wallet(self.resident.resident_id)
         await self.answer({"items": wallet, "next_cursor": None})

@@ -207,3 +207,15 @@ async def test_an_expired_licence_replaces_nothing_and_shows_its_days(hall):
     assert (await hall.licences.usable(last, owner, "LIC-NURSE"))["id"] == last
     with pytest.raises(LicenceNotUsable):
         await hall.licences.usable(over, owner, "LIC-NURSE")
+
+
+@pytest.mark.parametrize(("valid_to", "in_time"), [(date(2026, 3, 23), True), (date(2026, 3, 20), False)])
+async def test_a_law_of_its_own_counts_working_days(hall, valid_to, in_time):
+    """食品经营许可: fifteen working days before the end, make-up workdays counted."""
+    set_clock(hall, at(3, 2))
+    owner = await a_person(hall)
+    await wallet_licence(hall, owner, valid_to, "LIC-FOOD")
+    case = await with_materials(hall, await opened(hall, "food_licence", owner, {"apply": "renew"}))
+    await hall.cases.submit(case.id, owner)
+    await hall.relay.drain()
+    assert (await hall.cases.get(case.id, owner)).renewal["in_time"] is in_time
