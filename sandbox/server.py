@@ -28,7 +28,8 @@ from sandbox.reports import Reporter
 from sandbox.store import Store
 
 _LARGEST_BODY = 1024 * 1024
-DEFAULT_HALL_URL = "http://127.0.0.1:8888"
+DEFAULT_HALL_PORT = 8888
+DEFAULT_HALL_URL = f"http://127.0.0.1:{DEFAULT_HALL_PORT}"
 
 
 class Health(StandIn):
@@ -109,7 +110,7 @@ async def start(
     sockets = bind_sockets(port, host)
     credentials = await asyncio.to_thread(load_or_make, Path(data_dir))
     store = Store(Path(data_dir))
-    hall_url = hall_url or os.environ.get("HALL_PUBLIC_URL") or DEFAULT_HALL_URL
+    hall_url = hall_url or os.environ.get("HALL_PUBLIC_URL") or f"http://127.0.0.1:{os.environ.get('HALL_PORT') or DEFAULT_HALL_PORT}"
     application = make_application(credentials, store, hall_url=hall_url, pace=pace)
     server = HTTPServer(application, max_body_size=_LARGEST_BODY, max_buffer_size=2 * _LARGEST_BODY)
     server.add_sockets(sockets)
