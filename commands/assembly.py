@@ -122,6 +122,7 @@ from push.model import EVENTS as PUSH_EVENTS
 from push.native_options import load_native_options
 from push.pauses import Pauses
 from push.news import News
+from push.preview import Preview
 from push.service import Push
 from push.store import Store
 from push.subscriptions import Subscriptions
@@ -214,6 +215,7 @@ class Hall:
     hook_deliveries: HookDeliveries
     hook_pings: Limit
     customer_messages: CustomerMessages
+    preview: Preview
     outside: HttpClient  # for addresses that others have named
     push: Push
     jpush_receipts: JPushReceipts
@@ -403,6 +405,7 @@ async def assemble(settings: Settings) -> Hall:
             public_url=settings.public_url,
             mode=settings.wechat_customer_service,
         ),
+        preview=Preview(push.templates, settings.public_url),
         outside=outside,
         push=push,
         jpush_receipts=JPushReceipts(

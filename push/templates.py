@@ -100,17 +100,17 @@ class MessageTemplates:
         texts = spec.texts[language]
         values = wording.values_of(event, spec.kind, language) | {"phrase": spec.phrase, "hint": texts.hint}
         sentences = [
-            filled
+            said
             for sentence in texts.body
             if not sentence.when or wording.holds(sentence.when, event.data)
-            if (filled := _filled(sentence.text, values)) is not None
+            if (said := filled(sentence.text, values)) is not None
         ]
         return Rendered(
             kind=spec.kind,
-            title=_filled(texts.title, values) or "",
+            title=filled(texts.title, values) or "",
             body="\n".join(sentences),
-            link=_filled(spec.link, values) or "/",
-            short=signed(language, _filled(texts.short, values) or ""),
+            link=filled(spec.link, values) or "/",
+            short=signed(language, filled(texts.short, values) or ""),
             values=self._outside(event, spec),
             language=language,
         )
@@ -157,7 +157,12 @@ def load_templates(folder: Path = FOLDER) -> MessageTemplates:
     return MessageTemplates(specs, *vendors)
 
 
-def _filled(text: str, values: Mapping[str, str]) -> str | None:
+def names_in(text: str) -> list[str]:
+    """Return what a text names, in order."""
+    return _PLACEHOLDER.findall(text)
+
+
+def filled(text: str, values: Mapping[str, str]) -> str | None:
     """Return a text with its placeholders filled, or None when one has no value."""
     if any(name not in values for name in _PLACEHOLDER.findall(text)):
         return None

@@ -27,6 +27,8 @@ _FORMS: Mapping[str, re.Pattern[str]] = {
     "time": re.compile(r"\d{4}年\d{1,2}月\d{1,2}日( \d{2}:\d{2})?"),
     "keyword": re.compile(r"[^\x00-\x1f]{1,100}"),
 }
+# Most characters of a kind; a time has a form instead.
+LIMITS: Mapping[str, int] = {"thing": _THING_LENGTH, "phrase": 5, "character_string": 32, "keyword": _KEYWORD_LENGTH}
 # Which names give values that fit a kind without being cut.
 _FITTING: Mapping[str, frozenset[str]] = {
     "phrase": frozenset({"phrase"}),
@@ -48,10 +50,10 @@ class VendorTemplate:
 
     def fill(self, values: Mapping[str, str]) -> dict[str, str]:
         """Return the fields of one message, each within the limits of its kind. An empty field is refused, so it says 无."""
-        return {name: fit(_kind(name), _replace(text, values)) for name, text in self.fields.items()}
+        return {name: fit(kind_of(name), replaced(text, values)) for name, text in self.fields.items()}
 
     def page_for(self, values: Mapping[str, str]) -> str:
-        return _replace(self.page, values)
+        return replaced(self.page, values)
 
 
 def fit(kind: str, text: str) -> str:
@@ -99,7 +101,7 @@ def load_vendor_templates(
 
 
 def _field_mistakes(name: str, text: str, allowed: frozenset[str]) -> list[str]:
-    kind = _kind(name)
+    kind = kind_of(name)
     if kind not in _FORMS:
         return [f"kind {kind or name!r} is not known; use one of {', '.join(_FORMS)}"]
     named = _PLACEHOLDER.findall(text)
@@ -113,12 +115,14 @@ def _field_mistakes(name: str, text: str, allowed: frozenset[str]) -> list[str]:
     return wrong
 
 
-def _kind(name: str) -> str:
+def kind_of(name: str) -> str:
+    """Return the kind of a field (`thing` of `thing1`), empty text for a name of another form."""
     match = _NAME.fullmatch(name)
     return match[1] if match else ""
 
 
-def _replace(text: str, values: Mapping[str, str]) -> str:
+def replaced(text: str, values: Mapping[str, str]) -> str:
+    """Return a text with its placeholders filled; what has no value is left out."""
     return _PLACEHOLDER.sub(lambda match: values.get(match[1], ""), text)
 
 
