@@ -20,7 +20,7 @@ from push.channel import Letter
 from push.channels.email import written
 from push.channels.voice import spoken
 from push.model import EVENTS, LANGUAGES
-from push.templates import FOLDER, EventSpec, MessageTemplates, filled, names_in
+from push.templates import FOLDER, EventSpec, MessageTemplates, TemplatesError, filled, names_in
 from push.vendor_templates import LIMITS, VendorTemplate, fit, kind_of, replaced
 
 SAMPLES = FULL, LEAST, LONG = ("full", "least", "long")
@@ -43,7 +43,7 @@ class Preview:
     def __init__(self, templates: MessageTemplates, public_url: str, folder: Path = FOLDER) -> None:
         self._templates = templates
         self._public_url = public_url
-        self._samples: Mapping[str, Mapping[str, Any]] = orjson.loads((folder / "samples.json").read_bytes())
+        self._samples = load_samples(folder / "samples.json")
 
     @functools.cached_property
     def overview(self) -> list[dict[str, Any]]:
@@ -177,6 +177,17 @@ class Preview:
 
 
 _LANGUAGE = {"zh": "中文", "en": "英文"}
+
+
+def load_samples(path: Path) -> Mapping[str, Mapping[str, Any]]:
+    """Read the sample data of every kind. Raises TemplatesError: a kind is missing, unknown, or no object."""
+    try:
+        samples = orjson.loads(path.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise TemplatesError(f"messages: {path.name}: {error}") from error
+    if not isinstance(samples, dict) or set(samples) != set(EVENTS) or not all(isinstance(data, dict) for data in samples.values()):
+        raise TemplatesError(f"messages: {path.name}: want an object with data for each of {', '.join(EVENTS)}")
+    return samples
 
 
 def parts_of(text: str) -> int:

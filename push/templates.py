@@ -17,7 +17,7 @@ from app.kernel.events import Event
 from push import wording
 from push.lanes import CAMPAIGN, LANES, ORDINARY, URGENT
 from push.model import CHANNELS, DERIVED, EVENTS, LANGUAGES
-from push.vendor_templates import VendorTemplate, check_field, load_vendor_templates
+from push.vendor_templates import VendorTemplate, check_field, lines_of, load_vendor_templates
 
 FOLDER = Path(__file__).resolve().parent.parent / "config" / "messages"
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
@@ -136,7 +136,7 @@ def load_templates(folder: Path = FOLDER) -> MessageTemplates:
         except (OSError, orjson.JSONDecodeError) as error:
             wrong.append(f"{path.name}: {error}")
         except ValidationError as error:
-            wrong += [f"{path.name}: {line}" for line in _lines(error.messages)]
+            wrong += [f"{path.name}: {line}" for line in lines_of(error.messages)]
         else:
             if data["kind"] != kind:
                 wrong.append(f"{path.name}: kind: want {kind!r}")
@@ -268,13 +268,3 @@ class _KindFile(Schema):
     kind = fields.Str(required=True)
     link = fields.Str(required=True, validate=validate.Regexp(r"/.*"))
     events = fields.Dict(keys=fields.Str(), values=fields.Nested(_EventSchema), required=True)
-
-
-def _lines(messages: Any, path: str = "") -> list[str]:
-    if isinstance(messages, dict):
-        lines: list[str] = []
-        for key, inner in messages.items():
-            # Dict fields report {"event": {"value": ...}}: the word between says nothing to the reader.
-            lines += _lines(inner, path if key in ("value", "key") else f"{path}{': ' if path else ''}{key}")
-        return lines
-    return [f"{path}: {text}" for text in (messages if isinstance(messages, list) else [messages])]

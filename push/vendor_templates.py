@@ -16,7 +16,8 @@ from marshmallow import Schema, ValidationError, fields, validate
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
 _NAME = re.compile(r"([a-z_]+?)(\d{1,3})")
 _THING_LENGTH = 20
-_KEYWORD_LENGTH = 100  # Alipay limits the whole of `data` to 2048 bytes of JSON
+_KEYWORD_LENGTH = 100
+_DATA_BYTES = 2048  # of the whole of Alipay's `data`, as JSON
 _NONE = "无"
 
 # Kind of a WeChat field -> what a finished value looks like.
@@ -83,7 +84,7 @@ def load_vendor_templates(
     except (OSError, orjson.JSONDecodeError) as error:
         return (), [f"{path.name}: {error}"]
     except ValidationError as error:
-        return (), [f"{path.name}: {error.messages}"]
+        return (), [f"{path.name}: {line}" for line in lines_of(error.messages)]
     templates = tuple(VendorTemplate(**row | {"events": tuple(row["events"])}) for row in rows)
     wrong = []
     seen: set[str] = set()
@@ -95,6 +96,10 @@ def load_vendor_templates(
         wrong += [f"{where}: events: {name} is not known" for name in template.events if name not in specs]
         if len(template.page) > 128:
             wrong.append(f"{where}: page: longer than 128 characters")
+        # What has no value there would be left out, and the page would open nothing.
+        wrong += [f"{where}: page: placeholder {{{one}}} is not known" for one in _PLACEHOLDER.findall(template.page) if one not in allowed]
+        if (most := _most_bytes(template)) > _DATA_BYTES:
+            wrong.append(f"{where}: fields: could come to {most} bytes, Alipay takes {_DATA_BYTES}")
         for name, text in template.fields.items():
             wrong += [f"{where}: fields.{name}: {line}" for line in _field_mistakes(name, text, allowed)]
     return templates, wrong
@@ -105,6 +110,8 @@ def _field_mistakes(name: str, text: str, allowed: frozenset[str]) -> list[str]:
     if kind not in _FORMS:
         return [f"kind {kind or name!r} is not known; use one of {', '.join(_FORMS)}"]
     named = _PLACEHOLDER.findall(text)
+    if "{" in _PLACEHOLDER.sub("", text) or "}" in _PLACEHOLDER.sub("", text):
+        return ["a brace that is not a placeholder"]
     wrong = [f"placeholder {{{one}}} must not leave the hall" for one in named if one not in allowed]
     if not named:
         problem = check_field(kind, text)
@@ -113,6 +120,24 @@ def _field_mistakes(name: str, text: str, allowed: frozenset[str]) -> list[str]:
     if fitting is not None and (text != f"{{{named[0]}}}" or named[0] not in fitting):
         wrong.append(f"a {kind} field takes only {' or '.join(sorted('{' + one + '}' for one in fitting))} alone")
     return wrong
+
+
+def _most_bytes(template: VendorTemplate) -> int:
+    """Return the bytes of `data` when every keyword is as long as it can be; 0 for WeChat, which limits each field alone."""
+    keywords = [name for name in template.fields if kind_of(name) == "keyword"]
+    longest = {name: {"value": "字" * _KEYWORD_LENGTH} for name in keywords}
+    return len(orjson.dumps(longest)) if keywords else 0
+
+
+def lines_of(messages: Any, path: str = "") -> list[str]:
+    """Return what a schema found wrong, one line each: `events: case.accepted: en: body: Missing data`."""
+    if isinstance(messages, dict):
+        lines: list[str] = []
+        for key, inner in messages.items():
+            # Dict fields report {"event": {"value": ...}}: the word between says nothing to the reader.
+            lines += lines_of(inner, path if key in ("value", "key") else f"{path}{': ' if path else ''}{key}")
+        return lines
+    return [f"{path}: {text}" for text in (messages if isinstance(messages, list) else [messages])]
 
 
 def kind_of(name: str) -> str:
