@@ -81,7 +81,7 @@ def days_of(licence: Mapping[str, Any], kind: Mapping[str, Any], result: Mapping
     A paper for one use (`usage`) is not renewed, so nobody is reminded of its end.
     """
     found = []
-    if licence["basis"] == terms.DATED and kind["validity"]["kind"] != "usage":
+    if licence.get("basis") == terms.DATED and kind["validity"]["kind"] != "usage":
         ends_on = date.fromisoformat(licence["valid_to"])
         found.append(Dated(f"licence:{licence['_id']}", "licence", licence["name"], ends_on, item=kind.get("renew_item", "")))
     if years := result.get("first_inspection_years"):

@@ -228,7 +228,9 @@ def validity(licence: Mapping[str, Any]) -> str:
     """Return how long a licence of the wallet is good: `有效期到2027年1月5日，还有36天`."""
     if licence["valid_to"]:
         until = f"有效期到{short_day(licence['valid_to'])}"
-        return until if licence["days_left"] is None else f"{until}，{'今天是最后一天' if licence['days_left'] == 0 else days_left(licence['valid_to'])}"
+        if licence["days_left"] is None:
+            return until
+        return f"{until}，{days_left(licence['valid_to']) if licence['days_left'] else '今天是最后一天'}"
     return "长期有效" if licence["basis"] == "open" else "有效期以证照上写的为准"
 
 

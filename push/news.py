@@ -41,7 +41,7 @@ BATCH = 200
 MOST_WAITING = 600  # of news in the outbox
 _TOLD_AS = {"item.opened": "news.item_opened", "item.changed": "news.item_changed", "item.closed": "news.item_closed"}
 
-fanned_out = Counter("hall_news_told", "Events of news written for people who follow something", ["event"])
+fanned_out = Counter("hall_news_told", "Events of news written for people who follow something")
 
 Key = dict[str, str]
 
@@ -57,6 +57,7 @@ class News:
         self._subscriptions = subscriptions
         self._catalogue = catalogue
         self._clock = clock
+        subscriptions.when_moved = self._tell_moved
 
     # --- sources ---
 
@@ -156,14 +157,29 @@ class News:
             await self._announcements.update_one(
                 {"_id": source}, {"$set": change, "$inc": {"told": len(people)}}, session=session
             )
-            fanned_out.labels(row["event"]).inc(len(people))
             return len(people)
 
-        return await self._database.transaction(work)
+        written = await self._database.transaction(work)
+        fanned_out.inc(written or 0)
+        return written
+
+    async def _tell_moved(self, person: str, rows: Sequence[Mapping[str, Any]], session: AsyncClientSession) -> None:
+        """Tell somebody who takes over subscriptions of what is on its way: the walk may have passed their id, and not yet the old one's.
+
+        Who was told already is told no second time: the event has the announcement's name.
+        """
+        followed = {(row["kind"], row["key"]): row["since"] for row in rows}
+        events = []
+        async for open_row in self._announcements.find({"is_open": True}, session=session):
+            since = (followed.get((key["kind"], key["key"])) for key in open_row["keys"])
+            if any(moment is not None and moment <= open_row["at"] for moment in since):
+                events.append(self._event(open_row, person))
+        await outbox.append(self._database, session, events)
 
     def _event(self, row: Mapping[str, Any], person: str) -> Event:
         subject = ("news", hashlib.sha256(row["_id"].encode()).hexdigest()[:26])
-        return new_event(row["event"], subject=subject, owner_id=person, data={**row["data"], "once": f"news:{row['_id']}"}, at=self._clock())
+        data = {**row["data"], "once": f"news:{row['_id']}"}
+        return new_event(row["event"], subject=subject, owner_id=person, data=data, at=self._clock())
 
 
 def _key(kind: str, key: str) -> Key:

@@ -4,7 +4,7 @@ A subscription is one row `{owner_id, kind, key, name, since}`, one per person, 
 people of one key in the order of their ids (`subscribers`), so a walk can stop anywhere and go on from the last id it has.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any
 
@@ -51,6 +51,8 @@ class Subscriptions:
         self._store = store
         self._catalogue = catalogue
         self._clock = clock
+        # Called with who has taken over which rows, in the transaction of a join: a walk may have passed the one who stays already.
+        self.when_moved: Callable[[str, list[dict[str, Any]], AsyncClientSession], Awaitable[None]] | None = None
 
     async def subscribers(
         self,
@@ -130,6 +132,8 @@ class Subscriptions:
                     await self._rows.delete_one({"_id": row["_id"]}, session=session)
                 else:
                     await self._rows.update_one({"_id": row["_id"]}, {"$set": {"owner_id": into_id}}, session=session)
+            if self.when_moved is not None:
+                await self.when_moved(into_id, rows, session)
 
         await self._again(move)
 

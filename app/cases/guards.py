@@ -143,7 +143,7 @@ def hearing_settled(case: Case, outcome: str, on: date) -> bool:
 
 
 def may_approve(case: Case, on: date) -> bool:
-    """nothing is still to come, no required hearing, no department has refused where all must agree, a second person where one is needed, not renewed by law yet"""
+    """nothing is still to come, no required hearing, no refusal where all must agree, a second person where needed, not renewed by law"""
     return (
         not renewal_overdue(case, on)
         and nothing_holds_approval(case, on)
@@ -154,8 +154,13 @@ def may_approve(case: Case, on: date) -> bool:
 
 
 def may_deny(case: Case, on: date) -> bool:
-    """no correction waits for an answer, the right to a hearing is settled, a second person where one is needed, not renewed by law yet"""
-    return not renewal_overdue(case, on) and no_open_correction(case, on) and hearing_settled(case, "denied", on) and second_person(case, "denied")
+    """no correction waits for an answer, the right to a hearing is settled, a second person where one is needed, not renewed by law"""
+    return (
+        not renewal_overdue(case, on)
+        and no_open_correction(case, on)
+        and hearing_settled(case, "denied", on)
+        and second_person(case, "denied")
+    )
 
 
 def refusing(case: Case) -> bool:

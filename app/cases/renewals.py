@@ -1,9 +1,9 @@
 """Renewal of a licence (延续): noted when the application comes in, and granted by law when the office is silent past the old term's end.
 
-Who applies in time (30 days before the end, unless another law says otherwise) has a decision before the end, or the renewal is deemed granted
-(行政许可法 art. 50). That end is the licence's and not the case's: stops and extensions of the office's clock (art. 42, 45) do not move it.
-Silence counts only where the office could have decided: not while the applicant owed a fee or an answer over the end.
-Only items of the kind administrative licence whose data say `renewal`; only for a licence that stands in the applicant's wallet with its day.
+Who applies in time (30 days before the end, unless another law says otherwise) has a decision before the end, or the renewal is deemed
+granted (行政许可法 art. 50). That end is the licence's and not the case's: stops and extensions of the office's clock (art. 42, 45) do not
+move it. Silence counts only where the office could have decided: not while the applicant owed a fee or an answer over the end.
+Only items of the kind administrative licence whose data say `renewal`; only for a licence in the applicant's wallet that has its day.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -15,10 +15,13 @@ from app.cases import deadlines, machine
 from app.cases.completeness import has_delivery
 from app.cases.model import Case, State
 from app.cases.service import Cases
-from app.cases.steps import HALL, Moved, advance, complete_if_nothing_to_deliver, require_fee, stop_ended, with_delivery_day
+from app.cases.steps import HALL, Moved, advance, complete_if_nothing_to_deliver, require_fee, stop_ended, with_deadline, with_delivery_day
 from app.catalogue.model import applies
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day, utc_now
+
+
+_TOO_LATE = "已依法视为准予延续，这项更正没有处理；确需更正的，请申请变更。"
 
 
 class Wallet(Protocol):
@@ -35,7 +38,7 @@ def rule_for(case: Case) -> Mapping[str, Any] | None:
     return rule if rule and applies(rule.get("when"), case.answers) else None
 
 
-def note(case: Case, licence: Mapping[str, Any], calendar: WorkingCalendar, now: datetime) -> Moved:
+def note(case: Case, licence: Mapping[str, Any], item: Mapping[str, Any], calendar: WorkingCalendar, now: datetime) -> Moved:
     """Note which licence the case renews, and whether it was applied for in time. A case that is decided or noted comes back as it is."""
     rule = rule_for(case)
     if rule is None or machine.find(case, "note_renewal", machine.SYSTEM, shanghai_day(now)) is None:
@@ -58,7 +61,12 @@ def note(case: Case, licence: Mapping[str, Any], calendar: WorkingCalendar, now:
         "in_time": in_time,
         "law": rule["law"],
     }
-    return advance(case, "note_renewal", machine.SYSTEM, now, by=HALL, title="延续申请", detail=detail, renewal=renewal)
+    moved = advance(case, "note_renewal", machine.SYSTEM, now, by=HALL, title="延续申请", detail=detail, renewal=renewal)
+    if case.accepted_at is None or case.deadline_on is None:
+        return moved
+    # Accepted before this was noted: the end of the term binds from now on.
+    counted = with_deadline(moved.case, item, calendar)
+    return Moved(counted if case.clock else replace(counted, warn_on=case.warn_on), moved.events)
 
 
 def deem_renewed(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar, now: datetime) -> Moved:
@@ -91,6 +99,9 @@ def deem_renewed(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar,
         },
         decision=decision,
         decided_at=now,
+        corrections=tuple(
+            asked if asked.outcome else replace(asked, outcome="refused", answer=_TOO_LATE, answered_at=now) for asked in case.corrections
+        ),
     )
     moved = moved.then(require_fee(moved.case, "before_issue", now))
     return moved.then(complete_if_nothing_to_deliver(moved.case, now, has_delivery(item)))
@@ -114,5 +125,5 @@ class Renewals:
         licence = await self._wallet.renewable(case.owner_id, rule["licence"], shanghai_day(case.submitted_at), held)
         if licence is not None:
             await self._cases.change(
-                {"_id": case_id}, lambda found, _item: note(found, licence, self._cases.calendar, self._clock())
+                {"_id": case_id}, lambda found, item: note(found, licence, item, self._cases.calendar, self._clock())
             )

@@ -11,9 +11,9 @@ from typing import Any
 
 from app.cases import deadlines, machine
 from app.cases.errors import ActionNotAllowed
-from app.cases.model import Case, Fee, State, Suspension, TimelineEntry
+from app.cases.model import Case, Fee, State, Suspension, TimelineEntry, renewal_ends_on
 from app.cases.procedure import DELIVERY_LIMIT, NOTICE_LIMIT, rule, rules_of
-from app.kernel.calendar import WorkingCalendar
+from app.kernel.calendar import DueDay, WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day
 from app.kernel.events import Event, new_event
 from app.kernel.money import yuan_text
@@ -101,7 +101,10 @@ def with_acceptance_day(case: Case, calendar: WorkingCalendar) -> Case:
 
 
 def with_deadline(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar) -> Case:
-    """Return an accepted case with its deadline computed from acceptance, limits, ended stops and the extension."""
+    """Return an accepted case with its deadline computed from acceptance, limits, ended stops and the extension.
+
+    What is renewed in time must be decided before the old term ends (行政许可法 art. 50), however long the limits are.
+    """
     assert case.accepted_at is not None
     promised, legal, extension = item["promised_limit"], item["legal_limit"], case.extension
     due = deadlines.decide_by(
@@ -112,6 +115,9 @@ def with_deadline(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar
         case.suspensions,
         (extension["days"], extension["unit"]) if extension else None,
     )
+    ends_on = renewal_ends_on(case)
+    if ends_on is not None and ends_on < due.on:
+        due = DueDay(ends_on, False)
     warn_on = deadlines.warn_on(calendar, shanghai_day(case.accepted_at), due.on, case.suspensions)
     return replace(case, deadline_on=due.on, deadline_estimated=due.estimated, warn_on=warn_on)
 

@@ -199,10 +199,11 @@ def wrong_references(catalogue: Catalogue) -> list[str]:
         must(agencies, [kind["source"]], f"bill_kinds.json: {kind['kind']}: source")
         for key_set in kind["lookup"]:
             must(bill_fields, key_set["keys"], f"bill_kinds.json: {kind['kind']}: lookup")
+    themes = {theme for item in catalogue.items for theme in item["themes"]}
     for notice in catalogue.notices:
         must(aliases, [notice["item"]], f"notices.json: {notice['id']}: item")
         must(divisions, notice.get("divisions", ()), f"notices.json: {notice['id']}: divisions")
-        must({theme for item in catalogue.items for theme in item["themes"]}, notice.get("themes", ()), f"notices.json: {notice['id']}: themes")
+        must(themes, notice.get("themes", ()), f"notices.json: {notice['id']}: themes")
     for lead in catalogue.synonyms["leads_to"]:
         must(aliases, lead["items"], f"synonyms.json: leads_to {lead['phrase']}")
     return lines

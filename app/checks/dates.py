@@ -1,4 +1,4 @@
-"""Days in a department's answer that the resident wants to be reminded of: `dates` of a kind in check_kinds.json says which rows hold one."""
+"""Days in a department's answer of which the resident is reminded: `dates` of a kind in check_kinds.json says which rows hold one."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date

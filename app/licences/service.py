@@ -35,11 +35,13 @@ class LicenceNotUsable(Conflict):
 
 class Licences:
     """
-    A licence: {id, type, name, number, holder_id, issuer_id, issuer, issued_on, valid_from, valid_to, basis, years, state: valid | annulled,
-    case_id, renewed_by}. Days are Shanghai days, both ends included; `basis` says what no `valid_to` means (terms.py).
+    A licence: {id, type, name, number, holder_id, issuer_id, issuer, issued_on, valid_from, valid_to, basis, years,
+    state: valid | annulled, case_id, renewed_by}. Days are Shanghai days, both ends included; `basis` says what no `valid_to` means (terms.py).
     """
 
-    def __init__(self, database: Database, licence_type: Callable[[str], Mapping[str, Any]], clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(
+        self, database: Database, licence_type: Callable[[str], Mapping[str, Any]], clock: Callable[[], datetime] = utc_now
+    ) -> None:
         """`licence_type` gives the catalogue's row of a licence type by its code."""
         self._licences = database["licences"]
         self._type_of = licence_type
@@ -114,7 +116,8 @@ class Licences:
 
     async def replaced(self, licence: Mapping[str, Any]) -> list[str]:
         """Return the ids of the licences that this one took the place of."""
-        return [row["_id"] async for row in self._licences.find({"holder_id": licence["holder_id"], "renewed_by": licence["_id"]}, {"_id": 1})]
+        older = {"holder_id": licence["holder_id"], "renewed_by": licence["_id"]}
+        return [row["_id"] async for row in self._licences.find(older, {"_id": 1})]
 
     async def wallet(self, resident_id: str) -> list[dict[str, Any]]:
         """Return a resident's licences, newest first."""

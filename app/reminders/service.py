@@ -63,7 +63,8 @@ class Reminders:
             "item": dated.item,
             "case_id": dated.case_id,
         }
-        fresh = {**facts, "tell_on": to_tell, "look_on": to_tell[0] if to_tell else None, "noted_at": now, "expires_at": _expiry(dated.due_on)}
+        look_on = to_tell[0] if to_tell else None
+        fresh = {**facts, "tell_on": to_tell, "look_on": look_on, "noted_at": now, "expires_at": _expiry(dated.due_on)}
         same = {"owner_id": owner_id, "subject": dated.subject}
         for last in (False, True):
             try:

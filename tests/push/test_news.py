@@ -203,6 +203,26 @@ async def test_two_accounts_of_one_person_are_told_once(world: World, told_befor
     assert await world.database["deliveries"].count_documents({"owner_id": new}) == 1
 
 
+async def test_a_join_in_the_middle_of_a_walk_loses_nobody_and_tells_nobody_twice(world: World, monkeypatch):
+    monkeypatch.setattr(module, "BATCH", 2)
+    people = sorted(await world.people(6))
+    stays = "res_" + "0" * 26  # before all the others, so that the walk has passed this id, and follows nothing yet
+    await world.publish(with_item(world.files, "school_enrol", conditions=["新的条件"]))
+    [row] = await world.database["announcements"].find({"is_open": True}).to_list()
+    assert await world.news.step(row["_id"]) == 2
+    with mortal(monkeypatch) as attempt:
+        number = 1
+        while await attempt(lambda: world.subscriptions.reassign(people[5], stays), number, after=number % 2 == 0):
+            number += 1
+    await world.push.reassign(people[5], stays)
+    await world.subscriptions.reassign(people[0], people[4])  # told already, and again on the way
+    await world.push.reassign(people[0], people[4])
+    await world.news.run()
+    await world.tell()
+    for person in (stays, *people[1:5]):
+        assert await world.told(person) == ["news.item_changed"], person
+
+
 async def test_who_wants_no_news_gets_none_and_who_turned_channels_off_has_the_inbox(world: World, desk: Desk):
     none, quiet = await world.people(2)
     await desk.push.set_preferences(none, {"kinds": {"news": {"inbox": False}}})

@@ -219,3 +219,19 @@ async def test_a_law_of_its_own_counts_working_days(hall, valid_to, in_time):
     await hall.cases.submit(case.id, owner)
     await hall.relay.drain()
     assert (await hall.cases.get(case.id, owner)).renewal["in_time"] is in_time
+
+
+async def test_no_limit_reaches_beyond_the_end_of_the_term(hall, clerk, head):
+    case, _licence = await applied(hall, date(2026, 4, 1))
+    set_clock(hall, at(3, 9))
+    accepted = await hall.review.act(case.id, "accept", clerk, {})
+    assert accepted.deadline_on == date(2026, 3, 16)
+    set_clock(hall, at(3, 16))
+    longer = await hall.review.act(case.id, "extend", head, {"days": 10, "reason": "复杂"})
+    assert longer.deadline_on == date(2026, 3, 30)
+    late, _licence = await applied(hall, date(2026, 4, 22), on=at(3, 23))
+    set_clock(hall, at(3, 30))
+    late = await hall.review.act(late.id, "accept", clerk, {})
+    assert late.deadline_on == date(2026, 4, 7) and late.renewal["in_time"]
+    await hall.database["cases"].update_one({"_id": late.id}, {"$set": {"rules.extension.days": 20}})
+    assert (await hall.review.act(late.id, "extend", head, {"days": 20, "reason": "复杂"})).deadline_on == date(2026, 4, 22)

@@ -143,7 +143,7 @@ LICENCE = {"_id": "lic_1", "number": "1", "valid_to": "2026-04-01"}
 
 
 def _note_renewal(w: World) -> Moved:
-    moved = renewals.note(w.case, LICENCE, CALENDAR, w.now)
+    moved = renewals.note(w.case, LICENCE, w.item, CALENDAR, w.now)
     return moved if moved.case is not w.case else _simple("note_renewal", S)(w)
 
 
@@ -370,5 +370,7 @@ def _count_problems(of: Mapping[str, Any], case: Case, name: str) -> Iterator[st
     limits = [(of[limit]["days"], of[limit]["unit"]) for limit in ("promised_limit", "legal_limit")]
     start = shanghai_day(case.accepted_at)
     wanted = min(last_day(start, [limit, *extension], stops, lambda day: CALENDAR.is_workday(day)[0]) for limit in limits)
+    if ends_on := renewal_ends_on(case):
+        wanted = min(wanted, ends_on)
     if case.deadline_on != wanted:
         yield f"{name}: deadline {case.deadline_on} in {case.state}, counted {wanted}"
