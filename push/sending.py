@@ -17,7 +17,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from app.kernel import context
 from push.channel import Channel, ChannelError, Envelope, Letter, Refused, TryLater, Unclear
 from push.in_hand import InHand, longest_call_s
-from push.lanes import ORDINARY, Rates
+from push.lanes import CAMPAIGN, ORDINARY, Rates
 from push.model import ELDER_FIRST, Preferences
 from push.store import Store
 
@@ -214,6 +214,8 @@ class Sending:
     async def _finish(
         self, delivery: Mapping[str, Any], state: str, now: datetime, attempt: Mapping[str, Any] | None = None
     ) -> None:
+        if delivery.get("lane") == CAMPAIGN and state == "failed":
+            state = "inbox"  # may be missed: the campaign counts it, nobody rings thousands of people up
         changes: dict[str, Any] = {"state": state, "is_open": False}
         if state == "failed":
             changes |= {"is_undelivered": True, "failed_at": now}

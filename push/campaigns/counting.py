@@ -26,7 +26,7 @@ class Counting:
         for collection, is_over in (("deliveries", {"is_open": False}), ("messages", {"unread": False})):
             for _ in range(_ROUNDS):
                 query = {"is_counted": False, **is_over}
-                rows = await self._database[collection].find(query, {"event_id": 1, "state": 1, "counted_as": 1}).limit(_AT_ONCE).to_list()
+                rows = await self._database[collection].find(query, {"_id": 1}).limit(_AT_ONCE).to_list()
                 if rows:
                     await self._database.transaction(lambda session, name=collection, found=rows: self._count(name, found, session))
                 if len(rows) < _AT_ONCE:
@@ -37,13 +37,13 @@ class Counting:
         ids = [row["_id"] for row in rows]
         now = self._database[collection].find(
             {"_id": {"$in": ids}, "is_counted": False, ("is_open" if collection == "deliveries" else "unread"): False},
-            {"event_id": 1, "state": 1, "counted_as": 1},
+            {"event_id": 1, "state": 1, "counted_as": 1, "attempts": {"$slice": 1}, "stopped_at": 1},
             session=session,
         )
         sums: dict[str, Counter[str]] = {}
         of_state: dict[str, list[str]] = {}
         async for row in now:
-            ended = row["state"] if collection == "deliveries" else "opened"
+            ended = _ended(row) if collection == "deliveries" else "opened"
             added = sums.setdefault(row["event_id"], Counter())
             added[ended] += 1
             if row.get("counted_as"):
@@ -64,3 +64,8 @@ class Counting:
         """Return the counts by campaign; `{}` where nothing was counted yet."""
         found = {row["_id"]: row async for row in self._tallies.find({"_id": {"$in": list(campaign_ids)}})}
         return {each: found.get(each, {}) for each in campaign_ids}
+
+
+def _ended(row: Mapping[str, Any]) -> str:
+    """Return as what a final delivery counts: what was tried and reached no phone is `failed`, though the inbox has it."""
+    return "failed" if row["state"] == "inbox" and row.get("attempts") and "stopped_at" not in row else str(row["state"])

@@ -15,7 +15,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from prometheus_client import Counter
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 from redis.asyncio import Redis
@@ -31,6 +30,7 @@ from push.campaigns.segments import LAST, People, from_document
 from push.deliveries import Deliveries, new_delivery
 from push.lanes import CAMPAIGN
 from push.model import STREAM_CHANNEL
+from push.service import told as telling
 from push.store import Store, new_message
 from push.templates import MessageTemplates
 
@@ -43,8 +43,6 @@ MOST_AT_ONCE = 100
 # Persons written to whose delivery is due and has not left: more only tells the inbox sooner and makes the lane long for other campaigns.
 AHEAD = 2000
 _JOINS_KNOWN_FOR = timedelta(days=1)
-
-written = Counter("hall_campaign_messages", "Persons of campaigns: written to, or wanting none", ["outcome"])
 
 
 class Sending:
@@ -239,7 +237,7 @@ class Sending:
         for _ in range(4):
             try:
                 told: list[str] = await self._database.transaction(write)
-                written.labels("told").inc(len(told))
+                telling.labels(EVENT).inc(len(told))
                 return told
             except (DuplicateKeyError, BulkWriteError) as error:
                 log.info("campaign.batch_again", error=type(error).__name__)

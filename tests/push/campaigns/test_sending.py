@@ -372,7 +372,22 @@ async def test_what_a_vendor_lost_after_it_was_counted_is_counted_anew(office: O
     await office.run()
 
     progress = (await office.seen(campaign_id))["progress"]
-    assert (progress["sent"], progress["inbox"], progress["waiting"]) == (0, 1, 0) and await office.told(campaign_id) == [owner_id]
+    assert (progress["sent"], progress["failed"], progress["waiting"]) == (0, 1, 0) and await office.told(campaign_id) == [owner_id]
+
+
+async def test_what_no_channel_took_in_three_days_is_counted_and_no_task_for_staff(office: Office):
+    await office.residents(2, phone=True)
+    campaign_id = await office.approved()
+    await office.run()
+    await office.desk.sim("faults", {"provider": "sms", "mode": "rate_limited", "count": 4})
+    await office.desk.push.deliver_due(lane="campaign")
+    await office.desk.push.deliver_due(utc_now() + timedelta(hours=73), lane="campaign")
+
+    found = await office.run_out(campaign_id, deliver=False)
+
+    assert (found["progress"]["failed"], found["progress"]["sent"]) == (2, 0)
+    assert await office.desk.push.undelivered.count(CLERK, is_superior=False) == 0
+    assert len(await office.told(campaign_id)) == 2, "the inbox has it all the same"
 
 
 @pytest.mark.long
