@@ -67,7 +67,8 @@ class ChannelSwitches(Schema):
 
 
 class RefusableSwitches(ChannelSwitches):
-    """Notices of agencies (kind `notice`): `inbox` false means none at all; `sms` goes only to those who asked for it."""
+    """What may be refused (kinds `notice`, `reminder`, `news`): `inbox` false means none at all; `sms` of notices and news goes only to
+    those who asked for it."""
 
     class Meta:
         exclude = ("voice",)

@@ -1,7 +1,11 @@
-"""What the resident who is signed in wants to hear of: items, themes, notices of a place."""
+"""What the resident who is signed in wants to hear of: items, themes, notices of a place; and the days they are reminded of."""
+
+from datetime import date
 
 from marshmallow import Schema, fields, validate
 
+from app.kernel.clock import today
+from app.reminders.model import KINDS as REMINDER_KINDS
 from handlers.base import HallHandler, operation
 from push.subscriptions import KINDS
 
@@ -41,7 +45,31 @@ class OneSubscription(HallHandler):
         self.set_status(204)
 
 
+class Reminder(Schema):
+    kind = fields.Str(validate=validate.OneOf(tuple(REMINDER_KINDS)))
+    name = fields.Str()
+    due_on = fields.Str(metadata={"format": "date"})
+    days_left = fields.Int(metadata={"description": "below 0: past"})
+    tell_on = fields.List(fields.Str(metadata={"format": "date"}), metadata={"description": "when it is still told of"})
+    item = fields.Str(metadata={"description": "alias of the item that takes care of it, or empty"})
+    case_id = fields.Str(metadata={"description": "of the case it belongs to, or empty"})
+
+
+class ReminderList(Schema):
+    items = fields.List(fields.Nested(Reminder))
+
+
+class MyReminders(HallHandler):
+    @operation("The days I am reminded of, the nearest first", answers={200: ReminderList}, auth="resident")
+    async def get(self) -> None:
+        rows = await self.hall.reminders.of(self.resident.resident_id)
+        names = ("kind", "name", "due_on", "tell_on", "item", "case_id")
+        left = {row["_id"]: (date.fromisoformat(row["due_on"]) - today()).days for row in rows}
+        await self.answer({"items": [{name: row[name] for name in names} | {"days_left": left[row["_id"]]} for row in rows]})
+
+
 routes = [
+    (r"/v1/me/reminders", MyReminders),
     (r"/v1/me/subscriptions", MySubscriptions),
     (r"/v1/me/subscriptions/([a-z]+)/([^/]+)", OneSubscription),
 ]

@@ -100,8 +100,9 @@ LANGUAGES = ("zh", "en")
 # Kinds whose messages one may refuse altogether: `inbox` is a switch of its own there. What is decided about a person never is.
 REFUSABLE = frozenset({"notice", "reminder", "news"})
 # Channels that carry a kind only to those who asked for it: a text message nobody waits for is a nuisance, and so is a call.
+# A reminder is of one's own days, and may come by text message when nothing else reaches.
 ASKED_ONLY: Mapping[str, frozenset[str]] = {
-    kind: frozenset({"sms"}) if kind in REFUSABLE else frozenset({"voice"}) for kind in EVENTS
+    kind: frozenset({"sms"}) if kind in REFUSABLE - {"reminder"} else frozenset({"voice"}) for kind in EVENTS
 }
 MAX_QUIET = 200  # cases and items of one person that are kept quiet
 STREAM_CHANNEL = "stream"  # of Redis: a message is the id of the person who has something new

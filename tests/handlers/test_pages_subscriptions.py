@@ -70,6 +70,20 @@ async def test_the_days_are_shown_and_reminders_can_be_switched_off(world: World
     assert not (await world.hall.push.preferences(owner)).refuses("reminder")
 
 
+async def test_the_days_over_the_api_are_ones_own(world: World) -> None:  # noqa: F811
+    people = [await world.hall.identity.login_wechat(f"sim-{name}") for name in ("days-a", "days-b")]
+    owner = people[0].resident.id
+    await world.hall.reminders.put(owner, Dated("licence:y", "licence", "护士执业证书", today() + timedelta(days=40), item="nurse_register"))
+    answers = []
+    for headers in ({}, *({"Authorization": f"Bearer {login.access_token}"} for login in people)):
+        async with world.browser().http.get(f"{world.url}/v1/me/reminders", headers=headers) as answer:
+            answers.append((answer.status, await answer.json(content_type=None)))
+    assert answers[0][0] == 401 and answers[2] == (200, {"items": []})
+    [row] = answers[1][1]["items"]
+    assert (row["name"], row["days_left"], row["item"]) == ("护士执业证书", 40, "nurse_register")
+    assert row["tell_on"] == [(today() + timedelta(days=days)).isoformat() for days in (10, 33)]
+
+
 async def test_the_wallet_shows_the_days_left_and_leads_to_the_renewal(world: World) -> None:  # noqa: F811
     browser = await sign_in(world)
     owner = await owner_of(world)

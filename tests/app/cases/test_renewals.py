@@ -11,6 +11,7 @@ from app.cases.sweeps import Sweeps
 from app.kernel.events import Event
 from app.kernel.ids import new_id
 from app.licences.service import LicenceNotUsable
+from app.reminders.model import Dated
 from tests.app.cases.dying import mortal
 from tests.app.cases.handled import a_person, events_of, opened, set_clock, staff_of, with_materials
 
@@ -235,3 +236,24 @@ async def test_no_limit_reaches_beyond_the_end_of_the_term(hall, clerk, head):
     assert late.deadline_on == date(2026, 4, 7) and late.renewal["in_time"]
     await hall.database["cases"].update_one({"_id": late.id}, {"$set": {"rules.extension.days": 20}})
     assert (await hall.review.act(late.id, "extend", head, {"days": 20, "reason": "复杂"})).deadline_on == date(2026, 4, 22)
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_one_licence_and_one_reminder_however_often_the_relay_dies(hall, clerk, head, monkeypatch, after):
+    case, licence_id = await applied(hall, date(2026, 4, 1))
+    await hall.reminders.put(case.owner_id, Dated(f"licence:{licence_id}", "licence", "护士执业证书", date(2099, 4, 1)))
+    await hall.review.act(case.id, "accept", clerk, {})
+    await hall.review.act(case.id, "decide", head, {"outcome": "approved", "opinion": ""})
+    await hall.review.act(case.id, "deliver", clerk, {"method": "electronic", "tracking": None})
+    event = Event.from_document(await hall.database["events"].find_one({"name": "case.completed", "subject_id": case.id}))
+    issue = next(handle for name, handle in hall.relay._subscribers["case.completed"] if name == "licences")
+    with mortal(monkeypatch) as attempt:
+        number = 1
+        while await attempt(lambda: issue(event), number, after):
+            number += 1
+    assert number > 5
+    await issue(event)
+    [issued] = await hall.database["licences"].find({"case_id": case.id}).to_list()
+    assert (issued["valid_from"], issued["valid_to"]) == ("2026-04-02", "2031-04-01")
+    assert (await hall.database["licences"].find_one({"_id": licence_id}))["renewed_by"] == issued["_id"]
+    assert [row["subject"] for row in await hall.reminders.of(case.owner_id)] == [f"licence:{issued['_id']}"]
