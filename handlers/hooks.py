@@ -144,5 +144,5 @@ routes = [
     (r"/staff/v1/hook/resume", HookResume),
     (r"/staff/v1/hook/ping", HookPing),
     (r"/staff/v1/hook/deliveries", HookDeliveries),
-    (r"/staff/v1/hook/deliveries/(hkd_[0-9A-Z]{26})/repeat", RepeatHookDelivery),
+    (r"/staff/v1/hook/deliveries/([\w-]{1,64})/repeat", RepeatHookDelivery),
 ]

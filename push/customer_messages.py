@@ -94,18 +94,18 @@ answers = Counter("hall_customer_messages", "Messages that people wrote to the m
 Document = dict[str, Any]
 
 
-class ConsultationNotFound(NotFound):
-    code = "consultation.not_found"
+class CustomerMessageNotFound(NotFound):
+    code = "customer_message.not_found"
 
 
-class ConsultationRefused(Conflict):
+class ReplyRefused(Conflict):
     """WeChat does not take the answer; `code` in the detail says why in plain words."""
 
-    code = "consultation.not_sent"
+    code = "customer_message.not_sent"
 
 
 class NotYours(Forbidden):
-    code = "consultation.not_yours"
+    code = "customer_message.not_yours"
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class CustomerMessages:
         shown = rows[:limit]
         if shown:
             await record(
-                self._database["audit"], actor=staff.account, action="consultation.list", subject=staff.agency_id, owner_id="",
+                self._database["audit"], actor=staff.account, action="customer_message.list", subject=staff.agency_id, owner_id="",
                 subjects=[row["_id"] for row in shown],
             )  # fmt: skip
         return [self._view(row) for row in shown], shown[-1]["_id"] if len(rows) > limit else None
@@ -303,7 +303,7 @@ class CustomerMessages:
         """Answer a person through WeChat; everything that this person has open is done by it. Audited.
 
         Raises:
-            NotYours, ConsultationNotFound, ConsultationRefused (WeChat does not take it: ring the person up, then `close`),
+            NotYours, CustomerMessageNotFound, ReplyRefused (WeChat does not take it: ring the person up, then `close`),
             ProviderUnavailable (nothing was sent: try again).
         """
         row = await self._open(key, is_superior)
@@ -314,7 +314,7 @@ class CustomerMessages:
             {"$set": {"replying_until": now + LEASE}},
         )
         if taken is None:
-            raise ConsultationRefused("同事正在回复这条消息，请刷新后查看。", en="A colleague is answering this one.")
+            raise ReplyRefused("同事正在回复这条消息，请刷新后查看。", en="A colleague is answering this one.")
         try:
             await send_customer_text(self._client, row["openid"], text)
         except WeChatRefused as error:
@@ -326,21 +326,21 @@ class CustomerMessages:
                 await self._messages.update_one({"_id": key}, {"$set": {"replying_until": None}})
                 raise
             # The lease stays, so that nobody sends it twice in haste.
-            raise ConsultationRefused("微信没有回应，不确定对方是否收到。请一分钟后再看。", en="WeChat did not answer: it may have been sent.") from error
+            raise ReplyRefused("微信没有回应，不确定对方是否收到。请一分钟后再看。", en="WeChat did not answer: it may have been sent.") from error
         except ProviderUnavailable:
             await self._messages.update_one({"_id": key}, {"$set": {"replying_until": None}})
             raise
-        return await self._done(staff, row, "consultation.answered", staff_reply=text, note="")
+        return await self._done(staff, row, "customer_message.answered", staff_reply=text, note="")
 
     async def close(self, staff: StaffSession, key: str, note: str, *, is_superior: bool) -> Document:
-        """Note that it was taken care of otherwise. Audited. Raises NotYours, ConsultationNotFound."""
-        return await self._done(staff, await self._open(key, is_superior), "consultation.closed", staff_reply="", note=note)
+        """Note that it was taken care of otherwise. Audited. Raises NotYours, CustomerMessageNotFound."""
+        return await self._done(staff, await self._open(key, is_superior), "customer_message.closed", staff_reply="", note=note)
 
     async def _open(self, key: str, is_superior: bool) -> Document:
         _require(is_superior)
         row = await self._messages.find_one({"_id": key, "needs_human": True})
         if row is None:
-            raise ConsultationNotFound("没有找到这条咨询，或已经有人处理了。", en="No such consultation, or somebody has taken care of it.")
+            raise CustomerMessageNotFound("没有找到这条咨询，或已经有人处理了。", en="No such message, or somebody has taken care of it.")
         return row
 
     async def _done(self, staff: StaffSession, row: Document, action: str, *, staff_reply: str, note: str) -> Document:
@@ -393,11 +393,11 @@ def _require(is_superior: bool) -> None:
         raise NotYours("用户消息由大厅管理单位处理。", en="The agency that runs the hall answers these.")
 
 
-def _refused(errcode: int) -> ConsultationRefused:
+def _refused(errcode: int) -> ReplyRefused:
     words = {
         45015: ("对方超过48小时没有再说话，微信不让再回复。请改打电话，或等对方再次留言。", "The person has not written for 48 hours: ring up."),
         45047: ("已经回复了五条，对方再说话后才能继续回复。", "Five answers are out: wait until the person writes again."),
         40003: ("微信找不到这位用户了。", "WeChat does not know this person any more."),
     }
     zh, en = words.get(errcode, (f"微信没有接受这条回复（{errcode}）。", f"WeChat refused the answer ({errcode})."))
-    return ConsultationRefused(zh, en=en, errcode=errcode)
+    return ReplyRefused(zh, en=en, errcode=errcode)

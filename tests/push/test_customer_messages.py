@@ -17,7 +17,7 @@ from app.platforms.http import VendorUnknown
 from app.storage.mongo import ensure_indexes
 from push import customer_messages
 from push.customer_messages import (
-    EFFECTS, LEASE, QUEUE, TRANSFER, ConsultationNotFound, ConsultationRefused, CustomerMessages, NotYours,
+    EFFECTS, LEASE, QUEUE, TRANSFER, CustomerMessageNotFound, ReplyRefused, CustomerMessages, NotYours,
 )  # fmt: skip
 from sandbox.people import person
 from tests.push.desk import Desk
@@ -204,12 +204,12 @@ async def test_who_asks_for_a_human_stands_in_the_queue_until_staff_has_answered
 
     assert done["handled_by"] == STAFF.account and (await counter.heard("human"))[-1].startswith("您好，我帮您查了")
     assert await counter.queue() == [], "one conversation, one answer"
-    with pytest.raises(ConsultationNotFound):
+    with pytest.raises(CustomerMessageNotFound):
         await counter.messages.reply(STAFF, second["id"], "再说一次", is_superior=True)
     await counter.say("human")
     assert len(await counter.heard("human")) == 3, "the assistant again"
     audit = await counter.web.desk.database["audit"].distinct("action")
-    assert {"consultation.list", "consultation.answered"} <= set(audit)
+    assert {"customer_message.list", "customer_message.answered"} <= set(audit)
 
 
 async def test_two_colleagues_at_once_send_one_answer(counter: Counter):
@@ -219,7 +219,7 @@ async def test_two_colleagues_at_once_send_one_answer(counter: Counter):
         *(counter.messages.reply(STAFF, row["id"], f"第{n}位", is_superior=True) for n in range(4)), return_exceptions=True
     )
     assert sum(isinstance(one, dict) for one in results) == 1
-    assert all(isinstance(one, dict | ConsultationRefused | ConsultationNotFound) for one in results)
+    assert all(isinstance(one, dict | ReplyRefused | CustomerMessageNotFound) for one in results)
     assert len([text for text in await counter.heard("two") if text.startswith("第")]) == 1
 
 
@@ -227,7 +227,7 @@ async def test_an_answer_of_staff_that_wechat_refuses_leaves_it_open_until_it_is
     await counter.say("late", "人工")
     (row,) = await counter.queue()
     counter.messages._client = Answering(counter.messages._client, 45015, "status")
-    with pytest.raises(ConsultationRefused, match="48小时"):
+    with pytest.raises(ReplyRefused, match="48小时"):
         await counter.messages.reply(STAFF, row["id"], "您好", is_superior=True)
     with pytest.raises(ProviderUnavailable):
         await counter.messages.reply(STAFF, row["id"], "您好", is_superior=True)

@@ -1,26 +1,26 @@
-"""What people wrote to the mini-program and a human has to answer (/staff/v1/consultations): of the agency that runs the hall."""
+"""What people wrote to the mini-program and a human has to answer (/staff/v1/customer-messages): of the agency that runs the hall."""
 
 from marshmallow import Schema, fields, validate
 
 from handlers.base import HallHandler, operation
 
-_KEY = r"([0-9a-f]{64})"
+_KEY = r"([\w-]{1,64})"
 
 
-class ConsultationQuery(Schema):
+class CustomerMessageQuery(Schema):
     limit = fields.Integer(load_default=20, validate=validate.Range(1, 100, error="应为 1 到 100"))
     cursor = fields.String(load_default=None, validate=validate.Regexp(r"[0-9a-f]{64}\Z"))
 
 
-class ConsultationReply(Schema):
+class CustomerReply(Schema):
     text = fields.String(required=True, validate=validate.Length(1, 600, error="回复为 1 到 600 个字"))
 
 
-class ConsultationNote(Schema):
+class CustomerNote(Schema):
     note = fields.String(required=True, validate=validate.Length(2, 500, error="请写明怎么处理的，2 到 500 个字"))
 
 
-class ConsultationResponse(Schema):
+class CustomerMessageResponse(Schema):
     id = fields.String()
     at = fields.String(metadata={"format": "date-time"})
     kind = fields.String(metadata={"description": "WeChat's word: text, image, voice, ..."})
@@ -35,13 +35,13 @@ class ConsultationResponse(Schema):
     note = fields.String()
 
 
-class ConsultationListResponse(Schema):
-    items = fields.List(fields.Nested(ConsultationResponse))
+class CustomerMessageList(Schema):
+    items = fields.List(fields.Nested(CustomerMessageResponse))
     next_cursor = fields.String(allow_none=True)
 
 
-class Consultations(HallHandler):
-    @operation("What waits for a human, oldest first", query=ConsultationQuery, answers={200: ConsultationListResponse}, auth="staff")
+class CustomerMessages(HallHandler):
+    @operation("What waits for a human, oldest first", query=CustomerMessageQuery, answers={200: CustomerMessageList}, auth="staff")
     async def get(self) -> None:
         rows, cursor = await self.hall.customer_messages.queue(
             self.staff,
@@ -52,22 +52,22 @@ class Consultations(HallHandler):
         await self.answer({"items": rows, "next_cursor": cursor})
 
 
-class ReplyToConsultation(HallHandler):
-    @operation("Answer the person in WeChat", body=ConsultationReply, answers={200: ConsultationResponse}, auth="staff")
+class ReplyToCustomer(HallHandler):
+    @operation("Answer the person in WeChat", body=CustomerReply, answers={200: CustomerMessageResponse}, auth="staff")
     async def post(self, key: str) -> None:
         is_superior = self.hall.supervision.is_superior(self.staff)
         await self.answer(await self.hall.customer_messages.reply(self.staff, key, self.body["text"], is_superior=is_superior))
 
 
-class CloseConsultation(HallHandler):
-    @operation("Note that it was taken care of otherwise", body=ConsultationNote, answers={200: ConsultationResponse}, auth="staff")
+class CloseCustomerMessage(HallHandler):
+    @operation("Note that it was taken care of otherwise", body=CustomerNote, answers={200: CustomerMessageResponse}, auth="staff")
     async def post(self, key: str) -> None:
         is_superior = self.hall.supervision.is_superior(self.staff)
         await self.answer(await self.hall.customer_messages.close(self.staff, key, self.body["note"], is_superior=is_superior))
 
 
 routes = [
-    (r"/staff/v1/consultations", Consultations),
-    (rf"/staff/v1/consultations/{_KEY}/reply", ReplyToConsultation),
-    (rf"/staff/v1/consultations/{_KEY}/close", CloseConsultation),
+    (r"/staff/v1/customer-messages", CustomerMessages),
+    (rf"/staff/v1/customer-messages/{_KEY}/reply", ReplyToCustomer),
+    (rf"/staff/v1/customer-messages/{_KEY}/close", CloseCustomerMessage),
 ]
