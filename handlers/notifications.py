@@ -25,6 +25,7 @@ class MessageDelivery(Schema):
 
     state = fields.Str(validate=validate.OneOf(("waiting", "sent", "merged", "inbox", "unclear", "failed", "handled")))
     told_by = fields.Str(allow_none=True, validate=validate.OneOf(CHANNELS))
+    has_arrived = fields.Bool(metadata={"description": "the vendor says that the person's phone has it; false: nobody said so"})
     text = fields.Str(metadata={"description": "for the person, in Chinese"})
     en = fields.Str()
 

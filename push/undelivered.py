@@ -22,6 +22,7 @@ _CHANNEL_NAMES_EN = {"wechat": "WeChat", "official": "WeChat", "alipay": "Alipay
 _TOLD = {
     "waiting": ("正在通知您。", "On its way."),
     "sent": ("已用{channel}通知您。", "Sent by {channel}."),
+    "arrived": ("已用{channel}送达您。", "Delivered by {channel}."),  # sent, and its vendor says so
     "inbox": ("只在这里通知您。", "Told here only."),
     "merged": ("和这件事后来的消息一起通知您。", "Told together with what came later."),
     "unclear": ("已用{channel}发出，没有回音。", "Sent by {channel}; no answer came."),
@@ -154,9 +155,9 @@ class Undelivered:
         ]
 
     async def told(self, owner_id: str, messages: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Return, by message id, how the person was told outside the hall: `{state, told_by, text, en}`."""
+        """Return, by message id, how the person was told outside the hall: `{state, told_by, has_arrived, text, en}`."""
         query = {"event_id": {"$in": [message["event_id"] for message in messages]}, "owner_id": owner_id}
-        wanted = {"message_id": 1, "state": 1, "channel": 1, "attempts": 1, "handled_at": 1}
+        wanted = {"message_id": 1, "state": 1, "channel": 1, "attempts": 1, "handled_at": 1, "fate": 1}
         return {row["message_id"]: _told(row) async for row in self._deliveries.find(query, wanted)}
 
     async def _titles(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
@@ -180,10 +181,12 @@ def _told(row: Mapping[str, Any]) -> dict[str, Any]:
         state = "handled"
     tried = [attempt["channel"] for attempt in row["attempts"] if attempt["channel"] in _CHANNEL_NAMES]
     channel = tried[-1] if tried else row.get("channel", "")
-    zh, en = _TOLD[state]
+    has_arrived = state == "sent" and str(row.get("fate") or "").partition(":")[0].strip() == "success"
+    zh, en = _TOLD["arrived" if has_arrived else state]
     return {
         "state": state,
         "told_by": channel if state in ("sent", "unclear") else None,
+        "has_arrived": has_arrived,
         "text": zh.format(channel=_CHANNEL_NAMES.get(channel, "通知")),
         "en": en.format(channel=_CHANNEL_NAMES_EN.get(channel, "A notice")),
     }

@@ -51,6 +51,8 @@ async def test_a_report_of_arrival_is_noted_with_the_delivery(desk: Desk, web: W
 
     await _until(fate, "success")
     assert (await _one(desk, owner_id))["state"] == "sent"
+    (message,) = (await desk.push.inbox(owner_id, unread=False, limit=5, cursor=None))["items"]
+    assert message["delivery"]["text"] == "已用短信送达您。" and message["delivery"]["has_arrived"] is True
 
 
 async def test_a_message_that_did_not_arrive_goes_on_once_and_later_words_change_nothing(desk: Desk, web: Web):
