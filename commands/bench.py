@@ -23,13 +23,13 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 # Benchmarks that take minutes run only when named.
-NAMED = ("reconcile", "notices", "submissions", "growth", "queue", "stream")
+NAMED = ("reconcile", "notices", "submissions", "growth", "queue", "stream", "messages")
 
 
 @click.command()
 @click.argument("names", nargs=-1, type=click.Choice(["reads", *NAMED]))
 def command(names: tuple[str, ...]) -> None:
-    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile, notices, submissions, growth, queue, stream)."""
+    """The benchmarks, as ratios within one run: reads, or the ones that are named (reads, reconcile, notices, submissions, growth, queue, stream, messages)."""
     with tempfile.TemporaryDirectory(prefix="hall-bench-") as folder:
         servers = start_embedded(Path(folder), mongod=True, redis=True)
         try:
@@ -59,6 +59,10 @@ def command(names: tuple[str, ...]) -> None:
                 from bench import stream
 
                 asyncio.run(stream.run(servers["mongod"].address, servers["redis-server"].address, Path(folder), console))
+            if "messages" in names:
+                from bench import messages
+
+                asyncio.run(messages.run(servers["mongod"].address, servers["redis-server"].address, Path(folder), console))
         finally:
             for server in servers.values():
                 server.stop()
