@@ -23,8 +23,8 @@ log = structlog.get_logger(__name__)
 
 # Longer than a call may take in that lane (`longest_call_s`), so whoever finds it run out knows that the one before is dead. Short for what
 # is urgent: what a dead worker had in hand waits for its end.
-LEASES: Mapping[str, timedelta] = {URGENT: timedelta(seconds=6), ORDINARY: timedelta(seconds=60), CAMPAIGN: timedelta(seconds=60)}
-_MARGIN_S = 2  # of a lease: for what stops a worker between two lines, and for clocks that differ
+LEASES: Mapping[str, timedelta] = {URGENT: timedelta(seconds=5), ORDINARY: timedelta(seconds=60), CAMPAIGN: timedelta(seconds=60)}
+_MARGIN_S = 1.5  # of a lease: for what stops a worker between two lines, and for clocks that differ
 
 Settle = Callable[[AsyncClientSession], Awaitable[None]]
 

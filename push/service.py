@@ -10,7 +10,6 @@ import structlog
 from prometheus_client import Counter
 from pymongo import IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import DuplicateKeyError
 from redis.asyncio import Redis
 
 from app.kernel.clock import utc_now
@@ -22,15 +21,16 @@ from push import deliveries, followers, grants, reports, store
 from push.channel import Channel, People
 from push.channels.email import Email
 from push.channels.sms import SmsGateway
-from push.deliveries import Deliveries, new_delivery
+from push.deliveries import Deliveries
 from push.followers import Followers
 from push.grants import Grants
 from push.lanes import URGENT, Rates, load_rates
 from push.model import ASKED_ONLY, EVENTS, STREAM_CHANNEL, Preferences, view_message
 from push.reports import Reports
-from push.store import APNS, Store, new_message
+from push.store import APNS, Store
 from push.stream import Stream
-from push.templates import FOLDER, MORE, MessageTemplates
+from push.telling import Telling, Writer
+from push.templates import FOLDER, MessageTemplates
 from push.undelivered import Undelivered
 
 log = structlog.get_logger(__name__)
@@ -73,6 +73,7 @@ class Push:
         self.grants = grants
         self.stream = Stream(store, redis)
         self.deliveries = Deliveries(database, store, channels, Rates(redis, load_rates(FOLDER)), clock)
+        self._writer = Writer(database, store, self.deliveries)
         self.reports = Reports(database, self.deliveries, clock)
         self.undelivered = Undelivered(database, clock)
 
@@ -107,32 +108,10 @@ class Push:
         language = preferences.language
         rendered = self.templates.render(event, language)
 
-        async def write(session: AsyncClientSession) -> str | None:
-            owner_id = await self.store.present_owner(event.owner_id, session)
-            if await self.store.has_message(event.id, owner_id, session):
-                return None
-            seq = await self.store.next_seq(owner_id, session)
-            message = new_message(owner_id, seq, event, rendered)
-            await self.store.add_message(message, session)
-            delivery = new_delivery(message["_id"], owner_id, event, spec, rendered, now)
-            await self.deliveries.add(delivery, MORE[language], session)
-            return owner_id
-
-        owner_id = await self._once(write)
+        owner_id = await self._writer.write(Telling(event, spec, rendered, language, now))
         if owner_id is not None:
             told.labels(event.name).inc()
             await publish(self._redis, STREAM_CHANNEL, owner_id)
-
-    async def _once(self, write: Callable[[AsyncClientSession], Any]) -> str | None:
-        # Two at once on the same event, or the very first two messages of one person: the loser of the unique index runs
-        # again, finds the winner's message (or its head document), and is right the second time.
-        for last in (False, False, True):
-            try:
-                return await self._database.transaction(write)
-            except DuplicateKeyError:
-                if last:
-                    raise
-        return None
 
     async def deliver_due(self, now: datetime | None = None, lane: str = "") -> int:
         """Send what is due, of one lane or of all; called in a loop by the worker. Returns how many deliveries were taken up."""

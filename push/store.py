@@ -5,7 +5,7 @@ Two writers for one person conflict on the head, so the order of numbers is the 
 never see a smaller one appear later. That is what lets the stream's cursor have neither gap nor repeat.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -82,7 +82,10 @@ class Store:
 
     async def present_owner(self, owner_id: str, session: AsyncClientSession | None = None) -> str:
         """Return whose inbox it is now: a resident who was joined to another has moved there."""
-        head = await self._heads.find_one({"_id": owner_id}, session=session)
+        if session is None:
+            head = await self._database.document("push_heads", owner_id)
+        else:
+            head = await self._heads.find_one({"_id": owner_id}, session=session)
         return str(head["moved_to"]) if head and head.get("moved_to") else owner_id
 
     async def next_seq(self, owner_id: str, session: AsyncClientSession) -> int:
@@ -98,6 +101,25 @@ class Store:
         await self._messages.insert_one(message, session=session)
 
     # The same for many persons at once, each command for all of them.
+
+    async def owners_now(self, owner_ids: Collection[str], session: AsyncClientSession) -> dict[str, str]:
+        """Return whose inbox each of these is now."""
+        moved = self._heads.find({"_id": {"$in": list(owner_ids)}, "moved_to": {"$exists": True}}, {"moved_to": 1}, session=session)
+        into = {head["_id"]: head["moved_to"] async for head in moved if head["moved_to"]}
+        return {owner_id: into.get(owner_id, owner_id) for owner_id in owner_ids}
+
+    async def known_messages(self, keys: Sequence[tuple[str, str]], session: AsyncClientSession) -> set[tuple[str, str]]:
+        """Return which of these (event id, owner id) have a message already."""
+        query = {"event_id": {"$in": [event for event, _ in keys]}, "owner_id": {"$in": [owner for _, owner in keys]}}
+        found = self._messages.find(query, {"event_id": 1, "owner_id": 1, "_id": 0}, session=session)
+        return {(message["event_id"], message["owner_id"]) async for message in found}
+
+    async def advance(self, counts: Mapping[str, int], session: AsyncClientSession) -> dict[str, int]:
+        """Take so many numbers for each of these persons; return the last one of each."""
+        updates = [UpdateOne({"_id": owner}, {"$inc": {"seq": count}}, upsert=True) for owner, count in counts.items()]
+        await self._heads.bulk_write(updates, session=session)
+        found = self._heads.find({"_id": {"$in": list(counts)}}, {"seq": 1}, session=session)
+        return {head["_id"]: int(head["seq"]) async for head in found}
 
     async def present_owners(self, owner_ids: Sequence[str], session: AsyncClientSession) -> list[str]:
         """Return whose inboxes they are now, in order, each once."""

@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import random
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -14,6 +15,9 @@ from rich.table import Table
 from commands.servers import start_embedded
 from tests.push.simulation.plan import make_plan
 from tests.push.simulation.run import Result, run_plan
+
+_MEMORY = Path("/dev/shm")  # noqa: S108
+_MEMORY_BYTES = 6 * 2**30
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -29,8 +33,9 @@ def _options() -> argparse.Namespace:
 def main() -> int:
     options = _options()
     plan = make_plan(options.seed if options.seed is not None else random.randrange(10**6), options.intents, deaths=options.deaths)
-    with tempfile.TemporaryDirectory(prefix="hall-simulate-") as folder:
-        started = start_embedded(Path(folder), mongod=True, redis=True)
+    is_roomy = _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free >= _MEMORY_BYTES
+    with tempfile.TemporaryDirectory(prefix="hall-simulate-", dir=_MEMORY if is_roomy else None) as folder:
+        started = start_embedded(Path(folder), mongod=True, redis=True, journal_every_ms=5)
         servers = {"mongodb": started["mongod"].address, "redis": started["redis-server"].address}
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         try:

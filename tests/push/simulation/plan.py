@@ -102,7 +102,7 @@ def make_plan(seed: int, intents: int, *, deaths: int | None = None, luck: bool 
         luck: whether vendors have bad luck at all.
     """
     chance = random.Random(seed)
-    people = tuple(_person(chance, number, luck) for number in range(max(30, intents // 8)))
+    people = tuple(_person(chance, number, luck) for number in range(max(40, intents // 2)))
     rows = tuple(_intents(chance, people, intents, luck))
     deaths = max(4, min(120, intents // 500)) if deaths is None else deaths
     return Plan(seed, people, rows, tuple(_mishaps(chance, deaths)), _shares(chance) if luck else {})
@@ -114,7 +114,7 @@ def _person(chance: random.Random, number: int, luck: bool) -> Person:
     told = chance.random()
     reports: tuple[str, ...] | None = ("DELIVRD",)
     if luck:
-        reports = None if told < 0.1 else ("UNDELIV",) if told < 0.14 else ("DELIVRD", "UNDELIV") if told < 0.16 else ("DELIVRD",)
+        reports = None if told < 0.03 else ("UNDELIV",) if told < 0.06 else ("DELIVRD", "UNDELIV") if told < 0.07 else ("DELIVRD",)
     return Person(
         number,
         reach,
@@ -122,7 +122,7 @@ def _person(chance: random.Random, number: int, luck: bool) -> Person:
         max(0, grants - 2) if luck and chance.random() < 0.1 else None,
         reports,
         chance.choice((0.0, 0.2, 1.0, 5.0)),
-        chance.choice((1, 1, 1, 3)) if luck else 1,
+        3 if luck and chance.random() < 0.03 else 1,
         muted=chance.choice(((), (), (), (), (), (), (), ("wechat",), ("sms",), ("alipay",))),
         elder=chance.random() < 0.05,
         quiet=chance.random() < 0.02,
@@ -138,8 +138,8 @@ def _intents(chance: random.Random, people: tuple[Person, ...], count: int, luck
         drawn = chance.random()
         kind = "a" if not luck or drawn < 0.985 else "d" if drawn < 0.99 else "r"
         person = chance.randrange(len(people))
-        if number < count // 2:
-            rows.append(Intent(number, person, CAMPAIGN_EVENT, CAMPAIGN, kind, number))
+        if number < count // 2:  # a campaign reaches everybody once
+            rows.append(Intent(number, number, CAMPAIGN_EVENT, CAMPAIGN, kind, number))
         elif chance.random() < 0.25:
             rows.append(Intent(number, person, chance.choice(URGENT_EVENTS), URGENT, kind, number))
         elif chance.random() < 0.3:
