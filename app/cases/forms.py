@@ -24,6 +24,7 @@ from app.kernel.numbers import (
     check_plate,
     check_vin,
 )
+from app.kernel.text import without_unseen
 
 MAX_TEXT = 2000
 MAX_ROWS = 50
@@ -101,7 +102,7 @@ def _text(value: Any) -> str:
         raise ValueError("应为文字")
     if len(value) > MAX_TEXT:
         raise ValueError(f"最多{MAX_TEXT}字")
-    return value.replace("\x00", "")
+    return without_unseen(value)
 
 
 def _row(entry: Any) -> dict[str, str]:

@@ -105,7 +105,9 @@ class Cases:
 
     async def progress(self, number: str, query_code: str) -> dict[str, Any]:
         """Return the progress of a case to whoever holds its number and query code; nothing personal."""
-        case = await self.store.load({"number": number, "query_code": query_code.upper().strip()})
+        # As they are copied from a message or read from paper: with spaces between the groups, in small letters.
+        number, query_code = ("".join(text.split()).upper() for text in (number, query_code))
+        case = await self.store.load({"number": number, "query_code": query_code})
         if case.state is State.DRAFT:
             raise errors.CaseNotFound
         view = views.progress(case)

@@ -7,8 +7,11 @@ belongs in an executor.
 import functools
 import importlib.metadata
 import io
+import unicodedata
 from datetime import datetime
 from typing import Any
+
+from app.kernel.text import without_unseen
 
 QR_MM = 30
 
@@ -22,12 +25,37 @@ def font_path() -> str:
     raise RuntimeError("package pylopdf-fonts-zh-cn has no NotoSansSC-Regular.otf")
 
 
+@functools.cache
+def _drawable() -> frozenset[int]:
+    """Return the code points for which the font has a shape."""
+    from fontTools.ttLib import TTFont
+
+    with TTFont(font_path(), lazy=True) as font:
+        return frozenset(font.getBestCmap())
+
+
+def drawn(text: str) -> str:
+    """Return a text as the font can draw it: what nobody sees is left out, a character without a shape stands as its code, ［U+20BB7］.
+
+    A rare character of a name must not vanish from a paper: by its code it can be looked up and written by hand.
+    """
+    known = _drawable()
+    plain = without_unseen(text).replace("\t", "    ").replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(
+        one if ord(one) in known or one == "\n" else "" if unicodedata.category(one) in ("Cf", "Cn", "Cs", "Mn") else f"［U+{ord(one):04X}］"
+        for one in plain
+    )
+
+
 def new_pdf(title: str, at: datetime, *, size_mm: tuple[float, float], orientation: str) -> Any:
     """Return an empty FPDF in the hall's font; what its attribute `number` says when a page ends stands at that page's foot."""
     from fpdf import FPDF
 
     class Paper(FPDF):
         number = ""  # of the paper that is being drawn: it stands on every page, also where a long one goes on
+
+        def normalize_text(self, text: str) -> str:
+            return str(super().normalize_text(drawn(text)))
 
         def footer(self) -> None:
             self.set_y(-10)

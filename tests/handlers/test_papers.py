@@ -67,3 +67,14 @@ async def test_whoever_guesses_is_stopped(world: World, kind: str) -> None:
         assert shown.status == 429 and "十分钟后再试" in shown.text
     finally:
         await redis.delete(key)
+
+
+async def test_number_and_query_code_are_taken_as_they_are_copied(world: World) -> None:
+    case = await submitted(world, await sign_in(world))
+    stored = await world.hall.database["cases"].find_one({"_id": case.path.rsplit("/", 1)[-1]})
+    browser = world.browser()
+    site, number, code = Site(world.url, browser.http), stored["number"], stored["query_code"]
+    for given in ((number, code), (f" {number[:20]} {number[20:]}\n", f" {code.lower()} "), (number.lower(), f"{code[:4]} {code[4:]}")):
+        answer = await site.call("POST", "/v1/progress", json={"case_number": given[0], "query_code": given[1]})
+        assert (answer.status, answer.json["number"]) == (200, number), given
+    await world.hall.redis.delete("limit:query-codes:{127.0.0.1}")

@@ -9,6 +9,7 @@ import pypdfium2
 import pytest
 
 from app.cases import paper_texts, views
+from app.cases.drafts import Save
 from app.cases.errors import CaseNotFound, PaperNotFound
 from app.cases.model import FINAL, Case, State, Suspension
 from app.cases.paper_pdf import render
@@ -233,3 +234,13 @@ def test_in_every_state_one_line_says_who_does_what_by_when(state):
 
 def test_every_kind_of_paper_is_of_its_own_mark():
     assert len({kind.mark for kind in KINDS.values()}) == len(KINDS)
+
+
+async def test_a_rare_character_of_a_name_stands_on_paper_by_its_code_and_marks_of_direction_do_not(hall):
+    case = await opened(hall, "no_crime_cert", await a_person(hall))
+    case = await hall.cases.drafts.save(case.id, case.owner_id, Save({"name": "𠮷示\u202e例\u200b"}, {}, case.version))
+    assert case.form["name"] == "𠮷示例"
+    case = await with_materials(hall, case)
+    case = await hall.cases.submit(case.id, case.owner_id)
+    _number, _code, text = await paper(hall, case, "receipt")
+    assert "［U+20BB7］示例" in text
