@@ -155,12 +155,12 @@ class OneCampaign(CampaignPage):
 
     async def show_campaign(self, campaign_id: str, *, action: str = "", error: HallError | None = None) -> None:
         row = await self.hall.campaigns.get(campaign_id, self.staff)
-        is_begun = row["state"] not in (machine.DRAFT, machine.SUBMITTED)
-        preview = (
-            {"channels": await self.hall.campaigns.looks(campaign_id, self.staff), "size": None, "needs_operator": row["needs_operator"]}
-            if is_begun
-            else await self.hall.campaigns.preview(campaign_id, self.staff)
-        )
+        if row["state"] == machine.DRAFT:
+            preview = await self.hall.campaigns.preview(campaign_id, self.staff)
+        else:  # counted when it was handed in
+            size = {"count": row["progress"]["size"], "is_more": row["progress"]["size_is_more"]}
+            looks = await self.hall.campaigns.looks(campaign_id, self.staff)
+            preview = {"channels": looks, "size": size, "needs_operator": row["needs_operator"]}
         is_running = row["state"] == machine.RUNNING
         acts = [name for name in row["allowed_actions"] if name in BY_NAME and not (is_running and name in _NOT_WHILE_RUNNING)]
         await self.show(

@@ -173,9 +173,10 @@ class Sending:
         else:
             if campaign["limit"] is not None:
                 size = min(size, campaign["limit"] - campaign["told"] - campaign["muted"])
-                if size <= 0:
+                if size <= 0 and (await people.stretch(segment, cursor, before, 1))[0]:  # there is one more
                     await self._step(campaign["_id"], "hold", self._clock(), {"needs_operator": True, "paused_by_operator": True, "claim": ""})
                     return 0
+                size = max(1, size)
             if await self._is_ahead(campaign["_id"]):
                 later = {"$set": {"next_at": self._clock() + timedelta(seconds=0.5)}, "$unset": {"claim": ""}}
                 await self._campaigns.update_one({"_id": campaign["_id"], "claim": campaign["claim"]}, later)

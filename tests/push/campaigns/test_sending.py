@@ -1,6 +1,7 @@
 """A campaign reaches each person of its segment once, whatever dies when and however many workers there are."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -254,6 +255,18 @@ async def test_two_accounts_of_one_person_get_one_message(office: Office):
     await join(office, third_too, third_mine)
     await office.run_out(third)
     assert await office.told(third) == [third_mine]
+    # The same, and the campaign had finished before the join was heard of.
+    fourth_mine, fourth_too = await office.residents(2)
+    segment = replace(segment, items=("school_enrol",))
+    fourth = await office.approved(channels=(), segment=segment)
+    await office.run_out(fourth)
+    assert await office.told(fourth) == []
+    await office.case(fourth_mine, item="school_enrol")  # came over from the younger account when the walk had passed the older
+    for _ in range(2):  # the event comes at least once
+        await join(office, fourth_too, fourth_mine)
+        await office.run(2)
+    assert await office.told(fourth) == [fourth_mine]
+    assert (await office.database["campaigns"].find_one({"_id": fourth}))["is_active"] is False
 
 
 async def test_one_who_has_two_accounts_with_a_text_message_each_still_waiting_gets_one_of_them(office: Office):
@@ -293,9 +306,11 @@ async def test_more_than_was_approved_is_held_for_the_operator(office: Office):
     from tests.push.campaigns.office import OPERATOR
 
     office.campaigns._approval_size = 3
-    await office.residents(2)
+    await office.residents(3)
+    as_many_as_may_be = await office.approved(channels=())
+    await office.run_out(as_many_as_may_be)
     campaign_id = await office.approved(channels=())
-    await office.residents(4)  # it has grown since
+    await office.residents(3)  # it has grown since
 
     await office.run(3)
 
