@@ -12,13 +12,13 @@ from pathlib import Path
 
 import click
 import structlog
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from commands.environment import load_settings, start_logging
 from commands.migrate import prepare
 from commands.servers import CannotStart, die_with_parent
 from config.settings import ROOT, Settings
+from handlers.http_front import Front
 
 log = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ async def serve(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     application = make_application(hall)
-    server = HTTPServer(application, max_body_size=MAX_BODY_BYTES, max_buffer_size=MAX_BODY_BYTES, xheaders=settings.is_production)
+    server = Front(application, max_body_size=MAX_BODY_BYTES, max_buffer_size=MAX_BODY_BYTES, xheaders=settings.is_production)
     try:
         sockets = bind_sockets(settings.port, settings.host, reuse_port=settings.processes > 1)
     except OSError as error:
@@ -58,7 +58,7 @@ async def serve(settings: Settings) -> None:
         raise CannotStart(
             f"port {settings.port} for web cannot be used ({error.strerror}): stop what uses it, or set HALL_PORT"
         ) from error
-    server.add_sockets(sockets)
+    await server.serve(*sockets)
     settle()
     log.info("web.started", address=f"{settings.host}:{settings.port}")
     await stop.wait()

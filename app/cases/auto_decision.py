@@ -7,7 +7,7 @@ drawn for a head to look at. Source: 国务院令第716号 art. 10-12; 个人信
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
@@ -26,6 +26,7 @@ from app.cases.steps import (
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import format_utc, shanghai_day
 from app.kernel.numbers import mask_id_number, mask_name
+from app.kernel.records import replace
 
 SAMPLE_PERCENT = 5  # of an item that says nothing else
 

@@ -4,7 +4,6 @@ Nothing that was typed is lost: an answer the newer form has no place for is kep
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 from app.cases import forms
@@ -12,6 +11,7 @@ from app.cases.model import Case
 from app.cases.procedure import rules_of
 from app.catalogue import model as items
 from app.kernel.money import yuan_text
+from app.kernel.records import replace
 
 Item = Mapping[str, Any]
 

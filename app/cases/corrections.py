@@ -1,7 +1,6 @@
 """Putting an answer right after submission (更正): the applicant asks, a clerk answers; what stood there before is kept."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
@@ -10,6 +9,7 @@ from app.cases.completeness import facts_of
 from app.cases.model import Case, Correction
 from app.cases.steps import APPLICANT, Moved, advance
 from app.kernel.errors import ValidationFailed, error_row
+from app.kernel.records import replace
 
 
 def judged(

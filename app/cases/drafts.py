@@ -9,7 +9,7 @@ import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +25,7 @@ from app.identity.model import Resident
 from app.kernel.clock import format_utc, shanghai_day
 from app.kernel.errors import ErrorRow, NotFound, ValidationFailed, error_row
 from app.kernel.ids import random_code
+from app.kernel.records import replace
 
 QUERY_CODE_LENGTH = 8
 _MERGE_FOR_S = 8.0

@@ -4,7 +4,6 @@ Source: 行政许可法 art. 32 (acceptance), 38 (reasons and remedies), 42 (ext
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
@@ -26,6 +25,7 @@ from app.cases.steps import (
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day
 from app.kernel.errors import ValidationFailed, error_row
+from app.kernel.records import replace
 
 SPECIAL_PROCEDURES = {
     "hearing": "听证",

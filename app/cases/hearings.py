@@ -6,7 +6,6 @@ heard within twenty days. `required`: heard before any decision, made known befo
 Source: 行政许可法 art. 46-48; days are working days (art. 82).
 """
 
-from dataclasses import replace
 from datetime import date, datetime
 
 from app.cases import machine
@@ -15,6 +14,7 @@ from app.cases.steps import APPLICANT, Moved, advance
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day
 from app.kernel.errors import ErrorRow, error_row
+from app.kernel.records import replace
 
 ASK_WORKING_DAYS = 5  # art. 47
 HOLD_WORKING_DAYS = 20  # art. 47

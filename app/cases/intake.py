@@ -12,7 +12,6 @@ when they have proven none, the one the application is made in. The window is op
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime, time
 from typing import Any, Protocol
 
@@ -26,6 +25,7 @@ from app.kernel.audit import record
 from app.kernel.clock import SHANGHAI, shanghai_day, utc_now
 from app.kernel.errors import Forbidden, NotFound, ValidationFailed, error_row
 from app.kernel.numbers import check_id_number, check_mobile, plain_name
+from app.kernel.records import replace
 from app.storage.mongo import Database
 
 CHANNEL = "window"

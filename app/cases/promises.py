@@ -5,7 +5,6 @@ told. Source: 广东省优化营商环境条例 art. 32 and 36.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import replace
 from datetime import date, datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from app.cases.steps import APPLICANT, HALL, Moved, advance
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day
 from app.kernel.errors import ErrorRow, ValidationFailed, error_row
+from app.kernel.records import replace
 
 
 def promise(case: Case, keys: Collection[str], names: Mapping[str, str], now: datetime) -> Moved:

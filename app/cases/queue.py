@@ -6,7 +6,7 @@ are read of one moment (snapshot), so below the bound they are equal whatever is
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from typing import Any
 
@@ -18,6 +18,7 @@ from app.identity.model import StaffSession
 from app.kernel.audit import record
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import SHANGHAI, shanghai_day, utc_now
+from app.kernel.records import replace
 from app.storage.mongo import Database
 
 MOST = 99

@@ -1,7 +1,6 @@
 """What residents ask for beside the straight way: to bring a material later, to put an answer right, to apply again with the old data."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -13,6 +12,7 @@ from app.cases.service import Cases
 from app.catalogue import model as items
 from app.kernel.clock import shanghai_day, utc_now
 from app.kernel.errors import HallError, ValidationFailed, error_row
+from app.kernel.records import replace
 
 # No law says how long a scan stays good; half a year is the shortest validity that the catalogue's own papers have.
 CARRIED_FOR = timedelta(days=180)

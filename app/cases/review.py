@@ -1,7 +1,6 @@
 """What an agency's clerks do with the cases of their agency. Somebody else's agency answers as if the case did not exist."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from app.identity.model import StaffSession
 from app.kernel.audit import record
 from app.kernel.clock import shanghai_day, utc_now
 from app.kernel.errors import NotFound, ValidationFailed, error_row
+from app.kernel.records import replace
 from app.storage.mongo import Database
 
 Body = Mapping[str, Any]

@@ -6,7 +6,6 @@ and decides, the others are asked at once), 34 (two officials), 32 (what goes to
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from app.cases.steps import HALL, Moved, advance
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day
 from app.kernel.errors import ErrorRow, error_row
+from app.kernel.records import replace
 
 ANSWERS = {"agreed": "同意", "refused": "不同意", "noted": "已反馈意见"}
 

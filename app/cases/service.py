@@ -7,7 +7,6 @@ and the events that tell of it are written together or not at all.
 from __future__ import annotations  # the method `list` would shadow the type in later signatures
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -25,6 +24,7 @@ from app.identity.model import Resident
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import shanghai_day, utc_now
+from app.kernel.records import replace
 from app.storage.files import Files
 from app.storage.mongo import Database
 

@@ -5,7 +5,7 @@ comes later or is put right in promises.py and corrections.py, what the hall doe
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +17,7 @@ from app.kernel.calendar import DueDay, WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day
 from app.kernel.events import Event, new_event
 from app.kernel.money import yuan_text
+from app.kernel.records import replace
 
 APPLICANT, HALL = "申请人", "掌上办事大厅"
 

@@ -1,7 +1,7 @@
 """Cases in MongoDB: one document per case, changed only by compare-and-set on its version."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
@@ -15,6 +15,7 @@ from app.cases.model import Case
 from app.kernel.clock import SHANGHAI, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.events import Event
+from app.kernel.records import replace
 from app.storage import outbox
 from app.storage.mongo import Database
 

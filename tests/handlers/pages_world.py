@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
 
 from app.kernel.ids import ulid
 from commands.assembly import assemble
@@ -22,6 +22,7 @@ from commands.routes import make_application
 from commands.servers import die_with_parent, free_port
 from commands.story import id_number, picture
 from config.settings import ROOT, read_settings
+from handlers.http_front import Front
 from tests.handlers.pages_browser import Browser, Page
 
 PASSWORD = "page-password"
@@ -72,8 +73,8 @@ async def world(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactor
     )
     await prepare(settings, with_demo=True)
     hall = await assemble(settings)
-    server = HTTPServer(make_application(hall), max_body_size=12 * 1024 * 1024)
-    server.listen(port, "127.0.0.1")
+    server = Front(make_application(hall), max_body_size=12 * 1024 * 1024)
+    await server.serve(*bind_sockets(port, "127.0.0.1"))
     stop = asyncio.Event()
     relay = asyncio.create_task(hall.relay.run(stop))
     world = World(hall, settings.public_url, settings.sandbox_url, [])

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application
 
 from config.settings import read_settings
 from handlers.base import NotFoundHandler
+from handlers.http_front import Front
 
 
 class _Application(Application):
@@ -58,8 +58,8 @@ async def serving(routes: list[Any], **parts: Any) -> AsyncIterator[Site]:
     socket, port = bind_unused_port()
     url = f"http://127.0.0.1:{port}"
     settings = read_settings({"HALL_ENV": "test", "HALL_PUBLIC_URL": url, **parts.pop("environment", {})}, env_file=None)
-    server = HTTPServer(_Application(SimpleNamespace(settings=settings, **parts), routes))
-    server.add_socket(socket)
+    server = Front(_Application(SimpleNamespace(settings=settings, **parts), routes))
+    await server.serve(socket)
     async with aiohttp.ClientSession(auto_decompress=False, skip_auto_headers=("Accept-Encoding",)) as http:
         yield Site(url, http)
     server.stop()

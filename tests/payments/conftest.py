@@ -11,7 +11,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
@@ -23,6 +22,7 @@ from app.platforms.http import HttpClient
 from app.storage import outbox
 from app.storage.mongo import Database, ensure_indexes
 from handlers import callbacks
+from handlers.http_front import Front
 from payments.model import Order
 from payments.providers.alipay import Alipay
 from payments.providers.wechatpay import WeChatPay
@@ -252,9 +252,9 @@ async def http() -> AsyncIterator[HttpClient]:
 async def hall(database: Database, sandbox: Running, http: HttpClient) -> AsyncIterator[Hall]:
     await ensure_indexes(database, {**INDEXES, **outbox.INDEXES})
     application = _Application(callbacks.routes, log_function=lambda _handler: None)
-    server = HTTPServer(application)
+    server = Front(application)
     sockets = bind_sockets(0, "127.0.0.1")
-    server.add_sockets(sockets)
+    await server.serve(*sockets)
     url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
     async with aiohttp.ClientSession() as session:
         hall = Hall(

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
-from tornado.httpserver import HTTPServer
 from tornado.testing import bind_unused_port
 from tornado.web import Application
 
@@ -18,6 +17,7 @@ from app.platforms.wechat import WeChat
 from config.settings import read_settings
 from handlers import gateway_reports, notifications, stream, subscriptions
 from handlers.base import NotFoundHandler
+from handlers.http_front import Front
 from miniprogram_api import message_push, official_account, templates
 from push.service import Push
 from tests.push.desk import Desk
@@ -40,7 +40,7 @@ class Web:
     desk: Desk
     url: str
     hall: SimpleNamespace
-    server: HTTPServer
+    server: Front
 
     async def sign_in(self, name: str) -> Login:
         """Sign a person in through the WeChat stand-in, as the mini-program does."""
@@ -77,8 +77,8 @@ async def open_web(desk: Desk, keys: KeyRing, push: Push | None = None, **settin
     hall = SimpleNamespace(settings=known, database=desk.database, push=push or desk.push, identity=identity)
     hall.stopping = asyncio.Event()
     routes = [*notifications.routes, *gateway_reports.routes, *subscriptions.routes, *stream.routes, *templates.routes, *message_push.routes, *official_account.routes]
-    server = HTTPServer(_Application(hall, routes))
-    server.add_socket(socket)
+    server = Front(_Application(hall, routes))
+    await server.serve(socket)
     yield Web(desk, url, hall, server)
     hall.stopping.set()
     server.stop()

@@ -15,7 +15,6 @@ from typing import Any
 
 import aiohttp
 from pymongo.errors import PyMongoError
-from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 
 from app.checks import reports as checks_reports
@@ -30,6 +29,7 @@ from app.storage import outbox
 from app.storage.mongo import Database, ensure_indexes
 from app.storage.redis import connect, publish
 from handlers import callbacks
+from handlers.http_front import Front
 from payments import store as payments_store
 from payments.reconcile import store as reconcile_store
 from sandbox import certificates
@@ -161,7 +161,7 @@ class World:
         self.database = Database(self._servers["mongodb"], self._name)  # of the one who looks on, who never dies
         self.redis = connect(self._servers["redis"])
         await ensure_indexes(self.database, INDEXES)
-        self._serve_callbacks()
+        await self._serve_callbacks()
         seed = self.plan.seed
         self._settings = Settings(
             servers=self._servers,
@@ -288,13 +288,13 @@ class World:
 
     # --- the hall's address ---
 
-    def _serve_callbacks(self) -> None:
+    async def _serve_callbacks(self) -> None:
         self._application = WebApplication(
             [(path, mortal(handler)) for path, handler in callbacks.routes], log_function=lambda _handler: None
         )
-        self._server = HTTPServer(self._application)
+        self._server = Front(self._application)
         sockets = bind_sockets(0, "127.0.0.1")
-        self._server.add_sockets(sockets)
+        await self._server.serve(*sockets)
         self.url = f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
 
     # --- outside ---
