@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from enum import StrEnum
+from functools import cache
 
 from app.cases import guards
 from app.cases.model import CLOCK_OF, CONSULTED, Case, State
@@ -191,14 +192,20 @@ def transition(name: str, state: State) -> Transition | None:
     return next((step for step in TABLE if step.name == name and state in step.sources), None)
 
 
+@cache
+def _rows(actor: str, state: State) -> tuple[Transition, ...]:
+    """Return the rows of the table that are this kind of actor's in a state."""
+    return tuple(step for step in TABLE if step.actor in _RANKS[actor] and state in step.sources)
+
+
 def find(case: Case, name: str, actor: str, on: date, to: State | None = None) -> Transition | None:
     """Return the row that lets this actor take the named step on that day, or None.
 
     Args:
         to: the state it must lead to, when the name leads to several.
     """
-    for step in TABLE:
-        if step.name == name and step.actor in _RANKS[actor] and case.state in step.sources:
+    for step in _rows(actor, case.state):
+        if step.name == name:
             if to in (None, step.target, case.state if step.target is None else None) and step.guard(case, on):
                 return step
     return None
@@ -218,7 +225,4 @@ _WRONG_STATE = "办件现在的状态不能这样操作，请刷新后查看可�
 def allowed_actions(case: Case, actor: str, on: date | None = None) -> list[str]:
     """Return the names of what this kind of actor can do with the case on that day (today), in the table's order."""
     day = on or today()
-    names = [
-        step.name for step in TABLE if step.actor in _RANKS[actor] and case.state in step.sources and step.guard(case, day)
-    ]
-    return list(dict.fromkeys(names))
+    return list(dict.fromkeys(step.name for step in _rows(actor, case.state) if step.guard(case, day)))

@@ -88,7 +88,7 @@ class Marks:
 
     async def _markable(self, case: Case) -> Mapping[str, str]:
         item = await self._catalogue.item_at(case.item_code, case.item_version)
-        fields = {field["key"]: field["label"] for field in views.forms_fields(item, case)}
+        fields = {field["key"]: field["label"] for field in views.fields_of(item, case)}
         return fields | {material["key"]: material["name"] for material in materials.needed(item, case.answers)}
 
     async def _record(self, case: Case, staff: StaffSession, action: str) -> None:

@@ -55,7 +55,7 @@ class Review:
         """Return a case as its agency may see it, with what this person can do."""
         item = await self._cases.catalogue.item_at(case.item_code, case.item_version)
         view = views.for_staff(case, item, allowed_actions(case, staff))
-        view["form"] |= self._cases.form_marks(case, item)
+        view["form"]["advice"] = self._cases.advice(case, item)
         view["materials"] = await self._cases.holdings.for_staff(case, view["materials"])
         view["joint"] = views.joint(case, with_opinions=True)
         view["papers"] = await self._cases.papers.of(case)

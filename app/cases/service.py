@@ -19,11 +19,11 @@ from app.cases.papers import Papers
 from app.cases.ports import Catalogue, Licences, People
 from app.cases.store import CaseStore
 from app.cases.submissions import Submissions
-from app.catalogue.model import applies
 from app.identity.model import Resident
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import shanghai_day, utc_now
+from app.kernel.errors import ErrorRow
 from app.kernel.records import replace
 from app.storage.files import Files
 from app.storage.mongo import Database
@@ -85,7 +85,9 @@ class Cases:
         """Return a case as its owner sees it (api.md)."""
         item = await self.catalogue.item_at(case.item_code, case.item_version)
         view = views.for_resident(case, item)
-        view["form"] |= self.form_marks(case, item)
+        # What looks wrong is told while the applicant can still change it; afterwards it is the clerk's (review.py).
+        is_theirs = case.state in (State.DRAFT, State.SUPPLEMENT_REQUIRED)
+        view["form"]["advice"] = self.advice(case, item) if is_theirs else []
         return view | {
             "materials": await self.holdings.with_scans(case, view["materials"]),
             "agency": self._with_hotline(view["agency"]),
@@ -95,13 +97,9 @@ class Cases:
             "possible_duplicates": await self.drafts.possible_duplicates(case),
         }
 
-    def form_marks(self, case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what is said about the answers of a form: the `rules` that apply, and `advice` where something looks wrong."""
-        facts = facts_of(case, shanghai_day(self._clock()), self.catalogue.division_codes)
-        return {
-            "rules": [rule for rule in item.get("rules", ()) if applies(rule.get("when"), case.answers)],
-            "advice": forms.advice(item, case.answers, case.form, facts),
-        }
+    def advice(self, case: Case, item: Mapping[str, Any]) -> list[ErrorRow]:
+        """Return what looks wrong in the answers of a form and holds nothing up."""
+        return forms.advice(item, case.answers, case.form, facts_of(case, shanghai_day(self._clock()), self.catalogue.division_codes))
 
     async def progress(self, number: str, query_code: str) -> dict[str, Any]:
         """Return the progress of a case to whoever holds its number and query code; nothing personal."""
@@ -142,7 +140,7 @@ class Cases:
             moved = steps.submit(case, item, frozen_fees(item, case.answers), form, self.calendar, now)
             moved = steps.Moved(routing.with_names(moved.case, self.catalogue.agency), moved.events)
             evidence = auto_decision.Evidence(resident.name, resident.id_number, licences)
-            judged = auto_decision.judged(moved.case, item, evidence, lambda: self.form_marks(moved.case, item)["advice"], now)
+            judged = auto_decision.judged(moved.case, item, evidence, lambda: self.advice(moved.case, item), now)
             return steps.Moved(judged, moved.events).then(
                 auto_decision.decide(judged, item, self.calendar, now, has_delivery(item))
             )

@@ -33,7 +33,7 @@ def for_resident(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **_common(case, item),
         "query_code": case.query_code,
-        "form": {"fields": forms_fields(item, case), "values": dict(case.form)},
+        "form": _form(case, item),
         "by_person": case.by_person,
         "automatic": automatic(case),
         "allowed_actions": machine.allowed_actions(case, machine.RESIDENT),
@@ -48,7 +48,7 @@ def for_staff(
     """Return the case as its agency may see it: without the query code, and without the rating (it is hidden from the handler)."""
     return {
         **_common(case, item),
-        "form": {"fields": forms_fields(item, case), "values": dict(case.form)},
+        "form": _form(case, item),
         "allowed_actions": list(allowed),
         "assignee": case.assignee,
         "channel": case.channel,
@@ -140,9 +140,17 @@ def next_step(case: Case, you: str = "您") -> dict[str, Any]:
     return {"actor": actor, "by_on": by_on, "text": text, "line": line}
 
 
-def forms_fields(item: Mapping[str, Any], case: Case) -> list[Mapping[str, Any]]:
+def fields_of(item: Mapping[str, Any], case: Case) -> list[Mapping[str, Any]]:
     """Return the fields of the case's form that apply under its situation answers; `show_when` is left to the client."""
     return [field for field in item["form"] if items.applies(field.get("when"), case.answers)]
+
+
+def _form(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "fields": fields_of(item, case),
+        "rules": [rule for rule in item.get("rules", ()) if items.applies(rule.get("when"), case.answers)],
+        "values": dict(case.form),
+    }
 
 
 def _common(case: Case, item: Mapping[str, Any]) -> dict[str, Any]:

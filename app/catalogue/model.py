@@ -16,9 +16,9 @@ Condition = Mapping[str, Sequence[str]]
 
 def applies(condition: Condition | None, answers: Answers) -> bool:
     """Say whether a condition holds. A question that is not answered matches no condition on it."""
-    return all(
-        not set(values).isdisjoint(_values(answers.get(key))) for key, values in (condition or {}).items()
-    )
+    if not condition:  # nearly all of them
+        return True
+    return all(not set(values).isdisjoint(_values(answers.get(key))) for key, values in condition.items())
 
 
 def may_apply(condition: Condition | None, answers: Answers) -> bool:

@@ -53,7 +53,7 @@ def today() -> date:
 
 def format_utc(moment: datetime | None) -> str | None:
     """Return RFC 3339 in UTC with seconds (`2026-11-23T06:00:00Z`), or None."""
-    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if moment is None else f"{moment.astimezone(UTC).isoformat(timespec='seconds')[:19]}Z"
 
 
 def parse_utc(text: str) -> datetime:
