@@ -188,7 +188,7 @@ class _Session:
         record = {"at": rfc3339_utc(now), "channel": "email", "to": recipient, "from": str(message["From"]), "sender": self._sender}
         record |= {"subject": str(message["Subject"]), "text": text, "html": texts.get("text/html", ""), "content": text}
         record |= {"headers": {name: str(value) for name, value in message.items()}, "raw": raw.decode("ascii", errors="replace")}
-        if code := _CODE.search(text):
+        if "验证码" in record["subject"] and (code := _CODE.search(text)):
             record["code"] = code[0]
         self._sandbox.store.record_sent(record, channel="email", to=recipient, at=now)
 
