@@ -22,7 +22,8 @@ from app.kernel.ids import new_id
 from commands.story import picture, sample_form
 from config.settings import ROOT
 from tests.app.cases.conftest import a_resident
-from tests.app.cases.handled import a_person, opened, with_materials
+from tests.app.cases import handled
+from tests.app.cases.handled import a_person, with_materials
 from tests.app.cases.test_service import submitted
 
 FOLDER = ROOT / "config" / "catalogue"
@@ -215,7 +216,7 @@ async def test_what_only_looks_wrong_is_handed_in_and_the_clerk_is_told_too(hall
     def told(view):
         return [row["pointer"] for row in view["form"]["advice"]]
 
-    draft = await with_materials(hall, await opened(hall, "elder_allowance", await a_person(hall)))
+    draft = await with_materials(hall, await handled.opened(hall, "elder_allowance", await a_person(hall)))
     assert told(await hall.cases.view(draft)) == ["/form/age"]
     case = await hall.cases.submit(draft.id, draft.owner_id)
     assert case.form["age"] < 80, "computed by the hall, whatever the client had sent"
