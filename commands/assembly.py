@@ -422,7 +422,9 @@ async def assemble(settings: Settings) -> Hall:
         news=news,
         relay=Relay(
             database,
-            _subscribers(push, cases, payments, bill_reports, wallet, reminders, news, identity, catalogue, cards, feedback, to_hooks),
+            _subscribers(
+                database, push, cases, payments, bill_reports, wallet, reminders, news, identity, catalogue, cards, feedback, to_hooks
+            ),
             urgent=push.urgent_names,
         ),
         notices=notices,
@@ -619,6 +621,7 @@ def _campaigns(
 
 
 def _subscribers(
+    database: Database,
     push: Push,
     cases: Cases,
     payments: Payments,
@@ -663,7 +666,7 @@ def _subscribers(
         ("identity.joined", ("join", finish_join)),
         ("identity.join_settled", ("join", finish_join)),
         *((name, ("news", news.note_item)) for name in catalogue_changes.EVENTS),
-        *reminding(cases, wallet, reminders, identity, catalogue),
+        *reminding(database, cases, wallet, reminders, identity, catalogue),
         *((name, ("supervision", cards.note)) for name in supervision_cards.EVENTS),
         *((name, ("feedback", feedback.note)) for name in FEEDBACK_EVENTS),
         *((name, ("hooks", to_hooks.note)) for name in PUSH_EVENTS["case"]),

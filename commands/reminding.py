@@ -15,6 +15,7 @@ from app.licences import terms
 from app.licences.service import Licences
 from app.reminders.model import Dated
 from app.reminders.service import Reminders
+from app.storage.mongo import Database
 
 # After these the days of a case can be others than before. Each looks at the case as it is now, so their order does not matter.
 _CASE_EVENTS = (
@@ -27,10 +28,10 @@ Handle = Callable[[Event], Awaitable[None]]
 
 
 def reminding(
-    cases: Cases, wallet: Licences, reminders: Reminders, identity: Identity, catalogue: LiveCatalogue
+    database: Database, cases: Cases, wallet: Licences, reminders: Reminders, identity: Identity, catalogue: LiveCatalogue
 ) -> list[tuple[str, tuple[str, Handle]]]:
     """Return (event, (subscriber, what it does)); each may be handed over any number of times."""
-    renewals = Renewals(cases, wallet)
+    renewals = Renewals(database, cases, wallet)
 
     async def issue_licence(event: Event) -> None:
         case = await cases.store.load({"_id": event.subject_id})

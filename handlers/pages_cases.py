@@ -91,6 +91,8 @@ async def licences_by_type(page: CasePage) -> dict[str, list[Mapping[str, Any]]]
     """Return the resident's licences by type, to offer them in place of a file."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for licence in await page.hall.licences.wallet(page.owner):
+        if licence["state"] != "valid":  # run out or annulled: it stands for nothing
+            continue
         found.setdefault(licence.get("type", ""), []).append(licence)
     return found
 

@@ -11,6 +11,9 @@ from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
+from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError
+
 from app.cases import deadlines, machine
 from app.cases.completeness import has_delivery
 from app.cases.model import Case, State
@@ -19,6 +22,7 @@ from app.cases.steps import HALL, Moved, advance, complete_if_nothing_to_deliver
 from app.catalogue.model import applies
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day, utc_now
+from app.storage.mongo import Database
 
 
 _TOO_LATE = "已依法视为准予延续，这项更正没有处理；确需更正的，请申请变更。"
@@ -107,10 +111,19 @@ def deem_renewed(case: Case, item: Mapping[str, Any], calendar: WorkingCalendar,
     return moved.then(complete_if_nothing_to_deliver(moved.case, now, has_delivery(item)))
 
 
-class Renewals:
-    """Notes what an application renews, from the event of its submission; may be handed over any number of times."""
+class _Taken(Exception):
+    """Another application renews this licence."""
 
-    def __init__(self, cases: Cases, wallet: Wallet, clock: Callable[[], datetime] = utc_now) -> None:
+
+class Renewals:
+    """Notes what an application renews, from the event of its submission; may be handed over any number of times.
+
+    One licence is renewed by one application: a second one is an ordinary application, until the first has ended without approval. Which one
+    it is stands in `renewals` {_id: licence, case_id}, written in the transaction that notes it, so that two at once meet there.
+    """
+
+    def __init__(self, database: Database, cases: Cases, wallet: Wallet, clock: Callable[[], datetime] = utc_now) -> None:
+        self._renewals = database["renewals"]
         self._cases = cases
         self._wallet = wallet
         self._clock = clock
@@ -123,7 +136,26 @@ class Renewals:
             return
         held = [row["licence_id"] for row in case.materials.values() if row.get("licence_id")]
         licence = await self._wallet.renewable(case.owner_id, rule["licence"], shanghai_day(case.submitted_at), held)
-        if licence is not None:
-            await self._cases.change(
-                {"_id": case_id}, lambda found, item: note(found, licence, item, self._cases.calendar, self._clock())
-            )
+        if licence is None:
+            return
+
+        async def claim(_case: Case, session: AsyncClientSession) -> None:
+            row = await self._renewals.find_one({"_id": licence["_id"]}, session=session)
+            if row is not None and row["case_id"] != case_id:
+                other = await self._cases.store.load({"_id": row["case_id"]}, session)
+                if other.is_open or other.decision is not None and other.decision["outcome"] == "approved":
+                    raise _Taken
+            await self._renewals.replace_one({"_id": licence["_id"]}, {"case_id": case_id}, upsert=True, session=session)
+
+        def step(found: Case, item: Mapping[str, Any]) -> Moved:
+            return note(found, licence, item, self._cases.calendar, self._clock())
+
+        for last in (False, True):
+            try:
+                await self._cases.change({"_id": case_id}, step, claim)
+                return
+            except _Taken:
+                return
+            except DuplicateKeyError:  # two at once on a licence that nobody has renewed yet: the second one looks again
+                if last:
+                    raise

@@ -257,3 +257,25 @@ async def test_one_licence_and_one_reminder_however_often_the_relay_dies(hall, c
     assert (issued["valid_from"], issued["valid_to"]) == ("2026-04-02", "2031-04-01")
     assert (await hall.database["licences"].find_one({"_id": licence_id}))["renewed_by"] == issued["_id"]
     assert [row["subject"] for row in await hall.reminders.of(case.owner_id)] == [f"licence:{issued['_id']}"]
+
+
+async def test_one_licence_is_renewed_by_one_application(hall):
+    set_clock(hall, at(3, 2))
+    owner = await a_person(hall)
+    await wallet_licence(hall, owner, date(2026, 4, 1))
+    cases = [await with_materials(hall, await opened(hall, ITEM, owner, {"kind": "renew"})) for _ in range(3)]
+    for case in cases[:2]:
+        await hall.cases.submit(case.id, owner)
+    note = next(handle for name, handle in hall.relay._subscribers["case.submitted"] if name == "renewals")
+    events = {
+        row["subject_id"]: Event.from_document(row)
+        async for row in hall.database["events"].find({"name": "case.submitted", "owner_id": owner})
+    }
+    await asyncio.gather(*(note(events[case.id]) for case in cases[:2] for _ in range(2)))
+    noted = [case for case in cases[:2] if (await hall.cases.get(case.id, owner)).renewal]
+    assert len(noted) == 1
+    await hall.cases.withdraw(noted[0].id, owner)
+    await hall.cases.submit(cases[2].id, owner)
+    await hall.relay.drain()
+    others = [await hall.cases.get(case.id, owner) for case in cases if case.id != noted[0].id]
+    assert sum(bool(case.renewal) for case in others) == 1, "the first one has ended without a decision"
