@@ -197,8 +197,8 @@ class Act(OneCampaign):
                 await self.hall.campaigns.test(campaign_id, self.staff, body["phone"])
                 self.tell_next("campaign_tested")
             else:
-                version = self.text("version", limit=10)
-                wanted = {"note": self.text("note", limit=501).strip(), "version": int(version) if version.isdecimal() else None}
+                seen = self.text("version", limit=10) if action == "approve" else ""  # the others mean the campaign, whatever it says
+                wanted = {"note": self.text("note", limit=501).strip(), "version": int(seen) if seen.isdecimal() else None}
                 body = judged(CampaignStepRequest, wanted, "")
                 await self.hall.campaigns.act(campaign_id, self.staff, action, note=body["note"], version=body["version"])
         except HallError as error:

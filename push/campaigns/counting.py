@@ -13,7 +13,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from app.storage.mongo import Database
 
 _AT_ONCE = 1000
-_ROUNDS = 20
+_ROUNDS = 4  # then the walk goes on; what is left is counted in the next round
 
 
 class Counting:

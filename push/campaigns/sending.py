@@ -140,7 +140,10 @@ class Sending:
         while loop.time() < end:
             campaign = await self._claim()
             if campaign is not None:
-                count += await self._batch(campaign)
+                try:
+                    count += await self._batch(campaign)
+                except Exception as error:  # one broken campaign must not stop the others; its lease brings it back
+                    log.error("campaign.batch_failed", campaign_id=campaign["_id"], exc_info=error)
                 continue
             following = await self._campaigns.find_one(self._due(self._clock() + timedelta(seconds=end - loop.time())), sort=[("next_at", 1)])
             if following is None:

@@ -390,6 +390,17 @@ async def test_what_a_vendor_lost_after_it_was_counted_is_counted_anew(office: O
     assert (progress["sent"], progress["failed"], progress["waiting"]) == (0, 1, 0) and await office.told(campaign_id) == [owner_id]
 
 
+async def test_a_broken_campaign_keeps_no_other_waiting(office: Office):
+    people = await office.residents(3)
+    broken, whole = await office.approved(channels=()), await office.approved(channels=())
+    await office.database["campaigns"].update_one({"_id": broken}, {"$set": {"segment.kind": "of_a_newer_version"}})
+
+    await office.run_out(whole)
+
+    assert await office.told(whole) == people and await office.told(broken) == []
+    assert (await office.seen(broken))["state"] == "running"
+
+
 async def test_what_no_channel_took_in_three_days_is_counted_and_no_task_for_staff(office: Office):
     await office.residents(2, phone=True)
     campaign_id = await office.approved()
