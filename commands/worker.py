@@ -61,6 +61,7 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(2, stop, "customer_messages", hall.customer_messages.answer_due))
         group.create_task(_every(1, stop, "hooks", hall.hook_deliveries.deliver_due))
         group.create_task(_every(2, stop, "followers", hall.push.followers.ask_due))
+        group.create_task(_every(10, stop, "follower_list", hall.push.followers.walk))
         group.create_task(_every(2, stop, "payments", lambda: hall.payments.sweep(utc_now())))
         group.create_task(_every(1, stop, "ledger", lambda: hall.payments.seal_ledger(utc_now())))
         group.create_task(_every(1, stop, "receipts", hall.payments.number_receipts))

@@ -1,6 +1,7 @@
 """Who follows the city's official account on WeChat: its openids, joined to residents by unionid.
 
-The account's own events fill it (`subscribe`, `unsubscribe`). They name an openid only, so who it is gets asked for afterwards, many at once.
+The account's own events fill it (`subscribe`, `unsubscribe`), and its list, for those who followed before. Both name an openid only, so who it is
+gets asked for afterwards, many at once.
 Guarantee: the newest event of an openid counts, in whatever order and however often events come; an openid whose unionid is not known yet is
 asked for until WeChat answers.
 """
@@ -15,11 +16,12 @@ from pymongo.errors import DuplicateKeyError
 
 from app.kernel.errors import ProviderUnavailable
 from app.platforms.wechat import WeChat, WeChatRefused
-from app.platforms.wechat_account import MOST_AT_ONCE, followers
+from app.platforms.wechat_account import MOST_AT_ONCE, followers, list_openids
 from app.storage.mongo import Database
 
 log = structlog.get_logger(__name__)
 
+WALK_AGAIN = timedelta(days=7)
 _AGAIN = timedelta(seconds=60)
 
 INDEXES = {
@@ -35,6 +37,7 @@ class Followers:
 
     def __init__(self, database: Database, account: WeChat | None, clock: Callable[[], datetime]) -> None:
         self._followers = database["wechat_followers"]
+        self._walks = database["wechat_walks"]
         self._account = account
         self._clock = clock
 
@@ -47,6 +50,34 @@ class Followers:
             await self._followers.update_one({"_id": openid, "event_at": older}, {"$set": changes}, upsert=True)
         except DuplicateKeyError:  # there is one, and it is newer
             log.info("followers.old_event")
+
+    async def walk(self) -> int:
+        """Take in who followed before the hall heard of it, a page of the account's list at a time; called by the worker.
+
+        Returns how many were new. The place is kept, so a worker that dies goes on where it was; when the end is reached it begins again after
+        WALK_AGAIN: events that were lost while the callback was away are made good by it.
+        """
+        if self._account is None:
+            return 0
+        now = self._clock()
+        place = await self._walks.find_one({"_id": "followers"}) or {"after": "", "next_at": now}
+        if place["next_at"] > now:
+            return 0
+        try:
+            openids, last = await list_openids(self._account, place["after"])
+        except (ProviderUnavailable, WeChatRefused) as error:
+            log.warning("followers.not_listed", error=type(error).__name__)
+            await self._walks.update_one({"_id": "followers"}, {"$set": {"after": place["after"], "next_at": now + _AGAIN}}, upsert=True)
+            return 0
+        known = {row["_id"] async for row in self._followers.find({"_id": {"$in": openids}, "follows": True}, {"_id": 1})}
+        new = [openid for openid in openids if openid not in known]
+        for openid in new:
+            # Asked who it is; the answer says whether it follows, so an end that we have heard of meanwhile is not undone by a list.
+            ask = {"$set": {"ask_at": now}, "$setOnInsert": {"follows": False, "event_at": 0}}
+            await self._followers.update_one({"_id": openid}, ask, upsert=True)
+        following = {"after": last, "next_at": now if last else now + WALK_AGAIN}
+        await self._walks.update_one({"_id": "followers"}, {"$set": following}, upsert=True)
+        return len(new)
 
     async def ask_due(self) -> int:
         """Ask who the openids are that are not known yet; called by the worker. Returns how many are known now."""

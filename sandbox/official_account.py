@@ -19,6 +19,7 @@ from sandbox.wechat import WechatHandler
 from sandbox.wechat_push import Push, official
 
 _MOST = 100
+_PAGE = 3  # the original gives 10 000; few here, so that there is more than one page
 _DEDUPED_S = 600  # client_msg_id
 
 
@@ -87,8 +88,21 @@ class UserInfo(WechatHandler):
         return self.answer({"user_info_list": found})
 
 
+class UserList(WechatHandler):
+    """GET /cgi-bin/user/get?next_openid=: who follows, a page at a time, in the order of their openids."""
+
+    def get(self) -> None:
+        if not self.has_token("official"):
+            return
+        after = self.get_query_argument("next_openid", "")
+        follows = sorted(openid for openid, value in self.store.all("official_follows").items() if value)
+        page = [openid for openid in follows if openid > after][:_PAGE]
+        answer = {"total": len(follows), "count": len(page), "next_openid": page[-1] if page else ""}
+        self.answer(answer | ({"data": {"openid": page}} if page else {}))
+
+
 class Follow(Push):
-    """POST /_sim/wechat/follow."""
+    """POST /_sim/wechat/follow; `silent`: the hall is not told, as before its callback was set."""
 
     async def post(self) -> None:
         body = self.body()
@@ -98,6 +112,8 @@ class Follow(Push):
         follows = body.get("follows", True) is not False
         self.store.put("official_openid", who.official_openid, who.name)
         self.store.put("official_follows", who.official_openid, follows)
+        if body.get("silent"):
+            return self.send({"ok": True})
         message = {"ToUserName": "gh_city_sandbox", "FromUserName": who.official_openid, "CreateTime": int(body.get("at") or self.now())}
         message |= {"MsgType": "event", "Event": "subscribe" if follows else "unsubscribe", "EventKey": ""}
         await self.push(official(self.credentials), message, {"format": "xml"} | body)
@@ -130,6 +146,7 @@ class Refuse(Push):
 routes: list[tuple[str, type[StandIn]]] = [
     (r"/cgi-bin/message/template/send", TemplateSend),
     (r"/cgi-bin/user/info/batchget", UserInfo),
+    (r"/cgi-bin/user/get", UserList),
     (r"/_sim/wechat/follow", Follow),
     (r"/_sim/wechat/fate", Fate),
     (r"/_sim/wechat/official-refuse", Refuse),

@@ -121,7 +121,9 @@ class HookDeliveries:
             {"$set": {"leased_until": now + LEASE, "claim": claim}},
             return_document=ReturnDocument.AFTER,
         )
-        if hook is None:  # paused, or another worker has it
+        if hook is None:  # paused, another worker has it, or there is none any more: removed while an event was being noted
+            if await self._hooks_collection.find_one({"_id": agency_id}, {"_id": 1}) is None:
+                await self._deliveries.update_many({"agency_id": agency_id, "is_open": True}, {"$set": {"state": "dropped", "is_open": False}})
             return 0
         calls, began = 0, perf_counter()
         try:

@@ -273,13 +273,14 @@ class WeChat:
 
     # --- calling ---
 
-    async def call(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Call an API that takes the access token; one that is refused is replaced once, never in a loop."""
+    async def call(self, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str] | None = None) -> dict[str, Any]:
+        """Call an API that takes the access token; one that is refused is replaced once, never in a loop. Without a body: GET."""
+        method, more = "GET" if body is None else "POST", f"&{urlencode(query)}" if query else ""
         token = await self.access_token()
-        answer = await self._send("POST", f"{path}?access_token={token}", body)
+        answer = await self._send(method, f"{path}?access_token={token}{more}", body)
         if errcode_of(answer) in _TOKEN_WRONG:
             token = await self.access_token(not_this=token)
-            answer = await self._send("POST", f"{path}?access_token={token}", body)
+            answer = await self._send(method, f"{path}?access_token={token}{more}", body)
         return answer
 
     async def _send(self, method: str, target: str, body: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -39,6 +39,16 @@ async def followers(account: WeChat, openids: Sequence[str]) -> list[Follower]:
     ]
 
 
+async def list_openids(account: WeChat, after: str) -> tuple[list[str], str]:
+    """Return up to 10 000 openids of followers that come after one (empty: from the first), and the last of them: empty when there are no more."""
+    answer = _judged(await account.call("/cgi-bin/user/get", None, {"next_openid": after}))
+    data, following = answer.get("data"), answer.get("next_openid")
+    openids = data.get("openid") if isinstance(data, dict) else []
+    if not isinstance(openids, list) or not isinstance(following, str):
+        raise VendorUnknown("微信暂时没有回应，稍后再试。", vendor="wechat", cause="no list")
+    return [openid for openid in openids if isinstance(openid, str)], following if openids else ""
+
+
 async def send_template_message(
     account: WeChat,
     openid: str,

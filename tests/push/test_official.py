@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -132,6 +133,27 @@ async def test_forged_plain_and_foreign_events_are_refused(web: Web):
     assert await desk.database["wechat_followers"].count_documents({}) == 0
     assert (await desk.sim("wechat/verify-server", {"account": "official"}))["status"] == 200
     assert (await desk.sim("wechat/verify-server", {"account": "official", "forged": True}))["status"] == 403
+
+
+async def test_who_followed_before_the_hall_heard_of_it_is_taken_in_page_by_page(web: Web):
+    desk = web.desk
+    people = [person(f"before{number}") for number in range(7)]
+    for who in people:
+        await desk.sim("wechat/follow", {"name": who.name, "silent": True})
+    gone = people[0]
+    await desk.sim("wechat/follow", {"name": gone.name, "follows": False, "at": 5})  # this end was heard of
+    desk.running.sandbox.store.put("official_follows", gone.official_openid, True)  # and the list is older than it
+    followers = desk.push.followers
+    await desk.sim("faults", {"provider": "wechat", "mode": "error500", "count": 1})
+    assert await followers.walk() == 0, "WeChat is away"
+    followers._clock = lambda: utc_now() + timedelta(seconds=61)
+    new = [await followers.walk() for _ in range(4)]
+    assert new == [3, 3, 1, 0] and await followers.walk() == 0, "then not again for a week"
+    desk.running.sandbox.store.put("official_follows", gone.official_openid, False)
+    await followers.ask_due()
+    assert [await followers.openid_of(who.unionid) for who in people] == ["", *(who.official_openid for who in people[1:])]
+    followers._clock = lambda: utc_now() + timedelta(days=8)
+    assert [await followers.walk() for _ in range(3)] == [0, 0, 0], "known already"
 
 
 async def test_wechat_away_is_asked_again_who_follows(web: Web):

@@ -303,6 +303,14 @@ async def test_a_paused_hook_waits_and_410_pauses(office: Office):
         await office.hooks.view(OTHER)
 
 
+async def test_what_was_noted_while_the_hook_was_removed_does_not_wait_for_ever(office: Office):
+    await office.register()
+    await office.deliveries.note(_event())
+    await office.database["hooks"].delete_one({})  # the removal had looked for open ones before this was noted
+    assert await office.deliveries.deliver_due() == 0
+    assert [row["state"] for row in await office.rows()] == ["dropped"]
+
+
 async def test_only_a_head_and_only_of_the_own_agency(office: Office):
     clerk = StaffSession("clerk.sg-gaj", "赵", "clerk", "sg-gaj")
     await office.register(HEAD)
