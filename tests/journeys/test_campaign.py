@@ -1,6 +1,7 @@
 """An agency tells residents something: written, approved by a second person, sent by a worker that is killed again and again, each person once."""
 
 import asyncio
+import os
 import subprocess
 import sys
 
@@ -99,3 +100,22 @@ async def test_from_a_terminal_it_is_watched_paused_and_resumed(hall, anyone, fa
     assert watched.returncode == 0, watched.stderr
     lines = watched.stdout.strip().splitlines()
     assert lines[-1].startswith("finished 100%") and len(lines) > 1, watched.stdout
+    assert "100%" in (shown := await asyncio.to_thread(on_a_screen, hall, made["id"])) and "━" in shown, shown
+
+
+def on_a_screen(hall, *words: str) -> str:
+    """Run the command as somebody sees it who sits at a terminal."""
+    ours, theirs = os.openpty()
+    with subprocess.Popen(
+        [sys.executable, "main.py", "campaign", *words], cwd=ROOT, env={**hall.environment, "TERM": "xterm", "COLUMNS": "120"}, stdout=theirs
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while part := os.read(ours, 4096):
+                shown += part
+        except OSError:  # it has ended
+            pass
+        assert process.wait(60) == 0
+    os.close(ours)
+    return shown.decode(errors="replace")

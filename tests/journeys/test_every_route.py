@@ -108,6 +108,21 @@ async def test_a_clerk_of_another_agency_finds_nothing(anyone, clerk, story):
     assert ids["case_id"] not in [task["id"] for task in (await other.get("/staff/v1/tasks?limit=100"))["items"]]
 
 
+async def test_a_campaign_of_another_agency_is_not_there(anyone, clerk):
+    officer, other = await clerk("sg-gaj"), await clerk("sg-jj")
+    wanted = {"title": "户籍窗口搬迁", "text": "12月1日起搬到新址办理。", "segment": {"kind": "all"}}
+    made = await officer.post("/staff/v1/campaigns", wanted, key=ulid())
+    ids, tried = {"campaign_id": made["id"], "action": "submit"}, 0
+    for method, path, _declared in await operations(anyone):
+        if "{campaign_id}" in path:
+            body = {"phone": "13800000000"} if path.endswith("/test") else {**wanted, "version": 1} if method == "put" else {}
+            status, _kind, answer = await send(other, method, filled(path, ids), orjson.dumps(body) if method != "get" else None)
+            assert status == 404, (method, path, status, answer[:300])
+            tried += 1
+    assert tried == 5 and (await officer.get(f"/staff/v1/campaigns/{made['id']}"))["state"] == "draft"
+    assert made["id"] not in [row["id"] for row in (await other.get("/staff/v1/campaigns?everybody=1"))["items"]]
+
+
 async def test_without_a_token_and_with_the_wrong_kind_of_token_there_is_401(anyone, clerk, story):
     resident, ids = story
     officer = await clerk("sg-gaj")
