@@ -175,7 +175,7 @@ async def run(mongodb_uri: str, redis_url: str, folder: Path, console: Console) 
             for side in sides:
                 took = json.loads(await hall.answer("-m", "bench.messages", side, str(port), str(number), str(file)))
                 count = MESSAGES if number else WARM_UP
-                assert await _seen(port) == {"ids": count, "most": 1}
+                assert (seen := await _seen(port)) == {"ids": count, "most": 1}, (side, count, seen)
                 if number:
                     sides[side].append([took[0] / count, took[1] / count])
             assert await client[DATABASE]["deliveries"].count_documents({"round": number, "state": "sent", "channel": "sms"}) == count

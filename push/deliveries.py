@@ -23,19 +23,21 @@ from typing import Any
 from prometheus_client import Gauge
 from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import PyMongoError
 
 from app.kernel.events import Event
 from app.kernel.ids import new_id
 from app.storage.mongo import Database
 from push.channel import Channel
 from push.in_hand import InHand
-from push.lanes import LANES, ORDINARY, PLACES, Rates
+from push.lanes import LANES, ORDINARY, PLACES, URGENT, Rates
 from push.sending import Sending, new_attempt, outcomes
 from push.store import Store
 from push.templates import EventSpec, Rendered
 
 _ROUND_S = 10  # then the caller gets a turn: it may have been asked to stop
 _LOOK_AGAIN_S = 0.25
+_TOGETHER_S = 0.01
 # Of one matter and person at most one message leaves the hall in so long a time, of those that may be merged (`may_merge`).
 MERGE_WINDOW = timedelta(seconds=60)
 
@@ -163,28 +165,36 @@ class Deliveries:
     async def _deliver_lane(self, lane: str, begin: datetime) -> int:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        taken_up = busy = 0
+        taken_up, in_hand, places = 0, set[asyncio.Task[None]](), PLACES[lane]
 
         def present() -> datetime:
             return begin + timedelta(seconds=loop.time() - began)
 
-        async def place() -> None:
-            nonlocal taken_up, busy
-            while loop.time() - began <= _ROUND_S:
-                delivery = await self._in_hand.claim(lane, present())
-                if delivery is not None:
-                    taken_up, busy = taken_up + 1, busy + 1
-                    await self._sending.take_up(delivery, present)
-                    busy -= 1
-                elif busy:  # one that waits for a slow vendor must not keep the others from what becomes due meanwhile
-                    await asyncio.sleep(_LOOK_AGAIN_S)
-                else:
-                    return
-
         oldest = await self._in_hand.oldest_due(lane, begin)
         lag_seconds.labels(lane).set(max(0.0, (begin - oldest).total_seconds()) if oldest else 0)
-        if oldest is not None:
-            await asyncio.gather(*(place() for _ in range(PLACES[lane])))
+        if oldest is None:
+            return 0
+        failure: PyMongoError | None = None
+        async with asyncio.TaskGroup() as group:
+            while loop.time() - began <= _ROUND_S:
+                free = places - len(in_hand)
+                try:
+                    claimed = await self._in_hand.claim(lane, present(), free)
+                except PyMongoError as error:  # what is in hand is finished first
+                    failure = error
+                    break
+                taken_up += len(claimed)
+                # All of them begin in the same turn of the loop, so what they read and note is one command for all.
+                for delivery in claimed:
+                    task = group.create_task(self._sending.take_up(delivery, present))
+                    in_hand.add(task)
+                    task.add_done_callback(in_hand.discard)
+                if not in_hand:
+                    break
+                # Nothing more is due: one that waits for a slow vendor must not keep the others from what becomes due meanwhile.
+                await _until_free(in_hand, places, lane, _LOOK_AGAIN_S if len(claimed) < free else None)
+        if failure is not None:
+            raise failure
         return taken_up
 
     # --- what others ask ---
@@ -225,3 +235,16 @@ class Deliveries:
             await self._deliveries.update_many(both | {"is_open": True, "state": "waiting"}, dropped, session=session)
         rest = {"owner_id": from_id, "event_id": {"$nin": twice}}
         await self._deliveries.update_many(rest, {"$set": {"owner_id": into_id}}, session=session)
+
+
+async def _until_free(in_hand: set[asyncio.Task[None]], places: int, lane: str, look_again_s: float | None) -> None:
+    """Wait for a free place; where it can wait, a moment longer for half of them: then what they take up goes together."""
+    wanted, until = 1 if lane == URGENT else places // 2, None
+    loop = asyncio.get_running_loop()
+    while places - len(in_hand) < wanted or look_again_s is not None:
+        timeout = look_again_s if until is None else max(0.0, until - loop.time())
+        done, _ = await asyncio.wait(in_hand, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)  # the callbacks of those that have ended
+        if not done or not in_hand or look_again_s is not None:
+            return
+        until = until or loop.time() + _TOGETHER_S

@@ -17,7 +17,7 @@ from pymongo.errors import ConnectionFailure
 from app.storage.claims import claim
 from app.storage.gather import Gather
 from app.storage.mongo import Database
-from push.lanes import CAMPAIGN, LANES, ORDINARY, URGENT
+from push.lanes import CAMPAIGN, ORDINARY, URGENT
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 # is urgent: what a dead worker had in hand waits for its end.
 LEASES: Mapping[str, timedelta] = {URGENT: timedelta(seconds=5), ORDINARY: timedelta(seconds=60), CAMPAIGN: timedelta(seconds=60)}
 _MARGIN_S = 1.5  # of a lease: for what stops a worker between two lines, and for clocks that differ
+_LINGER_S = 0.004  # so long a note waits for others
 
 Settle = Callable[[AsyncClientSession], Awaitable[None]]
 
@@ -49,13 +50,24 @@ class InHand:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._deliveries = database["deliveries"]
-        self._claims = {lane: Gather(self._claiming(lane), at_most=32) for lane in LANES}
-        self._writes: Gather[_Change, bool] = Gather(self._write_all, in_flight=2)
-        self._settling: Gather[_Change, bool | None] = Gather(self._settle_all, at_most=32, in_flight=2)
+        # What is urgent waits for nothing; the others have enough to do meanwhile.
+        self._writes: dict[bool, Gather[_Change, bool]] = {
+            is_urgent: Gather(self._write_all, in_flight=2, linger_s=0.0 if is_urgent else _LINGER_S) for is_urgent in (True, False)
+        }
+        self._settling: dict[bool, Gather[_Change, bool | None]] = {
+            is_urgent: Gather(self._settle_all, at_most=32, in_flight=2, linger_s=0.0 if is_urgent else _LINGER_S)
+            for is_urgent in (True, False)
+        }
 
-    async def claim(self, lane: str, now: datetime) -> dict[str, Any] | None:
-        """Take one due delivery of a lane under a lease, or return None. A state `sending` tells that whoever had it before died."""
-        return await self._claims[lane].add(now)
+    async def claim(self, lane: str, now: datetime, most: int) -> list[dict[str, Any]]:
+        """Take due deliveries of a lane under a lease. A state `sending` tells that whoever had it before died."""
+        return await claim(
+            self._deliveries,
+            _due(lane, now),
+            sort=[("next_at", ASCENDING)],
+            most=most,
+            changes={"$set": {"next_at": now + LEASES[lane]}},
+        )
 
     async def oldest_due(self, lane: str, now: datetime) -> datetime | None:
         """Return since when the oldest delivery of a lane has been due, or None when none is."""
@@ -84,9 +96,10 @@ class InHand:
             update["$unset"] = {"claim": ""}
         mine = {"_id": delivery["_id"], "claim": delivery["claim"], "is_open": True}
         item = _Change(mine, update, settle)
+        is_urgent = delivery.get("lane") == URGENT
         if settle is None:
-            return await self._writes.add(item)
-        made = await self._settling.add(item)
+            return await self._writes[is_urgent].add(item)
+        made = await self._settling[is_urgent].add(item)
         return (await self._in_one_transaction([item]))[0] if made is None else made
 
     async def start_sending(self, delivery: Mapping[str, Any], channel: str, now: datetime) -> bool:
@@ -95,20 +108,6 @@ class InHand:
         return await self.change(delivery, {"state": "sending", "channel": channel, "next_at": now + lease})
 
     # --- together ---
-
-    def _claiming(self, lane: str) -> Callable[[list[datetime]], Awaitable[Sequence[dict[str, Any] | Exception | None]]]:
-        async def claim_all(wanted: list[datetime]) -> Sequence[dict[str, Any] | None]:
-            now = max(wanted)
-            found = await claim(
-                self._deliveries,
-                _due(lane, now),
-                sort=[("next_at", ASCENDING)],
-                most=len(wanted),
-                changes={"$set": {"next_at": now + LEASES[lane]}},
-            )
-            return [*found, *([None] * (len(wanted) - len(found)))]
-
-        return claim_all
 
     async def _write_all(self, changes: list[_Change]) -> list[bool]:
         return await self._write(changes, None)

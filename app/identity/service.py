@@ -392,13 +392,20 @@ class Identity:
 
     async def channel_identity(self, resident_id: str, provider: str) -> dict[str, Any] | None:
         """Return a resident's identity at a platform (the last one used), or None."""
-        return await self._database["channel_identities"].find_one(
-            {"resident_id": resident_id, "provider": provider}, sort=[("last_login_at", -1)]
-        )
+        return await self._database.together(_channel_identities, (resident_id, provider))
 
     async def phone_of(self, resident_id: str) -> str:
         """Return the verified phone number, or empty text."""
         return (await self.resident(resident_id)).phone
+
+
+async def _channel_identities(database: Database, wanted: list[tuple[str, str]]) -> list[dict[str, Any] | None]:
+    """Return the identities of many residents in one read."""
+    query = {"resident_id": {"$in": list({each for each, _ in wanted})}, "provider": {"$in": list({each for _, each in wanted})}}
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    async for row in database["channel_identities"].find(query).sort("last_login_at", 1):
+        found[row["resident_id"], row["provider"]] = row  # the last one stays
+    return [found.get(each) for each in wanted]
 
 
 def require_level(level: int, required: int) -> None:

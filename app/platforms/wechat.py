@@ -230,7 +230,9 @@ class WeChat:
             except (RedisError, OSError):
                 mine = False
         try:
-            return await self._fetch_token()
+            # Whoever had the lock before may have fetched one after this process last looked.
+            cached = await self._cached_token() if mine else ""
+            return cached if cached and cached != not_this else await self._fetch_token()
         finally:
             if mine and self._redis is not None:
                 try:

@@ -1,7 +1,7 @@
 """Group commit: what comes at the same time is written together, and each caller gets its own answer.
 
 While one batch is being written the next one gathers, so batches are as large as the load makes them: a single item is written at once,
-alone, and nobody ever waits for a batch to fill up.
+alone, and nobody waits for a batch to fill up; unless a moment of waiting is asked for, where callers have other work to do meanwhile.
 """
 
 import asyncio
@@ -24,10 +24,14 @@ class Gather(Generic[T, R]):
             must know of its caller (the request id) has to be part of it.
         at_most: items of one batch.
         in_flight: batches that may be written at the same time; they must not depend on their order.
+        linger_s: how long the first item waits for others.
     """
 
-    def __init__(self, flush: Callable[[list[T]], Awaitable[Sequence[R | Exception]]], *, at_most: int = 64, in_flight: int = 1) -> None:
+    def __init__(
+        self, flush: Callable[[list[T]], Awaitable[Sequence[R | Exception]]], *, at_most: int = 64, in_flight: int = 1, linger_s: float = 0.0
+    ) -> None:
         self._flush = flush
+        self._linger_s = linger_s
         self._at_most = at_most
         self._in_flight = in_flight
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
@@ -46,6 +50,8 @@ class Gather(Generic[T, R]):
         return await answer
 
     async def _write(self) -> None:
+        if self._linger_s:
+            await asyncio.sleep(self._linger_s)
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(self._at_most, len(self._waiting)))]
             try:

@@ -138,6 +138,27 @@ async def test_a_dead_token_is_replaced_by_one_of_many_processes(desk: Desk, ser
         await redis.aclose()
 
 
+async def test_a_process_that_gets_the_lock_late_takes_the_token_that_another_has_fetched(desk: Desk, servers: dict[str, str]):
+    settings, redis = desk.settings, connect(servers["redis"])
+    first, late = (
+        WeChat(
+            desk.out, redis, base_url=settings["HALL_WECHAT_API_URL"], app_id=settings["HALL_WECHAT_APP_ID"],
+            app_secret=settings["HALL_WECHAT_APP_SECRET"],
+        )
+        for _ in range(2)
+    )  # fmt: skip
+    await redis.set(first._token_key, "dead")
+    fetched = await first.access_token(not_this="dead")
+
+    async def never() -> str:
+        raise AssertionError("asked WeChat once more")
+
+    late._fetch_token = never
+    # It had looked before the other one stored the token, and found the lock free after it.
+    assert await late._fetch_token_once("dead") == fetched
+    await redis.aclose()
+
+
 def test_the_tables_of_the_channels_are_the_ones_that_are_printed():
     text = DOCS.read_text()
     for name, module in TABLES.items():
