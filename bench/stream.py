@@ -118,12 +118,13 @@ async def _serve_stock(port: int) -> None:
 
 
 async def _serve_hall(port: int) -> None:
-    from tornado.httpserver import HTTPServer
+    from tornado.netutil import bind_sockets
 
     from commands.assembly import assemble
     from commands.environment import load_settings, start_logging
     from commands.routes import make_application
     from commands.web import settle
+    from handlers.http_front import Front
 
     settings = load_settings()
     start_logging(settings, "bench")
@@ -134,7 +135,7 @@ async def _serve_hall(port: int) -> None:
         await hall.push.stream.broadcast(_MARK.decode(), NOTICE)
 
     application.add_handlers(r".*", _bench_routes(tell))
-    HTTPServer(application).listen(port, "127.0.0.1")
+    await Front(application).serve(*bind_sockets(port, "127.0.0.1"))
     settle()
     await asyncio.Event().wait()
 

@@ -7,7 +7,7 @@ from datetime import datetime
 LEVEL_SIGNED_IN, LEVEL_PHONE, LEVEL_REAL_NAME, LEVEL_FACE = 1, 2, 3, 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ResidentSession:
     """The resident of a request. `level` is at most a few seconds old; rules that need it read the resident itself."""
 

@@ -5,6 +5,7 @@ same person, the younger one is joined into the older: identities, sessions and 
 messages move; the old id leads to the new one for good.
 """
 
+import hashlib
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -82,9 +83,10 @@ class Identity:
         self._sms_codes = sms_codes
         self._realname = realname
         self._proving = Proving(database, keys)
-        self._trusted: TTLCache[str, tuple[ResidentSession, datetime]] = TTLCache(20_000, ttl=SESSION_TRUST_S)
+        # By the token's hash: session, and the second in which the token runs out.
+        self._trusted: TTLCache[bytes, tuple[ResidentSession, float]] = TTLCache(20_000, ttl=SESSION_TRUST_S)
         # Whose signature was found good stays good until it runs out; whether its session still lives is asked each time.
-        self._verified: LRUCache[str, dict[str, Any]] = LRUCache(20_000)
+        self._verified: LRUCache[bytes, tuple[str | None, float]] = LRUCache(20_000)  # session id, and that second
         # Called right after a join with (from, into), besides the event: nobody should find an empty list in between.
         self.after_join: list[Callable[[str, str], Awaitable[None]]] = []
 
@@ -251,22 +253,24 @@ class Identity:
         """Return the session of a token. Raises Unauthorized, errors.TokenExpired, errors.TokenInvalid."""
         if not token:
             raise Unauthorized("请先登录。", en="Sign in first.")
-        audience = "page" if page else "api"
-        known = self._trusted.get(audience + token)
-        if known is not None and known[1] > real_now():
+        audience, now = "page" if page else "api", real_now()
+        # A token is half a kilobyte, and a stream keeps its session known as long as it is open.
+        key = hashlib.sha256(f"{audience}.{token}".encode()).digest()
+        known = self._trusted.get(key)
+        if known is not None and known[1] > now.timestamp():
             return known[0]
-        claims = self._verified.get(audience + token)
-        if claims is None or claims["exp"] <= real_now().timestamp():
+        verified = self._verified.get(key)
+        if verified is None or verified[1] <= now.timestamp():
             claims = tokens.read_token(self._keys, token, audience=audience)
-            self._verified[audience + token] = claims
-        session = await self._database.document("sessions", claims.get("sid"))
-        if session is None or session["expires_at"] <= real_now():
+            verified = self._verified[key] = (claims.get("sid"), claims["exp"])
+        session_id, expires_at = verified
+        session = await self._database.document("sessions", session_id)
+        if session is None or session["expires_at"] <= now:
             raise errors.TokenInvalid("登录已结束，请重新登录。", en="The session has ended.")
         # The session names the resident, not the token: after a join it is the one that stays.
         document = await store.resident_of(self._database, session["resident_id"])
         found = ResidentSession(document["_id"], session["_id"], document["level"], session["channel"])
-        expires_at = datetime.fromtimestamp(claims["exp"], tz=real_now().tzinfo)
-        self._trusted[audience + token] = (found, expires_at)
+        self._trusted[key] = (found, expires_at)
         return found
 
     async def logout(self, session: ResidentSession) -> None:
