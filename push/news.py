@@ -38,6 +38,7 @@ INDEXES = {
     ]
 }
 BATCH = 200
+KEYS_OF_A_BATCH = 100
 MOST_WAITING = 600  # of news in the outbox
 _TOLD_AS = {"item.opened": "news.item_opened", "item.changed": "news.item_changed", "item.closed": "news.item_closed"}
 
@@ -143,16 +144,17 @@ class News:
             )
             if row is None:
                 return None
-            key = row["keys"][row["place"]] if row["place"] < len(row["keys"]) else None
             people: list[str] = []
-            if key is not None:
-                people = await self._subscriptions.subscribers(
-                    key["kind"], key["key"], row["after"], BATCH, until=row["at"], session=session
-                )
+            place, after = row["place"], row["after"]
+            # Most keys have few followers: a batch goes over as many of them as fill it.
+            while place < min(len(row["keys"]), row["place"] + KEYS_OF_A_BATCH) and len(people) < BATCH:
+                key, room = row["keys"][place], BATCH - len(people)
+                found = await self._subscriptions.subscribers(key["kind"], key["key"], after, room, until=row["at"], session=session)
+                people += found
+                place, after = (place, found[-1]) if len(found) == room else (place + 1, "")
             await outbox.append(self._database, session, [self._event(row, person) for person in people])
-            is_last = len(people) < BATCH
-            change: dict[str, Any] = {"place": row["place"] + is_last, "after": "" if is_last else people[-1]}
-            if is_last and row["place"] + 1 >= len(row["keys"]):
+            change: dict[str, Any] = {"place": place, "after": after}
+            if place >= len(row["keys"]):
                 change |= {"is_open": False, "done_at": self._clock()}
             await self._announcements.update_one(
                 {"_id": source}, {"$set": change, "$inc": {"told": len(people)}}, session=session
