@@ -14,7 +14,7 @@ from app.kernel.errors import Conflict, ErrorRow, Forbidden, NotFound, error_row
 from app.kernel.events import Event
 from push.campaigns import machine
 from push.campaigns.segments import ALL, NEEDS, Segment, to_document
-from push.model import SWITCH_OF
+from push.model import SWITCH_OF, Preferences
 from push.templates import EventSpec
 
 EVENT = "campaign.sent"
@@ -162,9 +162,13 @@ def _segment_mistakes(segment: Segment, catalogue: Catalogue) -> list[ErrorRow]:
     return rows
 
 
-def chain(channels: Collection[str], spec: EventSpec) -> EventSpec:
-    """Return how a campaign is told: on the channels that its agency chose, in the order of all."""
-    return replace(spec, channels=tuple(name for name in spec.channels if SWITCH_OF.get(name, name) in channels))
+def chain(channels: Collection[str], spec: EventSpec, wishes: Preferences) -> EventSpec:
+    """Return how one person is told: on the channels that the agency chose and the person wants, in the order of all.
+
+    Most want none outside the hall: their delivery is final at once (`inbox`), and the channels' workers have nothing to do with it.
+    """
+    wanted = (name for name in spec.channels if SWITCH_OF.get(name, name) in channels and wishes.allows(KIND, name))
+    return replace(spec, channels=tuple(wanted))
 
 
 def event_of(campaign: Mapping[str, Any], owner_id: str, now: datetime, *, event_id: str = "", mark: str = "") -> Event:

@@ -224,14 +224,14 @@ class Sending:
             session=session,
         )
         if told:
-            spec = chain(campaign["channels"], self._templates.specs[EVENT])
+            specs = {owner: chain(campaign["channels"], self._templates.specs[EVENT], wishes[owner]) for owner in told}
             seqs = await self._store.next_seqs(told, session)
             events = {owner: event_of(campaign, owner, now) for owner in told}
             rendered = {language: self._templates.render(events[told[0]], language) for language in {wishes[one].language for one in told}}
             messages = {owner: new_message(owner, seqs[owner], events[owner], rendered[wishes[owner].language]) for owner in told}
             await self._store.add_messages([message | {"is_counted": False} for message in messages.values()], session)
             intents = [
-                new_delivery(messages[owner]["_id"], owner, events[owner], spec, rendered[wishes[owner].language], now) for owner in told
+                new_delivery(messages[owner]["_id"], owner, events[owner], specs[owner], rendered[wishes[owner].language], now) for owner in told
             ]
             await self._add_deliveries([intent | {"is_counted": False} for intent in intents], session)
         return told

@@ -290,14 +290,14 @@ class Campaigns:
         return await self.get(campaign_id, staff)
 
     async def _tell_one(self, campaign: Mapping[str, Any], resident_id: str) -> None:
-        spec = replace(chain(campaign["channels"], self._push.templates.specs[EVENT]), lane=ORDINARY)
         now, event_id = self._clock(), new_id("evt")
 
         async def write(session: AsyncClientSession) -> str:
             [owner_id] = await self._push.store.present_owners([resident_id], session)
-            language = (await self._push.store.preferences_of([owner_id], session))[owner_id].language
+            wishes = (await self._push.store.preferences_of([owner_id], session))[owner_id]
+            spec = replace(chain(campaign["channels"], self._push.templates.specs[EVENT], wishes), lane=ORDINARY)
             event = event_of(campaign, owner_id, now, event_id=event_id, mark=TEST_MARK)
-            rendered = self._push.templates.render(event, language)
+            rendered = self._push.templates.render(event, wishes.language)
             message = new_message(owner_id, await self._push.store.next_seq(owner_id, session), event, rendered)
             await self._push.store.add_message(message, session)
             await self._push.deliveries.add_many([new_delivery(message["_id"], owner_id, event, spec, rendered, now)], session)
