@@ -125,7 +125,8 @@ class Supervisor:
         environment = fill_in(dict(os.environ), sandbox_settings(data_dir, settings.sandbox_port), data_dir)
         environment["HALL_DATA_DIR"] = str(data_dir)
         self._start_servers(environment)
-        reached = {name: environment[name] for name in ("HALL_MONGODB_URI", "HALL_REDIS_URL") if environment.get(name)}
+        reached = {name: environment[name] for name in ("HALL_MONGODB_URI", "HALL_REDIS_URL", "HALL_DEMO_PASSWORD") if environment.get(name)}
+        reached |= {"HALL_PORT": str(settings.port), "HALL_SANDBOX_PORT": str(settings.sandbox_port)}
         note_running(data_dir, reached)
         self._database = MongoClient(environment.get("HALL_MONGODB_URI") or settings.mongodb_uri, serverSelectionTimeoutMS=500)
         self._add("sandbox", ["-m", "sandbox", "--port", str(settings.sandbox_port), "--data-dir", str(data_dir / "sandbox")], environment)

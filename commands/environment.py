@@ -18,9 +18,10 @@ def load_settings() -> Settings:
     from commands.dev import sandbox_settings  # dev and test only: production never imports the stand-ins
 
     data_dir = Path(settings.data_dir)
-    # A command beside a running `./hall dev` finds the servers that it has started.
+    # A command beside a running `./hall dev` finds the hall and the servers that it has started, whatever ports that was told to take.
     environment = running_servers(data_dir) | os.environ
-    return read_settings(fill_in(environment, sandbox_settings(data_dir, settings.sandbox_port), data_dir))
+    sandbox_port = read_settings(environment).sandbox_port
+    return read_settings(fill_in(environment, sandbox_settings(data_dir, sandbox_port), data_dir))
 
 
 def start_logging(settings: Settings, process: str) -> None:

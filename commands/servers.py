@@ -279,9 +279,10 @@ def _end_stale(pid_file: Path, name: str) -> None:
 
 
 def note_running(data_dir: Path, settings: Mapping[str, str]) -> None:
-    """Write down under which settings the servers of this data directory are reached, for commands beside them."""
+    """Write down under which settings the hall of this data directory and its servers are reached, for commands beside them."""
     path = data_dir / RUNNING
     path.with_suffix(".new").write_text(json.dumps(settings))
+    path.with_suffix(".new").chmod(0o600)
     path.with_suffix(".new").replace(path)
 
 
