@@ -20,6 +20,7 @@ import structlog
 from prometheus_client import Counter
 from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import ConnectionFailure
 
 from app.catalogue.live import LiveCatalogue
 from app.kernel.clock import shanghai_day, utc_now
@@ -127,6 +128,8 @@ class News:
             try:
                 while (batch := await self.step(row["_id"])) is not None:
                     written += batch
+            except ConnectionFailure:  # the database is away: the others would only wait for it one after the other, and so would whoever stops us
+                raise
             except Exception as error:  # the others must not wait for what one of them meets
                 log.warning("news.failed", source=row["_id"], exc_info=error)
         return written
