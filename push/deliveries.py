@@ -23,10 +23,10 @@ from typing import Any
 from prometheus_client import Gauge
 from pymongo import ASCENDING, IndexModel
 from pymongo.asynchronous.client_session import AsyncClientSession
-from pymongo.errors import PyMongoError
 
 from app.kernel.events import Event
 from app.kernel.ids import new_id
+from app.kernel.tasks import end
 from app.storage.mongo import Database
 from push.channel import Channel
 from push.in_hand import InHand
@@ -174,27 +174,22 @@ class Deliveries:
         lag_seconds.labels(lane).set(max(0.0, (begin - oldest).total_seconds()) if oldest else 0)
         if oldest is None:
             return 0
-        failure: PyMongoError | None = None
-        async with asyncio.TaskGroup() as group:
+        try:
             while loop.time() - began <= _ROUND_S:
                 free = places - len(in_hand)
-                try:
-                    claimed = await self._in_hand.claim(lane, present(), free)
-                except PyMongoError as error:  # what is in hand is finished first
-                    failure = error
-                    break
+                claimed = await self._in_hand.claim(lane, present(), free)
                 taken_up += len(claimed)
                 # All of them begin in the same turn of the loop, so what they read and note is one command for all.
-                for delivery in claimed:
-                    task = group.create_task(self._sending.take_up(delivery, present))
-                    in_hand.add(task)
-                    task.add_done_callback(in_hand.discard)
+                in_hand |= {loop.create_task(self._sending.take_up(delivery, present)) for delivery in claimed}
                 if not in_hand:
                     break
                 # Nothing more is due: one that waits for a slow vendor must not keep the others from what becomes due meanwhile.
                 await _until_free(in_hand, places, lane, _LOOK_AGAIN_S if len(claimed) < free else None)
-        if failure is not None:
-            raise failure
+        except asyncio.CancelledError:
+            await end(in_hand)
+            raise
+        finally:  # also when the database is away: what is in hand is finished first
+            await asyncio.gather(*in_hand)
         return taken_up
 
     # --- what others ask ---
@@ -244,7 +239,9 @@ async def _until_free(in_hand: set[asyncio.Task[None]], places: int, lane: str, 
     while places - len(in_hand) < wanted or look_again_s is not None:
         timeout = look_again_s if until is None else max(0.0, until - loop.time())
         done, _ = await asyncio.wait(in_hand, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-        await asyncio.sleep(0)  # the callbacks of those that have ended
+        in_hand -= done
+        for task in done:
+            task.result()
         if not done or not in_hand or look_again_s is not None:
             return
         until = until or loop.time() + _TOGETHER_S
