@@ -7,6 +7,7 @@ from typing import Any
 from app.cases import errors
 from app.cases.drafts import Save
 from app.cases.model import Case, State
+from app.catalogue.load import COUNTY_BODY
 from app.kernel.errors import HallError, ValidationFailed
 from handlers import pages_forms
 from handlers.intake import SupplementAtWindowRequest, handed_in_row
@@ -53,7 +54,8 @@ class Start(StaffPage):
         agency = self.hall.catalogue.agency
         if not self.hall.intake.is_general(self.staff):
             return {agency(self.staff.agency_id)["name"]: items_of(self.hall, self.staff.agency_id)}
-        rows = self.hall.catalogue.snapshot.catalogue.agencies
+        # A county's items are its city's: who handles one follows from the place that is chosen.
+        rows = [row for row in self.hall.catalogue.snapshot.catalogue.agencies if row["level"] != COUNTY_BODY]
         found = {row["name"]: items_of(self.hall, row["id"]) for row in rows}
         return {name: items for name, items in found.items() if items}
 
