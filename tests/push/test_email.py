@@ -162,6 +162,22 @@ async def test_a_fault_of_the_server_is_told_apart_by_what_was_handed_over(post:
         assert len(await post.sent(email)) - before == 1, "what may have gone out is never sent again"
 
 
+async def test_a_worker_that_died_in_the_call_sends_nothing_again(post: Post):
+    owner_id = await post.resident("xu")
+    email = await post.emails.email_of(owner_id)
+    before = len(await post.sent(email))
+    await post.desk.push.tell(post.desk.event(owner_id, "case.transferred"))
+    (delivery,) = await post.desk.deliveries(owner_id)
+    # As it stands in the database when a worker dies between the note that it calls and the note of what came of it.
+    await post.desk.database["deliveries"].update_one(
+        {"_id": delivery["_id"]}, {"$set": {"state": "sending", "channel": "email", "claim": "dead", "next_at": utc_now()}}
+    )
+    await post.desk.push.deliver_due()
+    (delivery,) = await post.desk.deliveries(owner_id)
+    assert (delivery["state"], delivery["attempts"][-1]["outcome"], delivery["attempts"][-1]["code"]) == ("unclear", "unclear", "crashed")
+    assert len(await post.sent(email)) == before
+
+
 async def test_a_wrong_password_is_about_us_and_marks_no_address(post: Post):
     owner_id = await post.resident("zhao")
     post.channel._smtp._password = "wrong"
