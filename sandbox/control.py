@@ -17,6 +17,7 @@
 | `POST /_sim/hooks` {app, secret, algorithm?} | a department's system learns the secret of its web hook, see hooks.py |
 | `/_sim/wechat/follow`, `/_sim/wechat/fate`, `/_sim/wechat/official-refuse` | the city's official account, see official_account.py |
 | `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
+| `POST /_sim/mishaps` {seed, marker, shares} | bad luck by script for each single call to a message vendor, see mishaps.py |
 | `/_sim/storm`, `/_sim/refunds`, `/_sim/certificates`, `/_sim/clock` | see control_money.py |
 | `POST /_sim/department_bills` {id, state?, late_fee_fen?, hard_deadline?} | the department changes its bill, see departments.py |
 | `POST /_sim/reset` {what: bills, sent, faults} | back to the beginning |

@@ -1,13 +1,15 @@
 """Lanes never wait for one another, and all workers together keep the rate of a channel."""
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from redis.asyncio import Redis
 
 from app.platforms.http import CALLS_IN_FLIGHT
 from app.storage.redis import connect
-from push.lanes import LANES, PLACES, Rates, load_rates
+from push.in_hand import LEASES, longest_call_s
+from push.lanes import KEPT, LANES, PLACES, Rates, load_rates
 from tests.push.desk import Desk, put_together
 
 
@@ -43,6 +45,14 @@ async def test_an_urgent_message_goes_out_while_a_campaign_fills_every_place_it_
 
 def test_lanes_together_leave_places_at_every_vendor():
     assert set(PLACES) == set(LANES) and sum(PLACES.values()) < CALLS_IN_FLIGHT
+
+
+def test_the_table_of_the_lanes_is_the_one_that_is_printed():
+    text = (Path(__file__).resolve().parents[2] / "docs" / "push.md").read_text()
+    for lane in LANES:
+        figures = (f"{PLACES[lane]}", f"{KEPT[lane]:.0%}".replace("%", " %"), f"{LEASES[lane].total_seconds():.0f} s", f"{longest_call_s(lane)} s")
+        row = next(line for line in text.splitlines() if line.startswith(f"| {lane} | "))
+        assert row.endswith(f" | {' | '.join(figures)} |"), row
 
 
 @pytest.mark.parametrize(("lane", "granted"), [("urgent", 4), ("ordinary", 3), ("campaign", 2)])
