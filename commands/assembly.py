@@ -102,10 +102,10 @@ from payments.sources import PayableSource
 from push import news as push_news
 from push import customer_messages
 from push import service as push_service
+from push import subscriptions as push_subscriptions
 from push.campaigns import model as campaigns_model
 from push.campaigns import segments
 from push.campaigns.service import Campaigns
-from push import subscriptions as push_subscriptions
 from push.channels.alipay import AlipayMessage
 from push.channels.apns import Apns, ApnsKey
 from push.channels.email import Email

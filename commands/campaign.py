@@ -1,7 +1,7 @@
 """Campaigns from a terminal: `./hall campaign <id>` watches one; list, show, pause and resume by name.
 
-Looking needs no account: whoever may read the server's settings may read this. Pausing and resuming are steps of the table, taken as the staff
-account that is named, and audited as such.
+Looking needs no account: whoever may read the server's settings may read this. Pausing and resuming are steps of the table, taken as the
+staff account that is named, and audited as such.
 """
 
 import asyncio

@@ -16,7 +16,7 @@ _code = validate.Length(1, 60)
 
 
 class SegmentSchema(Schema):
-    """Whom it is for. `all`: nothing more; `division`: `divisions`; `applicants`: `items` and days; `subscribers`: items, themes, divisions."""
+    """Whom it is for. `all`: no more; `division`: `divisions`; `applicants`: `items` and days; `subscribers`: items, themes, divisions."""
 
     kind = fields.String(required=True, validate=validate.OneOf(tuple(segments.KIND_NAMES), error="请选择收件人"))
     divisions = fields.List(fields.String(validate=_code), load_default=list, validate=validate.Length(max=100))
@@ -27,7 +27,7 @@ class SegmentSchema(Schema):
 
 
 class CampaignRequest(Schema):
-    """English may be left out. `link`: a path inside the hall. `rate`: persons per second. `start_at`: not before; null: once it is approved."""
+    """English may be left out. `link`: a path in the hall. `rate`: persons per second. `start_at`: not before; null: once approved."""
 
     title = fields.String(required=True, validate=validate.Length(2, 30, error="标题写 2 到 30 个字"), metadata={"example": "户籍窗口搬迁"})
     text = fields.String(required=True, validate=validate.Length(5, 1000, error="正文写 5 到 1000 个字"))
@@ -55,7 +55,7 @@ class CampaignStepRequest(Schema):
 
 
 class CampaignTestRequest(Schema):
-    phone = fields.String(required=True, validate=validate.Length(1, 20), metadata={"description": "with which the author signs in to the hall"})
+    phone = fields.String(required=True, validate=validate.Length(1, 20), metadata={"description": "with which the author signs in"})
 
 
 class CampaignQuery(Schema):
@@ -193,7 +193,7 @@ class CampaignTest(HallHandler):
 class CampaignStep(HallHandler):
     bodies_by_action: ClassVar[dict[str, type[Schema]]] = dict.fromkeys(BY_NAME, CampaignStepRequest)
 
-    @operation("Take a step of a campaign's life", body=CampaignStepRequest, answers={200: CampaignResponse}, auth="staff", body_optional=True)
+    @operation("Take a step of its life", body=CampaignStepRequest, answers={200: CampaignResponse}, auth="staff", body_optional=True)
     async def post(self, campaign_id: str, action: str) -> None:
         if action not in BY_NAME:
             raise NotFound("没有这个操作。", en="No such action.")

@@ -77,7 +77,9 @@ class Form(CampaignPage):
             return await self.show_form(self.form_fields, error=error)
         self.redirect(f"/staff/campaigns/{campaign_id}", status=303)
 
-    async def show_form(self, typed: Mapping[str, list[str]], *, row: Mapping[str, Any] | None = None, error: HallError | None = None) -> None:
+    async def show_form(
+        self, typed: Mapping[str, list[str]], *, row: Mapping[str, Any] | None = None, error: HallError | None = None
+    ) -> None:
         snapshot = self.hall.catalogue.snapshot
         is_superior = self.hall.supervision.is_superior(self.staff)
         items = {item["code"]: item["name"] for item in snapshot.items}

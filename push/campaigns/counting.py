@@ -1,7 +1,7 @@
 """Counting a campaign as things happen: what has ended or was opened and is not counted yet is found in an index of just those.
 
-Guarantee: each ending and each opening is counted once. That it is counted is noted with it, in the transaction that adds it up, whatever dies
-when. A delivery that a vendor lost after it was counted as sent is counted anew when it ends again, and the old count is taken back.
+Guarantee: each ending and each opening is counted once, whatever dies when. That it is counted is noted with it, in the transaction that adds
+it up. A delivery that a vendor lost after it was counted as sent is counted anew when it ends again, and the old count is taken back.
 """
 
 from collections import Counter

@@ -19,8 +19,8 @@ STATE_NAMES = {
     DRAFT: "草稿", SUBMITTED: "等待批准", APPROVED: "已批准，等待发送", RUNNING: "正在发送", PAUSED: "已暂停", FINISHED: "已发完", STOPPED: "已停止",
 }  # fmt: skip
 STEP_NAMES = {
-    "create": "新建", "edit": "修改", "submit": "提交批准", "take_back": "收回修改", "refuse": "退回修改", "approve": "批准", "begin": "开始发送", "hold": "超过限额，自动暂停", "pause": "暂停",
-    "resume": "继续发送", "stop": "停止，不再发送", "discard": "作废", "finish": "发完", "test": "试发",
+    "create": "新建", "edit": "修改", "test": "试发", "submit": "提交批准", "take_back": "收回修改", "refuse": "退回修改", "approve": "批准",
+    "begin": "开始发送", "hold": "超过限额，自动暂停", "pause": "暂停", "resume": "继续发送", "stop": "停止，不再发送", "discard": "作废", "finish": "发完",
 }  # fmt: skip
 
 

@@ -83,7 +83,8 @@ class Within:
         self._divisions = divisions
 
     async def stretch(self, segment: Segment, after: str, before: str, limit: int, only: str = "") -> Stretch:
-        return await self._people.stretch(replace(segment, divisions=within(segment.divisions, self._divisions())), after, before, limit, only)
+        wider = replace(segment, divisions=within(segment.divisions, self._divisions()))
+        return await self._people.stretch(wider, after, before, limit, only)
 
 
 class Followers(Protocol):

@@ -84,7 +84,8 @@ class Sending:
         query = {"is_active": True, "state": machine.RUNNING, "is_expanded": True, "late": []}
         async for campaign in self._campaigns.find(query, {"_id": 1}):
             if not await self.counting.is_open(campaign["_id"]):
-                await self._step(campaign["_id"], "finish", self._clock(), {"is_active": False, "next_at": None, "finished_at": self._clock()})
+                ended_at = self._clock()
+                await self._step(campaign["_id"], "finish", ended_at, {"is_active": False, "next_at": None, "finished_at": ended_at})
         return told
 
     async def _step(self, campaign_id: str, name: str, now: datetime, changes: Mapping[str, Any]) -> None:
@@ -177,7 +178,8 @@ class Sending:
             if campaign["limit"] is not None:
                 size = min(size, campaign["limit"] - campaign["told"] - campaign["muted"])
                 if size <= 0 and (await people.stretch(segment, cursor, before, 1))[0]:  # there is one more
-                    await self._step(campaign["_id"], "hold", self._clock(), {"needs_operator": True, "paused_by_operator": True, "claim": ""})
+                    held = {"needs_operator": True, "paused_by_operator": True, "claim": ""}
+                    await self._step(campaign["_id"], "hold", self._clock(), held)
                     return 0
                 size = max(1, size)
             if await self._is_ahead(campaign["_id"]):
@@ -231,7 +233,8 @@ class Sending:
             messages = {owner: new_message(owner, seqs[owner], events[owner], rendered[wishes[owner].language]) for owner in told}
             await self._store.add_messages([message | {"is_counted": False} for message in messages.values()], session)
             intents = [
-                new_delivery(messages[owner]["_id"], owner, events[owner], specs[owner], rendered[wishes[owner].language], now) for owner in told
+                new_delivery(messages[owner]["_id"], owner, events[owner], specs[owner], rendered[wishes[owner].language], now)
+                for owner in told
             ]
             await self._add_deliveries([intent | {"is_counted": False} for intent in intents], session)
         return told

@@ -17,7 +17,19 @@ from app.kernel.ids import new_id
 from app.storage.mongo import Database
 from app.storage.redis import publish
 from push.campaigns import machine, segments, steps
-from push.campaigns.model import COUNT_AT_MOST, EVENT, MOST_TESTS, Catalogue, Content, StepNotAllowed, chain, event_of, mistakes, sms_parts, view
+from push.campaigns.model import (
+    COUNT_AT_MOST,
+    EVENT,
+    MOST_TESTS,
+    Catalogue,
+    Content,
+    StepNotAllowed,
+    chain,
+    event_of,
+    mistakes,
+    sms_parts,
+    view,
+)
 from push.campaigns.segments import People
 from push.campaigns.sending import Sending
 from push.deliveries import new_delivery

@@ -1,4 +1,4 @@
-"""An agency tells residents something: written, approved by a second person, sent by a worker that is killed again and again, each person once."""
+"""An agency tells residents something: written, approved by a second person, sent by workers that are killed, each person once."""
 
 import asyncio
 import os

@@ -75,7 +75,9 @@ class Office:
                 await self.desk.push.set_preferences(each, {"kinds": {"notice": {"sms": True}}})
         return ids
 
-    async def case(self, owner_id: str, *, item: str = "id_card_lost", division: str = "440203", agency: str = "sg-gaj", days_ago: int = 1) -> None:
+    async def case(
+        self, owner_id: str, *, item: str = "id_card_lost", division: str = "440203", agency: str = "sg-gaj", days_ago: int = 1
+    ) -> None:
         code = self.catalogue.item(item)["code"]
         row = {"_id": new_id("case"), "owner_id": owner_id, "item_code": code, "division_code": division, "agency_id": agency}
         await self.database["cases"].insert_one(row | {"submitted_at": utc_now() - timedelta(days=days_ago)})
@@ -132,7 +134,9 @@ async def open_office(desk: Desk, keys: KeyRing, *, approval_size: int = 1000) -
     return Office(desk, database, campaigns, identity, subscriptions, catalogue)
 
 
-def put_together(desk: Desk, identity: Identity, subscriptions: Subscriptions, catalogue: LiveCatalogue, approval_size: int = 1000) -> Campaigns:
+def put_together(
+    desk: Desk, identity: Identity, subscriptions: Subscriptions, catalogue: LiveCatalogue, approval_size: int = 1000
+) -> Campaigns:
     """Return Campaigns as a process of its own would have it."""
     applicants = Applicants(desk.database)
     people: dict[str, segments.People] = {

@@ -1,6 +1,6 @@
 """Segments are walked by key set: each person once, in order, from anywhere on."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -40,8 +40,8 @@ async def test_applicants_of_items_in_a_period_each_once(office: Office, limit):
     await office.case(people[2], item="driver_renew")
     await office.case(people[3], days_ago=30)
     await office.case(people[4], agency="sg-jj")
-    await office.database["cases"].insert_one({"_id": "case_draft", "owner_id": people[5], "item_code": office.catalogue.item("id_card_lost")["code"],
-                                               "division_code": "440203", "agency_id": "sg-gaj", "submitted_at": None})  # fmt: skip
+    await office.case(people[5])
+    await office.database["cases"].update_one({"owner_id": people[5]}, {"$set": {"submitted_at": None}})  # a draft
     codes = tuple(office.catalogue.item(name)["code"] for name in ("id_card_lost", "school_enrol"))
     day = today()
 
@@ -49,9 +49,8 @@ async def test_applicants_of_items_in_a_period_each_once(office: Office, limit):
     assert await walked(office, Segment("applicants", "sg-gaj", items=codes, from_on=day - timedelta(days=3)), limit) == people[:2]
     last_month = Segment("applicants", items=codes, until_on=day - timedelta(days=20))
     assert await walked(office, last_month, limit) == [people[3]]
-    assert await walked(office, Segment("applicants", items=codes, from_on=day - timedelta(days=30), until_on=day - timedelta(days=30)), limit) == [
-        people[3]
-    ]
+    then = day - timedelta(days=30)
+    assert await walked(office, Segment("applicants", items=codes, from_on=then, until_on=then), limit) == [people[3]]
 
 
 async def test_people_of_a_division_are_those_of_the_towns_in_it_too(office: Office):
@@ -59,7 +58,8 @@ async def test_people_of_a_division_are_those_of_the_towns_in_it_too(office: Off
     town = next(row for row in office.catalogue.choosable_divisions() if row["level"] == "town")
     await office.case(people[0], division=town["code"])
     await office.case(people[1], division=town["parent"])
-    other = next(row for row in office.catalogue.choosable_divisions() if row["level"] not in ("town", "city") and row["code"] != town["parent"])
+    counties = [row for row in office.catalogue.choosable_divisions() if row["level"] not in ("town", "city")]
+    other = next(row for row in counties if row["code"] != town["parent"])
     await office.case(people[2], division=other["code"])
 
     assert await walked(office, Segment("division", divisions=(town["parent"],)), 2) == people[:2]
@@ -92,15 +92,9 @@ async def test_the_walk_of_applicants_reads_the_index_alone(office: Office):
         await office.case(each, agency="sg-gaj" if each == people[-1] else "sg-jj")
     code = office.catalogue.item("id_card_lost")["code"]
     query = {"item_code": {"$in": [code]}, "owner_id": {"$gt": "", "$lt": LAST}, "agency_id": "sg-gaj"}
-    query["submitted_at"] = {"$gte": today_begin()}
+    query["submitted_at"] = {"$gte": datetime(2000, 1, 1, tzinfo=UTC)}
     plan = await office.database.db.command(
         {"explain": {"find": "cases", "filter": query, "projection": {"_id": 0, "owner_id": 1}, "sort": {"owner_id": 1}, "limit": 10,
                      "hint": "applicants_by_item_code"}, "verbosity": "executionStats"}
     )  # fmt: skip
     assert plan["executionStats"]["totalDocsExamined"] == 0 and plan["executionStats"]["nReturned"] == 1
-
-
-def today_begin():
-    from datetime import UTC, datetime
-
-    return datetime(2000, 1, 1, tzinfo=UTC)
