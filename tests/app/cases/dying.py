@@ -73,6 +73,10 @@ def mortal(
             await work()
         except Died:
             return True
+        except BaseExceptionGroup as ended:  # of a task group, which ends its tasks with the one that died
+            if ended.split(Died)[1] is not None:
+                raise
+            return True
         except asyncio.CancelledError:  # its writer died
             if not life.is_over:
                 raise
