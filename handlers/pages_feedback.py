@@ -49,6 +49,7 @@ class FeedbackPage(PageHandler):
             text=self.text("text", limit=1000),
             path=path,
             by_code=by_code,
+            via="tablet" if by_code and self.text("via", limit=10) == "tablet" else "",
             levels=LEVELS,
             bad_from=BAD_FROM,
             error=error,

@@ -80,9 +80,12 @@ async def test_a_consultation_at_a_window_is_rated_by_its_code(world: World) -> 
     tablet = next(link for link in page.links if link.startswith("/rate/"))
     rating = await anybody.get(tablet)
     assert "咨询" in rating.text
-    rating = await anybody.get(tablet.split("?")[0] + "?level=5")
-    rating = await anybody.submit(rating, tablet.split("?")[0], text="<i>没说清楚</i>")
-    assert "您评价了“非常不满意”" in rating.text
+    path = tablet.split("?")[0]
+    rating = await anybody.submit(rating, path, button=("level", "5"))
+    rating = await anybody.submit(rating, path, text="<i>没说清楚</i>")
+    assert "您评价了“非常不满意”" in rating.text and "单位负责人会核查" in rating.text
+    kept = await world.hall.database["evaluations"].find_one({"contact_id": f"con_{path[6:32]}"})
+    assert kept["channel"] == "tablet", "at the window's tablet from the first tap to the last"
     strange = await clerk.submit(await clerk.get("/staff/consultations"), "/staff/consultations", item_code="no_such")
     assert strange.status == 404
     head = await signed_in_staff(world, "head.sg-gaj")
