@@ -50,10 +50,14 @@ class Database:
         )
         # Called after each commit; assembly sets it to wake the relay.
         self.on_commit: Callable[[], None] = lambda: None
+        self._collections: dict[str, AsyncCollection[Document]] = {}
         self._gathers: dict[Callable[..., Any], Gather[Any, Any]] = {}
 
     def __getitem__(self, collection: str) -> AsyncCollection[Document]:
-        return self.db[collection]
+        found = self._collections.get(collection)
+        if found is None:  # the driver would make it anew each time
+            found = self._collections[collection] = self.db[collection]
+        return found
 
     async def transaction(self, work: Callable[[AsyncClientSession], Awaitable[T]]) -> T:
         """Run `work(session)` in one transaction and commit it.
