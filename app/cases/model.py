@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import orjson
 
 from app.kernel.clock import shanghai_day
 from app.kernel.crypto import KeyRing
+from app.kernel.records import made
 
 
 class State(StrEnum):
@@ -345,7 +347,7 @@ class Case:
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any], keys: KeyRing) -> "Case":
-        values = {item.name: document[item.name] for item in dataclasses.fields(cls) if item.name in document}
+        values = {name: document[name] for name in _names() if name in document}
         values["id"] = document["_id"]
         values["state"] = State(document["state"])
         values["resume_state"] = State(document["resume_state"]) if document["resume_state"] else None
@@ -370,7 +372,12 @@ class Case:
         values["stages"] = tuple(Stage(**_with_days(row, "due_on")) for row in document.get("stages", ()))
         for name in ("past_supplements", "reminded", "transfers"):
             values[name] = tuple(document.get(name, ()))
-        return cls(**_with_days(values, "accept_by_on", "deadline_on", "fee_due_on", "deliver_by_on", "warn_on"))
+        return made(cls, _with_days(values, "accept_by_on", "deadline_on", "fee_due_on", "deliver_by_on", "warn_on"))
+
+
+@cache
+def _names() -> tuple[str, ...]:
+    return tuple(item.name for item in dataclasses.fields(Case))
 
 
 _SEALED = frozenset({"id", "form", "form_dropped", "corrections", "acting"})
