@@ -39,21 +39,24 @@ def items_of(hall: Any, agency_id: str) -> dict[str, str]:
 class StaffPage(PageHandler):
     needs = "staff"
 
-    # For the navigation: the open cards that concern this person, and the notices that reached nobody.
+    # For the navigation: the open cards that concern this person, the notices that reached nobody, the campaigns to approve.
     cards: Mapping[str, int] | None = None
     undelivered: int | None = None
+    to_approve: int | None = None
 
     async def show(self, template: str, status: int = 200, **values: Any) -> None:
         try:
             self.cards = await self.hall.supervision.counts(self.staff)
             is_superior = self.hall.supervision.is_superior(self.staff)
             self.undelivered = await self.hall.push.undelivered.count(self.staff, is_superior=is_superior)
+            self.to_approve = await self.hall.campaigns.to_approve(self.staff)
         except PyMongoError:
             pass  # a number in the navigation is not worth failing a page for
         await super().show(template, status, **values)
 
     def get_template_namespace(self) -> dict[str, Any]:
-        return super().get_template_namespace() | {"cards": self.cards, "undelivered": self.undelivered}
+        counts = {"cards": self.cards, "undelivered": self.undelivered, "to_approve": self.to_approve}
+        return super().get_template_namespace() | counts
 
 
 class SignIn(PageHandler):

@@ -34,6 +34,8 @@ _SMS_ALONE, _SMS_PART = 70, 67
 INDEXES = {
     "campaigns": [
         IndexModel([("agency_id", ASCENDING), ("_id", DESCENDING)], name="of_agency"),
+        # What waits for a second person.
+        IndexModel([("state", ASCENDING)], name="to_approve", partialFilterExpression={"state": machine.SUBMITTED}),
         # What the worker looks at: few, however many campaigns there have been.
         IndexModel([("is_active", ASCENDING), ("next_at", ASCENDING)], name="active", partialFilterExpression={"is_active": True}),
     ]

@@ -120,6 +120,16 @@ class Campaigns:
         tallies = await self.sending.counting.of([row["_id"] for row in rows])
         return [self._view(row, tallies[row["_id"]], staff) for row in rows], rows[-1]["_id"] if len(found) > limit else None
 
+    async def to_approve(self, staff: StaffSession) -> int:
+        """Return how many campaigns wait for this person to approve or refuse them, counted up to 100."""
+        if staff.role != "head":
+            return 0
+        mine: dict[str, Any] = {"agency_id": staff.agency_id, "needs_operator": False}
+        if staff.agency_id == self.operator:
+            mine = {"$or": [mine, {"needs_operator": True}]}
+        waiting = {"state": machine.SUBMITTED, "authors": {"$ne": staff.account}, **mine}
+        return await self._campaigns.count_documents(waiting, limit=100)
+
     async def get(self, campaign_id: str, staff: StaffSession) -> dict[str, Any]:
         """Return a campaign as this person sees it. Raises CampaignNotFound, also for another agency's."""
         campaign = await self._mine(campaign_id, staff)

@@ -63,6 +63,7 @@ async def test_written_by_one_approved_by_another_and_watched(world: World) -> N
     page = await writer.submit(page, "/submit")
     assert "等待批准" in page.text and not any(form.action.endswith("/approve") for form in page.forms)
 
+    assert "1个通知等您批准" in (await head.get("/staff/tasks")).text and "等您批准" not in (await writer.get("/staff/tasks")).text
     page = await head.get(where)
     refused = await head.submit(page, "/refuse", note="")
     assert refused.status == 422 and "请写明原因" in refused.text

@@ -67,6 +67,23 @@ async def test_a_large_one_is_approved_by_the_operator_alone(office: Office):
     assert len(await office.told(campaign_id)) == 4
 
 
+async def test_each_head_is_shown_how_many_wait_for_them(office: Office):
+    async def waiting() -> list[int]:
+        return [await office.campaigns.to_approve(each) for each in (CLERK, HEAD, OTHER_HEAD, STRANGER, OPERATOR)]
+
+    await office.residents(4)
+    small, own = await office.draft(CLERK), await office.draft(HEAD)
+    for each in (small, own):
+        await office.campaigns.act(each, CLERK, "submit")
+    assert await waiting() == [0, 1, 2, 0, 0], "not one's own"
+    office.campaigns._approval_size = 3
+    large = await office.draft(CLERK)
+    await office.campaigns.act(large, CLERK, "submit")
+    assert await waiting() == [0, 1, 2, 0, 1]
+    await office.campaigns.act(large, OPERATOR, "refuse", note="时间不对")
+    assert await waiting() == [0, 1, 2, 0, 0]
+
+
 async def test_two_heads_at_once_approve_it_once(office: Office):
     campaign_id = await office.draft()
     version = (await office.campaigns.act(campaign_id, CLERK, "submit"))["version"]
