@@ -4,6 +4,7 @@ Every key can also be given as a file (`HALL_..._FILE`). All wrong values are to
 """
 
 import os
+import ssl
 from dataclasses import dataclass, field, fields
 from email.utils import parseaddr
 from pathlib import Path
@@ -220,11 +221,30 @@ def _check(settings: Settings) -> None:
             wrong.append("HALL_CLAMAV_URL is not tcp://host:port")
     if settings.wechat_official_app_id and not settings.wechat_official_app_secret:
         wrong.append("HALL_WECHAT_OFFICIAL_APP_SECRET is missing beside HALL_WECHAT_OFFICIAL_APP_ID")
+    if settings.wechat_official_message_aes_key and len(settings.wechat_official_message_aes_key) != 43:
+        wrong.append("HALL_WECHAT_OFFICIAL_MESSAGE_AES_KEY must be exactly 43 characters")
     if settings.smtp_url:
-        relay = urlsplit(settings.smtp_url)
-        if relay.scheme not in ("smtp", "smtps") or not relay.hostname:
+        if not _is_relay(settings.smtp_url):
             wrong.append("HALL_SMTP_URL is not smtp://name:password@host:port or smtps://...")
+        if settings.smtp_ca and not _is_pem(settings.smtp_ca):
+            wrong.append("HALL_SMTP_CA holds no certificate in PEM")
         if "@" not in parseaddr(settings.mail_from)[1]:
             wrong.append("HALL_MAIL_FROM is missing beside HALL_SMTP_URL: name <address>")
     if wrong:
         raise SettingsError("\n".join(f"settings: {line}" for line in wrong))
+
+
+def _is_relay(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("smtp", "smtps") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none
+        return False
+
+
+def _is_pem(text: str) -> bool:
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
+    except (ssl.SSLError, ValueError):
+        return False
+    return True

@@ -58,3 +58,25 @@ def test_the_scanner_has_an_address_of_its_own_kind():
     for wrong in ("http://clamd:3310", "clamd:3310", "tcp://"):
         with pytest.raises(SettingsError, match="HALL_CLAMAV_URL"):
             read(clamav_url=wrong)
+
+
+def test_e_mail_is_off_or_has_a_relay_and_a_sender():
+    assert read().smtp_url == ""
+    good = {"smtp_url": "smtps://hall:p%40ss@mail.example:465", "mail_from": "韶关办事 <noreply@hall.example>"}
+    assert read(**good).mail_from.endswith("<noreply@hall.example>") and "p%40ss" not in repr(read(**good))
+    for name, wrong in (
+        ("smtp_url", "mail.example:25"), ("smtp_url", "http://mail.example"), ("smtp_url", "smtp://"), ("smtp_url", "smtp://mail.example:port"),
+        ("mail_from", ""), ("mail_from", "nobody"), ("smtp_ca", "no certificate"),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=f"HALL_{name.upper()}"):
+            read(**{**good, name: wrong})
+
+
+def test_the_official_account_is_off_or_has_its_secrets():
+    assert read().wechat_official_app_id == ""
+    with pytest.raises(SettingsError, match="HALL_WECHAT_OFFICIAL_APP_SECRET"):
+        read(wechat_official_app_id="wx1")
+    with pytest.raises(SettingsError, match="HALL_WECHAT_OFFICIAL_MESSAGE_AES_KEY"):
+        read(wechat_official_app_id="wx1", wechat_official_app_secret="s", wechat_official_message_aes_key="short")
+    with pytest.raises(SettingsError, match="WECHAT_CUSTOMER_SERVICE"):
+        read(wechat_customer_service="robot")
