@@ -24,6 +24,7 @@ FIGURES = {
 LAMPS = {"draft": "rest", "submitted": "wait", "approved": "wait", "running": "go", "paused": "stop", "finished": "done", "stopped": "rest"}
 # Pausing comes first: a page that renews itself is no place to write a reason.
 _NOT_WHILE_RUNNING = frozenset({"stop"})
+_QUIET = frozenset({"take_back", "refuse", "discard", "stop"})
 
 
 class CampaignPage(StaffPage):
@@ -165,10 +166,12 @@ class OneCampaign(CampaignPage):
             preview = {"channels": looks, "size": size, "needs_operator": row["needs_operator"]}
         is_running = row["state"] == machine.RUNNING
         acts = [name for name in row["allowed_actions"] if name in BY_NAME and not (is_running and name in _NOT_WHILE_RUNNING)]
+        acts.sort(key=lambda name: name in _QUIET)  # what leads on comes first
         await self.show(
             "staff_campaign.html",
             error.status if error else 200,
             row=row,
+            quiet=_QUIET,
             segment=self.words_of(row["segment"]),
             preview=preview,
             figures=FIGURES,
