@@ -1,7 +1,11 @@
 """What people wrote to the mini-program and a human has to answer (/staff/v1/customer-messages): of the agency that runs the hall."""
 
+from typing import Any
+
 from marshmallow import Schema, fields, validate
 
+from app.identity.model import StaffSession
+from app.kernel.ids import new_id
 from handlers.base import HallHandler, operation
 
 _KEY = r"([\w-]{1,64})"
@@ -40,6 +44,16 @@ class CustomerMessageList(Schema):
     next_cursor = fields.String(allow_none=True)
 
 
+async def reply_to(hall: Any, staff: StaffSession, key: str, text: str) -> dict[str, Any]:
+    """Answer a person, with the link by which they may rate this consultation once; it counts as one when the answer has gone out."""
+    contact_id = new_id("con")
+    link = f"{hall.settings.public_url}/rate/{hall.feedback.code(contact_id)}"
+    is_superior = hall.supervision.is_superior(staff)
+    shown: dict[str, Any] = await hall.customer_messages.reply(staff, key, f"{text}\n评价这次咨询（评不评由您）：{link}", is_superior=is_superior)
+    await hall.feedback.consulted(staff, contact_id)
+    return shown
+
+
 class CustomerMessages(HallHandler):
     @operation("What waits for a human, oldest first", query=CustomerMessageQuery, answers={200: CustomerMessageList}, auth="staff")
     async def get(self) -> None:
@@ -55,8 +69,7 @@ class CustomerMessages(HallHandler):
 class ReplyToCustomer(HallHandler):
     @operation("Answer the person in WeChat", body=CustomerReply, answers={200: CustomerMessageResponse}, auth="staff")
     async def post(self, key: str) -> None:
-        is_superior = self.hall.supervision.is_superior(self.staff)
-        await self.answer(await self.hall.customer_messages.reply(self.staff, key, self.body["text"], is_superior=is_superior))
+        await self.answer(await reply_to(self.hall, self.staff, key, self.body["text"]))
 
 
 class CloseCustomerMessage(HallHandler):

@@ -3,7 +3,7 @@
 import re
 
 from app.kernel.errors import HallError
-from handlers.customer_messages import CustomerNote, CustomerReply
+from handlers.customer_messages import CustomerNote, CustomerReply, reply_to
 from handlers.pages_base import errors_by_field
 from handlers.pages_staff import StaffPage
 from handlers.problems import judged
@@ -60,7 +60,7 @@ class ReplyToCustomer(CustomerMessages):
                 await messages.close(self.staff, key, note, is_superior=is_superior)
             else:
                 text = judged(CustomerReply, {"text": self.text("text", limit=601).strip()}, "")["text"]
-                await messages.reply(self.staff, key, text, is_superior=is_superior)
+                await reply_to(self.hall, self.staff, key, text)
         except HallError as error:
             if error.status not in (404, 409, 422, 503):
                 raise

@@ -6,6 +6,9 @@ By the real worker, which is killed in the middle: each comes once all the same.
 import asyncio
 from typing import Any
 
+import pytest
+
+from commands.story import Refused
 from sandbox.people import person
 from tests.journeys.conftest import PASSWORD
 from tests.journeys.stories import LOST, someone, submitted
@@ -92,4 +95,9 @@ async def test_a_question_to_the_mini_program_is_answered_and_a_human_takes_over
         await asyncio.sleep(0.1)
     await staff.post(f"/staff/v1/customer-messages/{mine[-1]['id']}/reply", {"text": "您好，请带户口簿到窗口。"})
     heard = [row["content"] for row in await _sent(anyone, hall, "customer_messages", openid, 3)]
-    assert len(heard) == 3 and heard[-1] == "您好，请带户口簿到窗口。"
+    assert len(heard) == 3 and heard[-1].startswith("您好，请带户口簿到窗口。\n评价这次咨询")
+    code = heard[-1].rpartition("/rate/")[2]
+    assert (await anyone.get(f"/v1/ratings/{code}"))["kind"] == "consultation"
+    assert (await anyone.post(f"/v1/ratings/{code}", {"level": 2}))["state"] == "rated"
+    with pytest.raises(Refused):
+        await anyone.post(f"/v1/ratings/{code}", {"level": 1})
