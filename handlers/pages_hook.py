@@ -11,6 +11,7 @@ from handlers.pages_staff import StaffPage
 from handlers.problems import judged
 
 PAGE = 20
+EXAMPLE = "https://system.example.gov.cn/hall-events"
 STATES = {"waiting": "还在发", "delivered": "已送达", "failed": "没送到", "dropped": "已取消"}
 NAMES = {"hmac-sm3": "国密 SM3（HMAC-SM3）", "hmac-sha256": "SHA-256（HMAC-SHA256）"}
 PAUSED = {"by_head": "已由负责人暂停", "gone": "对方回答“已停用”（410），已自动暂停"}
@@ -72,6 +73,7 @@ class Hook(StaffPage):
             next_cursor=following,
             state=state if state in STATES else "",
             states=STATES,
+            example=EXAMPLE,
             algorithms={name: NAMES[name] for name in ALGORITHMS},
             paused=PAUSED,
             typed=self.text("url", limit=600) if error else "",

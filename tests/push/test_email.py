@@ -9,7 +9,7 @@ from email import message_from_string
 import pytest
 
 from app.identity import emails as identity_emails
-from app.identity.emails import EmailCodeWrong, Emails
+from app.identity.emails import EmailCodeWrong, EmailOff, Emails
 from app.kernel.clock import utc_now
 from app.kernel.errors import RateLimited, ValidationFailed
 from app.kernel.ids import new_id
@@ -254,6 +254,13 @@ async def test_codes_are_limited_per_person_and_per_address(post: Post):
 async def test_what_is_no_address_is_refused(post: Post, text: str):
     with pytest.raises(ValidationFailed):
         await post.emails.ask(new_id("res"), text, "10.0.0.6")
+
+
+async def test_a_hall_without_a_mail_server_says_so(post: Post):
+    off = Emails(post.desk.database, post.emails._keys, None, interval_s=0, per_hour=9, per_hour_per_address=9)
+    with pytest.raises(EmailOff):
+        await off.ask(new_id("res"), "a@example.com", "10.0.0.7")
+    assert not off.is_on
 
 
 def test_addresses_are_normalised_and_masked():
