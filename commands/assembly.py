@@ -90,7 +90,7 @@ from app.supervision.cards import Cards
 from app.supervision.desk import Desk
 from app.supervision.notices import Notices, Recounts
 from commands.reminding import reminding
-from config.settings import ROOT, Settings
+from config.settings import ROOT, Settings, networks
 from payments import store as payments_store
 from payments.providers.alipay import Alipay
 from payments.providers.bill_downloads import AlipayBills, WeChatPayBills
@@ -354,8 +354,9 @@ async def assemble(settings: Settings) -> Hall:
     identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign, reminders.reassign, emails.reassign]
     identity.after_join += [campaigns.reassign]
     cards = Cards(database, calendar)
-    outside = HttpClient(stays_outside=settings.is_production)
-    agency_hooks = Hooks(database, keys, utc_now, is_production=settings.is_production, events=PUSH_EVENTS["case"])
+    opened = networks(settings.hook_networks)
+    outside = HttpClient(stays_outside=settings.is_production, opened=opened)
+    agency_hooks = Hooks(database, keys, utc_now, is_production=settings.is_production, events=PUSH_EVENTS["case"], opened=opened)
     to_hooks = HookDeliveries(database, agency_hooks, outside, store.agencies_of, utc_now)
     hall = Hall(
         settings=settings,

@@ -3,6 +3,7 @@
 Every key can also be given as a file (`HALL_..._FILE`). All wrong values are told at once, one line each; secrets are never shown.
 """
 
+import ipaddress
 import os
 import ssl
 from dataclasses import dataclass, field, fields
@@ -64,6 +65,7 @@ class Settings:
     apns_topic: str  # the app's bundle id
     realname_url: str
     departments_url: str
+    hook_networks: str  # of the government intranet, to which web hooks may lead besides the internet: 10.20.0.0/16, ...
     mail_from: str  # name and address of the sender of e-mail
     clamav_url: str  # tcp://host:port of clamd; empty: uploads are not scanned
     files_url: str
@@ -223,6 +225,10 @@ def _check(settings: Settings) -> None:
         wrong.append("HALL_WECHAT_OFFICIAL_APP_SECRET is missing beside HALL_WECHAT_OFFICIAL_APP_ID")
     if settings.wechat_official_message_aes_key and len(settings.wechat_official_message_aes_key) != 43:
         wrong.append("HALL_WECHAT_OFFICIAL_MESSAGE_AES_KEY must be exactly 43 characters")
+    try:
+        networks(settings.hook_networks)
+    except ValueError as error:
+        wrong.append(f"HALL_HOOK_NETWORKS: {error}")
     if settings.smtp_url:
         if not _is_relay(settings.smtp_url):
             wrong.append("HALL_SMTP_URL is not smtp://name:password@host:port or smtps://...")
@@ -232,6 +238,16 @@ def _check(settings: Settings) -> None:
             wrong.append("HALL_MAIL_FROM is missing beside HALL_SMTP_URL: name <address>")
     if wrong:
         raise SettingsError("\n".join(f"settings: {line}" for line in wrong))
+
+
+def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Read networks, comma-separated: `10.20.0.0/16, 59.192.0.0/16`. Raises ValueError, also for one that leads to this machine or to all."""
+    found = tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
+    for network in found:
+        own = network.network_address
+        if network.prefixlen < 8 or own.is_loopback or own.is_link_local or own.is_multicast:
+            raise ValueError(f"{network} is no network of a government intranet")
+    return found
 
 
 def _is_relay(url: str) -> bool:

@@ -38,14 +38,15 @@ class HeadNeeded(Forbidden):
 
 
 class Hooks:
-    """Args: `is_production` demands https and a public address; elsewhere the stand-in of a department may be called."""
+    """Args: `is_production` demands https and an address that is public or in `opened`; elsewhere the stand-in of a department may be called."""
 
-    def __init__(self, database: Database, keys: KeyRing, clock: Callable[[], datetime], *, is_production: bool, events: Sequence[str]) -> None:
+    def __init__(self, database: Database, keys: KeyRing, clock: Callable[[], datetime], *, is_production: bool, events: Sequence[str], opened: Sequence[addresses.Network] = ()) -> None:
         self._database = database
         self._hooks = database["hooks"]
         self._keys = keys
         self._clock = clock
         self._is_production = is_production
+        self._networks = opened
         self.events = tuple(events)
 
     async def view(self, staff: StaffSession) -> Document:
@@ -165,7 +166,7 @@ class Hooks:
             found = [host] if addresses.is_literal(host) else await addresses.resolved(host)
             if not found:
                 problem = "这个地址的域名现在解析不到，请核对"
-            elif not all(addresses.is_public(one) for one in found):
+            elif not all(addresses.is_allowed(one, self._networks) for one in found):
                 problem = "这个地址指向内部网络，不能使用；请填写互联网上能访问的地址"
         return [error_row("/url", "invalid", problem)] if problem else []
 

@@ -1,4 +1,4 @@
-"""Which addresses the hall may call when somebody else names them: never one inside (SSRF).
+"""Which addresses the hall may call when somebody else names them: never one inside (SSRF), but for networks that the operator opens.
 
 Looked at twice: when an address is given, for a clear answer; and by the client at each connection, on the very addresses it connects to, since
 a name may lead elsewhere by then.
@@ -7,12 +7,26 @@ a name may lead elsewhere by then.
 import asyncio
 import ipaddress
 import socket
+from collections.abc import Sequence
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _EMBEDDING = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
+
+
+def is_allowed(address: str, opened: Sequence[Network]) -> bool:
+    """Say whether an IP address is one of the public internet or of an opened network."""
+    if is_public(address):
+        return True
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0].strip("[]"))
+    except ValueError:
+        return False
+    return any(ip in network for network in opened)
 
 
 def is_public(address: str) -> bool:
@@ -56,12 +70,13 @@ async def resolved(host: str) -> list[str]:
 class PublicResolver(AbstractResolver):
     """Resolves for a client that must stay outside: a name that has one address inside has none."""
 
-    def __init__(self, inner: AbstractResolver | None = None) -> None:
+    def __init__(self, opened: Sequence[Network] = (), inner: AbstractResolver | None = None) -> None:
+        self._opened = opened
         self._inner = inner or ThreadedResolver()
 
     async def resolve(self, host: str, port: int = 0, family: Any = socket.AF_INET) -> list[ResolveResult]:
         found = await self._inner.resolve(host, port, family)
-        if not all(is_public(row["host"]) for row in found):
+        if not all(is_allowed(row["host"], self._opened) for row in found):
             raise OSError("the name leads to an address inside")
         return found
 

@@ -13,7 +13,7 @@ ProviderUnavailable (kernel)
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -101,12 +101,14 @@ class HttpClient:
     """One per process. Made anywhere, bound to the running loop at the first call; close it at the end.
 
     Args:
-        stays_outside: only public addresses are connected to, whatever a name resolves to: for addresses that others name.
+        stays_outside: only public addresses, and those in `opened`, are connected to, whatever a name resolves to: for addresses that
+            others name.
     """
 
-    def __init__(self, *, user_agent: str = "shaoguan-hall/1.0", stays_outside: bool = False) -> None:
+    def __init__(self, *, user_agent: str = "shaoguan-hall/1.0", stays_outside: bool = False, opened: Sequence[addresses.Network] = ()) -> None:
         self._user_agent = user_agent
         self._stays_outside = stays_outside
+        self._opened = opened
         self._session: aiohttp.ClientSession | None = None
         self._breakers = AsyncCircuitBreakerFactory(default_threshold=BREAKER_FAILURES, default_ttl=BREAKER_REST_S)
         self._places: dict[str, asyncio.Semaphore] = {}
@@ -249,7 +251,7 @@ class HttpClient:
     ) -> Response:
         deadline = time.monotonic() + timeout_s
         host = urlsplit(url).hostname or ""
-        if self._stays_outside and addresses.is_literal(host) and not addresses.is_public(host):  # a literal is not resolved
+        if self._stays_outside and addresses.is_literal(host) and not addresses.is_allowed(host, self._opened):  # a literal is not resolved
             raise VendorUnreachable(_AWAY, vendor=vendor, cause="address inside")
         place = self._places.setdefault(vendor, asyncio.Semaphore(CALLS_IN_FLIGHT))
         try:
@@ -297,7 +299,7 @@ class HttpClient:
                     limit=0,
                     keepalive_timeout=15,
                     ttl_dns_cache=60,
-                    resolver=addresses.PublicResolver() if self._stays_outside else None,
+                    resolver=addresses.PublicResolver(self._opened) if self._stays_outside else None,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,

@@ -27,6 +27,7 @@ from app.kernel.errors import ValidationFailed
 from app.kernel.events import Event, new_event
 from app.platforms import addresses
 from app.platforms.http import HttpClient, VendorUnreachable
+from config.settings import networks
 from app.storage.mongo import Database, ensure_indexes
 from sandbox.credentials import FILE_NAME
 from sandbox.server import Running, start
@@ -367,6 +368,21 @@ async def test_production_takes_no_address_inside(office: Office, keys, url: str
     with pytest.raises(ValidationFailed):
         await strict.put(HEAD, url=url, algorithm="hmac-sm3", events=[])
     assert await office.database["hooks"].count_documents({}) == 0
+
+
+async def test_the_operator_opens_networks_of_the_intranet_and_no_others(office: Office, keys):
+    opened = networks("10.20.0.0/16, fd00:1::/32")
+    strict = Hooks(office.database, keys, utc_now, is_production=True, events=EVENTS, opened=opened)
+    for url in ("https://10.21.0.1/", "https://127.0.0.1/", "https://[fd00:2::1]/"):
+        with pytest.raises(ValidationFailed):
+            await strict.put(HEAD, url=url, algorithm="hmac-sm3", events=[])
+    assert (await strict.put(HEAD, url="https://10.20.3.4/events", algorithm="hmac-sm3", events=[]))[0]["url"] == "https://10.20.3.4/events"
+
+
+@pytest.mark.parametrize("text", ["0.0.0.0/0", "127.0.0.0/8", "169.254.0.0/16", "10.20.0.1/16", "intranet", "::1/128"])
+def test_a_network_that_leads_to_the_hall_itself_is_none_of_the_intranet(text: str):
+    with pytest.raises(ValueError):
+        networks(text)
 
 
 class Leading(AbstractResolver):
