@@ -7,6 +7,7 @@ from marshmallow import Schema, fields, validate
 from app.feedback import machine
 from app.feedback.complaints import ABOUT
 from app.feedback.work_order import LAMPS, WorkOrder, view
+from app.kernel.errors import NotFound
 from app.storage.limits import Limit
 from handlers.base import HallHandler, operation
 from handlers.cases import EvaluationRequest
@@ -155,9 +156,12 @@ def row(order: WorkOrder, hall: Any, actor: str) -> dict[str, Any]:
     return shown
 
 
-async def phone_of(hall: Any, order: WorkOrder) -> str:
-    """Return the number to call, empty when there is none or nobody left a name."""
-    return str(await hall.identity.phone_of(order.owner_id)) if order.owner_id else ""
+async def phone_of(hall: Any, owner_id: str) -> str:
+    """Return the number to call; empty when there is none, nobody left a name, or the account is gone."""
+    try:
+        return str(await hall.identity.phone_of(owner_id)) if owner_id else ""
+    except NotFound:
+        return ""
 
 
 # Anybody may begin conversations with the assistant, so how many of them one address rates is limited.
@@ -295,7 +299,7 @@ class OneWorkOrder(HallHandler):
     async def get(self, work_order_id: str) -> None:
         order = await self.hall.work_orders.read(work_order_id, self.staff)
         shown = view(order, self.hall.work_orders.today(), self.hall.work_orders.rank(self.staff))
-        await self.answer(shown | {"phone": await phone_of(self.hall, order)})
+        await self.answer(shown | {"phone": await phone_of(self.hall, order.owner_id)})
 
 
 class Step(HallHandler):

@@ -39,7 +39,7 @@ class OneWorkOrder(StaffPage):
             "staff_work_order.html",
             error.status if error else 200,
             order=view(order, self.hall.work_orders.today(), self.hall.work_orders.rank(self.staff)),
-            phone=await phone_of(self.hall, order),
+            phone=await phone_of(self.hall, order.owner_id),
             names=machine.STEP_NAMES,
             reasons=machine.SET_ASIDE_FOR,
             needs={step.name: step.needs for step in machine.TABLES[order.kind]},

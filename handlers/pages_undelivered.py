@@ -15,8 +15,9 @@ TABS = {"open": "没跟进的", "handled": "跟进过的"}
 
 
 def agency_name(hall: Any, agency_id: str) -> str:
-    """Return the name of the agency whose notice it is; what is nobody's (orders, sign-in) is the hall's."""
-    return str(hall.catalogue.agency(agency_id)["name"]) if agency_id else "掌上办事大厅"
+    """Return the name of the agency whose notice it is; what is nobody's (orders, sign-in) is the hall's, and an agency may be gone by now."""
+    agency = hall.catalogue.snapshot.agencies.get(agency_id)
+    return str(agency["name"]) if agency else agency_id or "掌上办事大厅"
 
 
 class Notices(StaffPage):

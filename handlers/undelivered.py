@@ -6,6 +6,7 @@ from marshmallow import Schema, fields, validate
 
 from app.identity.model import StaffSession
 from handlers.base import HallHandler, operation
+from handlers.feedback import phone_of
 from handlers.notifications import MessageSubject
 
 
@@ -102,7 +103,7 @@ class UndeliveredList(HallHandler):
 async def with_phone(hall: Any, delivery_id: str, staff: StaffSession) -> dict[str, Any]:
     """Return one notice that did not arrive, with the number at which to ring the person up. Audited."""
     row = await hall.push.undelivered.one(delivery_id, staff, is_superior=hall.supervision.is_superior(staff))
-    phone = await hall.identity.phone_of(row.pop("owner_id"))
+    phone = await phone_of(hall, row.pop("owner_id"))
     return {**row, "phone": phone}
 
 

@@ -75,6 +75,16 @@ async def test_a_notice_that_reached_nobody_is_rung_up_and_noted_once(office: Si
     assert "没有送达，已跟进" in (await office.clerk.get(f"/staff/cases/{notice.case.id}")).text
 
 
+async def test_one_whose_person_and_agency_are_gone_can_still_be_noted(office: SimpleNamespace) -> None:
+    notice = await failed(office)
+    changes = {"agency_id": "sg-gone", "owner_id": new_id("res")}
+    await office.hall.database["deliveries"].update_one({"_id": notice.id}, {"$set": changes})
+    assert "sg-gone" in (await office.superior.get("/staff/undelivered")).text
+    page = await office.superior.get(notice.path)
+    assert page.status == 200 and "没有验证过手机号" in page.text
+    assert (await office.superior.submit(page, notice.path, note="已注销，无法联系")).path == "/staff/undelivered"
+
+
 async def test_garbage_in_the_address_is_taken_calmly(office: SimpleNamespace) -> None:
     for query in ("?tab=x&cursor=%27", "?cursor=dlv_1", "?tab=handled&cursor=%00", "?cursor=" + new_id("dlv")):
         assert (await office.clerk.get("/staff/undelivered" + query)).status == 200
