@@ -46,11 +46,11 @@ class Push(_JPush):
     def post(self) -> None:
         if not self.is_known():
             return self._error(401, 1004, "Authen failed")
-        if is_code(self.fault):
-            return self._error(400, int(self.fault), "scripted")
         body = self.json_object()
         if body is None:
             return self._error(400, 1003, "Parameter value is invalid: body")
+        if is_code(self.fault) and not self.store.was_sent(f"jpush/{body.get('cid')}"):
+            return self._error(400, int(self.fault), "scripted")
         problem = _find_problem(body)
         if problem:
             return self._error(400, *problem)

@@ -23,11 +23,12 @@ class _Taken(StandIn):
     provider = channel = ""
 
     async def post(self) -> None:
-        if is_code(self.fault):
-            return self.refuse(int(self.fault), "scripted", "按脚本拒绝")
         body = self.json_object()
         if body is None:
             return self.refuse(400, "malformed", "请求体不是JSON对象")
+        # Whoever knows an id refuses no repetition of what it has taken.
+        if is_code(self.fault) and not self.store.was_sent(f"{self.channel}/{body.get('request_id')}"):
+            return self.refuse(int(self.fault), "scripted", "按脚本拒绝")
         problem = _find_problem(body) or self.problem_of(body)
         if problem:
             return self.refuse(422, "invalid_" + problem, f"{problem} 不正确", field=problem)

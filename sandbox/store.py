@@ -214,6 +214,9 @@ class Store:
         ).lastrowid
         return {"id": f"{seq:012d}"} | record
 
+    def was_sent(self, dedupe: str) -> bool:
+        return self._db.execute("select 1 from sent where dedupe = ?", (dedupe,)).fetchone() is not None
+
     def sent(self, channel: str | None, to: str | None, after: str | None) -> list[dict[str, Any]]:
         """List what was sent, oldest first.
 
