@@ -50,8 +50,9 @@ async def _all(world: World, events: Mapping[str, Intent], figures: dict[str, fl
         for problem in _wrong(row, taken.by_marker.get(intent.marker, Counter()), undelivered):
             yield f"{intent.marker} ({intent.event}): {problem}: {_shown(row)}"
         first = mishaps["first"].get(f"{intent.number:07d}")
-        # In quiet hours it is due later: what is told to be urgent is not all that passes them.
-        if intent.lane == URGENT and first is not None and not world.plan.people[intent.person].quiet:
+        # What waits for the morning is due later: in quiet hours not all of the urgent lane passes, and nobody is rung up at night.
+        waits_for_morning = world.plan.people[intent.person].quiet or (row["attempts"] and row["attempts"][0]["channel"] == "voice")
+        if intent.lane == URGENT and first is not None and not waits_for_morning:
             waited = first - row["made_at"].timestamp()
             waits.append(waited)
             if waited > URGENT_WITHIN.total_seconds():
