@@ -66,8 +66,13 @@ class Process:
         """Run something until the process dies."""
         task = asyncio.ensure_future(work)
         self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        task.add_done_callback(self._ended)
         return task
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: a death is no accident
 
     def work(self) -> None:
         """Begin the loops of commands/worker.py that messages need."""
