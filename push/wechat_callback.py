@@ -16,6 +16,7 @@ import orjson
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 _BLOCK = 32
+_MOST_DEEP = 16  # WeChat's XML is four deep
 
 
 class CallbackRejected(Exception):
@@ -118,9 +119,13 @@ class MessageCipher:
 
 
 def parse(body: bytes) -> dict[str, Any]:
-    """Read a JSON or XML body into a dict. Raises CallbackRejected, also for XML with a document type (entities)."""
+    """Read a JSON or XML body into a dict. Raises CallbackRejected, also for XML with a document type (entities).
+
+    Whoever knows the address can send one: in secure mode it must be read before there is a signature to check.
+    """
     if body.lstrip().startswith(b"<"):
-        if b"<!DOCTYPE" in body.upper() or b"<!ENTITY" in body.upper():
+        # A byte of zeros is UTF-16, which the parser would read as well, and in which the words below look otherwise.
+        if b"<!DOCTYPE" in body.upper() or b"<!ENTITY" in body.upper() or b"\0" in body:
             raise CallbackRejected("document type in XML")
         try:
             return dict(_members(ElementTree.fromstring(body)))  # noqa: S314 (entities are refused above)
@@ -209,14 +214,17 @@ def _list(holder: Any, bare: Any) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
-def _members(node: ElementTree.Element) -> list[tuple[str, Any]]:
-    """Return the children of an XML element as pairs; a name that repeats becomes a list."""
+def _members(node: ElementTree.Element, deep: int = 0) -> list[tuple[str, Any]]:
+    """Return the children of an XML element as pairs; a name that repeats becomes a list. Raises ValueError: nested too deep."""
+    if deep > _MOST_DEEP:
+        raise ValueError("nested too deep")
     found: dict[str, Any] = {}
     for child in node:
-        value: Any = dict(_members(child)) if len(child) else (child.text or "")
-        if child.tag in found:
-            kept = found[child.tag]
-            found[child.tag] = [*kept, value] if isinstance(kept, list) else [kept, value]
-        else:
+        value: Any = dict(_members(child, deep + 1)) if len(child) else (child.text or "")
+        if child.tag not in found:
             found[child.tag] = value
+        elif isinstance(found[child.tag], list):
+            found[child.tag].append(value)
+        else:
+            found[child.tag] = [found[child.tag], value]
     return list(found.items())

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
 from pymongo import ASCENDING, DESCENDING, IndexModel
@@ -12,6 +12,7 @@ from app.kernel import context
 from app.kernel.clock import format_utc
 from app.kernel.errors import Conflict, ErrorRow, Forbidden, NotFound, error_row
 from app.kernel.events import Event
+from app.kernel.text import without_unseen
 from push.campaigns import machine
 from push.campaigns.segments import ALL, NEEDS, Segment, to_document
 from push.model import SWITCH_OF, Preferences
@@ -25,6 +26,8 @@ COUNTS = (*OUTCOMES, "opened")
 COUNT_AT_MOST = 100_000
 MOST_TESTS = 20
 LONGEST_WAIT = timedelta(days=90)
+SHORTEST_TITLE, SHORTEST_TEXT = 2, 5
+FIRST_DAY, LAST_DAY = date(2000, 1, 1), date(2099, 12, 31)  # of a segment's days
 RATES = (1, 500)  # persons per second
 _LINK = re.compile(r"/(?![/\\])[^\x00-\x20\x7f\\{}]+")
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
@@ -123,11 +126,15 @@ def mistakes(content: Content, catalogue: Catalogue, carriers: Collection[str], 
         rows.append(error_row(pointer, "invalid", detail))
 
     for name, text in (("title", content.title), ("title_en", content.title_en)):
-        if "\n" in text or _CONTROL.search(text):
+        if len(text.splitlines()) > 1 or _CONTROL.search(text):
             wrong(f"/{name}", "标题写在一行里，不要有特殊字符")
     for name, text in (("text", content.text), ("text_en", content.text_en)):
         if _CONTROL.search(text):
             wrong(f"/{name}", "正文里有不能显示的字符")
+    # What nobody sees says nothing: blanks, and what is left out of every text.
+    for name, text, least in (("title", content.title, SHORTEST_TITLE), ("text", content.text, SHORTEST_TEXT)):
+        if len(without_unseen(text).strip()) < least:
+            wrong(f"/{name}", f"至少写{least}个看得见的字")
     if bool(content.title_en) != bool(content.text_en):
         wrong("/title_en" if content.text_en else "/text_en", "英文标题和英文正文要么都写，要么都不写")
     if not _LINK.fullmatch(content.link):
@@ -137,6 +144,8 @@ def mistakes(content: Content, catalogue: Catalogue, carriers: Collection[str], 
             wrong("/channels", f"群发通知不能用 {channel} 发送")
     if content.start_at is not None and content.start_at > now + LONGEST_WAIT:
         wrong("/start_at", f"最多提前{LONGEST_WAIT.days}天安排")
+    elif content.start_at is not None and content.start_at < now - LONGEST_WAIT:  # one that has just passed means "at once"
+        wrong("/start_at", "这个时刻早就过了，请重新填写；马上发送的，这一项留空")
     return rows + _segment_mistakes(content.segment, catalogue)
 
 
@@ -159,6 +168,10 @@ def _segment_mistakes(segment: Segment, catalogue: Catalogue) -> list[ErrorRow]:
         for code in getattr(segment, name):
             if not is_known(code):
                 rows.append(error_row(f"/segment/{name}", "unknown", f"没有找到：{code}"))
+    for name in ("from_on", "until_on"):
+        day = getattr(segment, name)
+        if day is not None and not FIRST_DAY <= day <= LAST_DAY:
+            rows.append(error_row(f"/segment/{name}", "invalid", f"日期应在{FIRST_DAY.year}年到{LAST_DAY.year}年之间"))
     if segment.from_on and segment.until_on and segment.from_on > segment.until_on:
         rows.append(error_row("/segment/until_on", "invalid", "结束日期不能早于开始日期"))
     return rows

@@ -14,6 +14,7 @@ from app.kernel.audit import record
 from app.kernel.clock import utc_now
 from app.kernel.errors import ValidationFailed, error_row
 from app.kernel.ids import new_id
+from app.kernel.text import without_unseen
 from app.storage.mongo import Database
 from app.storage.redis import publish
 from push.campaigns import machine, segments, steps
@@ -259,7 +260,9 @@ class Campaigns:
             rows.append(error_row("/segment/kind", "unknown", "还不能选这类收件人"))
         if rows:
             raise ValidationFailed(rows)
-        return content
+        return replace(
+            content, **{name: without_unseen(getattr(content, name)).strip() for name in ("title", "text", "title_en", "text_en")}
+        )
 
     async def act(
         self, campaign_id: str, staff: StaffSession, name: str, *, note: str = "", version: int | None = None

@@ -200,8 +200,15 @@ def test_xml_is_read_like_json():
     push = read(parse(xml))
     assert [(one.template_id, one.status) for one in push.choices] == [("t1", "accept"), ("t2", "reject")]
     assert push.openid == "o1"
+    entities = '<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'
+    for encoding in ("utf-8", "utf-16", "utf-16-le", "utf-16-be"):
+        with pytest.raises(CallbackRejected):
+            parse(entities.encode(encoding))
     with pytest.raises(CallbackRejected):
-        parse(b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>')
+        parse(b"<a>" * 30_000 + b"</a>" * 30_000)
+    began = time.perf_counter()
+    assert len(parse(b"<xml>" + b"<a/>" * 60_000 + b"</xml>")["a"]) == 60_000
+    assert time.perf_counter() - began < 3  # each row costs the same: a body of the largest size must not hold the process
 
 
 # Published with Tencent's own sample code of message encryption (WXBizMsgCrypt, Java: WXBizMsgCryptTest; Python and Node: Sample).

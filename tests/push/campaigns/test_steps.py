@@ -3,7 +3,7 @@
 import asyncio
 import re
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -197,10 +197,17 @@ async def test_a_test_goes_to_the_author_alone_and_says_what_it_is(office: Offic
         ({"channels": ("pigeon",)}, "/channels"),
         ({"channels": ("voice",)}, "/channels"),
         ({"start_at": utc_now() + timedelta(days=100)}, "/start_at"),
+        ({"start_at": datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))}, "/start_at"),
+        ({"title": "   "}, "/title"),
+        ({"title": "\u200b\u200b\u202e字"}, "/title"),
+        ({"title": "一行\u2028又一行"}, "/title"),
+        ({"text": " \n \u200b\u200b\u200b\u200b\n"}, "/text"),
         ({"segment": Segment("division")}, "/segment/divisions"),
         ({"segment": Segment("division", divisions=("999999",))}, "/segment/divisions"),
         ({"segment": Segment("applicants", items=("nothing",))}, "/segment/items"),
         ({"segment": replace(BACKWARDS, from_on=date(2026, 2, 2), until_on=date(2026, 2, 1))}, "/segment/until_on"),
+        ({"segment": replace(BACKWARDS, from_on=date(1, 1, 1), until_on=None)}, "/segment/from_on"),
+        ({"segment": replace(BACKWARDS, from_on=None, until_on=date(9999, 12, 31))}, "/segment/until_on"),
         ({"segment": Segment("subscribers", themes=("占卜",))}, "/segment/themes"),
         ({"segment": Segment("all", items=("id_card_lost",))}, "/segment/items"),
     ],
@@ -209,6 +216,11 @@ async def test_what_cannot_be_is_refused_by_field(office: Office, changes, point
     with pytest.raises(ValidationFailed) as caught:
         await office.campaigns.create(CLERK, replace(WANTED, **changes), new_id("cpn"))
     assert pointer in [row["pointer"] for row in caught.value.errors]
+
+
+async def test_what_nobody_sees_is_left_out_of_what_is_sent(office: Office):
+    campaign = await office.campaigns.get(await office.draft(title="\ufeff户籍\u202e窗口\u200b搬迁", text="12月1日起\x85，搬到\u2066新址\u2069。"), CLERK)
+    assert (campaign["title"], campaign["text"]) == ("户籍窗口搬迁", "12月1日起，搬到新址。")
 
 
 async def test_an_agency_sees_its_own_and_the_operator_all(office: Office):
