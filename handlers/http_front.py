@@ -5,7 +5,8 @@ all are, is read here; every other one (WebSocket, streamed or large body, `Expe
 together with its connection, before a byte of it was used. Both give the application the same `HTTPServerRequest`, so no handler can tell.
 
 Where a request ends is said once: its head ends with the first empty line, its body has the `Content-Length` that llhttp has judged, and
-nothing else may say so (`Transfer-Encoding` is Tornado's). A connection has one request in hand; what comes meanwhile waits.
+nothing else may say so (`Transfer-Encoding` is Tornado's). A connection has one request in hand; what comes meanwhile waits, and so does
+the next request while the client leaves its answers unread: a connection holds a few hundred kilobytes, whatever its client does.
 """
 
 import asyncio
@@ -88,7 +89,9 @@ class _Connection(asyncio.Protocol):
         self._head_end = 0  # of the request that is coming in, in the buffer; 0 while its head is not whole
         self._need = 0  # bytes of it in all
         self._answer: _Answer | None = None  # of the request in hand
-        self._drained: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None  # there while the client leaves too much unread
+        self._unsent = 0  # bytes of answers that it had not taken at the last look
+        self._is_leaving = False  # to Tornado, as soon as it has taken them
         self._feeding: asyncio.Task[None] | None = None
         self._begin_head()
 
@@ -114,10 +117,15 @@ class _Connection(asyncio.Protocol):
         if not self._buffer and self._answer is None:
             self._since = asyncio.get_running_loop().time()
         self._buffer += data
-        if self._answer is None:
+        if self._may_read:
             self._read()
-        elif len(self._buffer) > MAX_HEAD_BYTES:
+        if not self._may_read and len(self._buffer) > MAX_HEAD_BYTES:
             self._transport.pause_reading()
+
+    @property
+    def _may_read(self) -> bool:
+        """Say whether the next request may be taken up."""
+        return self._answer is None and self._drained is None and not self._is_leaving and not self._transport.is_closing()
 
     def pause_writing(self) -> None:
         self._drained = asyncio.get_running_loop().create_future()
@@ -126,6 +134,10 @@ class _Connection(asyncio.Protocol):
         drained, self._drained = self._drained, None
         if drained is not None and not drained.done():
             drained.set_result(None)
+        if self._is_leaving:
+            self._leave_to_tornado()
+        else:
+            asyncio.get_running_loop().call_soon(self._go_on)
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._front.connections.discard(self)
@@ -140,13 +152,14 @@ class _Connection(asyncio.Protocol):
     # --- reading ---
 
     def _read(self) -> None:
-        """Hand the first request of the buffer on, if it is there."""
+        """Hand the first request of the buffer on, if it is there; else let more come."""
         buffer = self._buffer
         if not self._head_end:
             while buffer[:2] == b"\r\n":  # allowed before a request (RFC 9112, 2.2)
                 del buffer[:2]
             end = buffer.find(b"\r\n\r\n") + 4
             if end < 4 and len(buffer) <= MAX_HEAD_BYTES and b"\n\n" not in buffer:
+                self._transport.resume_reading()
                 return
             length = self._length(bytes(memoryview(buffer)[:end])) if 4 <= end <= MAX_HEAD_BYTES else None
             if length is None:
@@ -154,6 +167,7 @@ class _Connection(asyncio.Protocol):
                 return
             self._head_end, self._need = end, end + length
         if len(buffer) < self._need:
+            self._transport.resume_reading()
             return
         body = bytes(memoryview(buffer)[self._head_end : self._need])
         if body:
@@ -229,6 +243,12 @@ class _Connection(asyncio.Protocol):
 
     def _leave_to_tornado(self) -> None:
         """Give the connection with the request whose head has just come to Tornado's server, for good."""
+        if self._transport.is_closing():
+            return
+        self._is_leaving = True
+        if self._transport.get_write_buffer_size():  # of the answers before: they would be lost with the transport
+            self._transport.set_write_buffer_limits(high=0)  # so that resume_writing says when the last byte has left
+            return
         # The transport closes its own descriptor alone: the connection lives on in the copy.
         own = socket.socket(fileno=os.dup(self._transport.get_extra_info("socket").fileno()))
         own.setblocking(False)
@@ -261,20 +281,26 @@ class _Connection(asyncio.Protocol):
             return
         loop = asyncio.get_running_loop()
         self._since = loop.time()
-        self._transport.resume_reading()
         # Not here: a hundred small requests in one piece would be a hundred calls deep.
         if self._buffer:
             loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
-        if self._answer is None and self._buffer and not self._transport.is_closing():
+        if self._buffer and self._may_read:
             self._read()
 
     def close(self) -> None:
         self._transport.close()
 
     def close_if_idle(self, now: float) -> None:
-        if self._answer is None and now - self._since > (ARRIVE_S if self._buffer else IDLE_S):
+        unsent = self._transport.get_write_buffer_size()
+        if unsent != self._unsent:  # it takes what it is sent, however slowly
+            self._unsent, self._since = unsent, now
+        waited_s = now - self._since
+        if unsent:
+            if waited_s > IDLE_S:
+                self._transport.abort()  # a mere close would wait for its reader
+        elif self._answer is None and waited_s > (ARRIVE_S if self._buffer else IDLE_S):
             self._transport.close()
 
 
@@ -358,13 +384,15 @@ class _Begun(IOStream):
     def __init__(self, connection: socket.socket, begun: bytes, **arguments: Any) -> None:
         self._begun = begun
         super().__init__(connection, **arguments)
+        # At the first read all of it: the loop tells only of bytes that are still in the socket.
+        self._later_chunk_size, self.read_chunk_size = self.read_chunk_size, max(self.read_chunk_size, len(begun))
 
     def read_from_fd(self, buf: bytearray | memoryview) -> int | None:
         if not self._begun:
             return super().read_from_fd(buf)
         count = min(len(buf), len(self._begun))
         buf[:count] = self._begun[:count]
-        self._begun = self._begun[count:]
+        self._begun, self.read_chunk_size = self._begun[count:], self._later_chunk_size
         return count
 
 

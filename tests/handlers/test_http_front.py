@@ -261,6 +261,7 @@ MALFORMED = {
     "two hosts": request("GET /echo", "Host: other.example"),
     "head without end": b"GET /echo HTTP/1.1\r\n" + b"X-Long: " + b"x" * 70_000,
     "long head": request("GET /echo", "X-Long: " + "x" * 70_000),
+    "long line": request("GET /echo?" + "x" * 66_000),
 }
 
 
@@ -320,6 +321,53 @@ async def test_a_slow_reader_holds_up_who_writes_to_it_and_nobody_else(sites: Si
             read += len(await asyncio.wait_for(loop.sock_recv(slow, 1 << 20), 5))
         assert Flood.sent > sent
     assert await asyncio.wait_for(Flood.ended.get(), 5) == "closed"
+
+
+async def test_who_asks_on_and_reads_nothing_is_held_up_and_cut_off(sites: Sites) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as greedy:
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        greedy.setblocking(False)
+        await loop.sock_connect(greedy, ("127.0.0.1", sites.ours))
+        asked = request("GET /echo?" + "x" * 1000) * 40_000
+        sending = asyncio.create_task(loop.sock_sendall(greedy, asked))
+        await asyncio.sleep(0.1)
+        [connection] = sites.front.connections
+        async with asyncio.timeout(10):
+            while connection._drained is None:  # the kernel's own buffers come first
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(0.2)
+        kept = len(connection._buffer), connection._transport.get_write_buffer_size()
+        assert max(kept) < 1024 * 1024, kept
+        assert not sending.done()
+        connection.close_if_idle(loop.time())  # a look that sees the unread answers
+        connection.close_if_idle(loop.time() + http_front.IDLE_S - 1)
+        assert not connection.is_closing()
+        connection.close_if_idle(loop.time() + http_front.IDLE_S + 1)
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(sending, 5)
+        assert not sites.front.connections
+
+
+async def test_who_reads_late_gets_every_answer(sites: Sites) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", sites.ours, limit=2048)
+    asked = [request(f"GET /echo?n={number}&{'x' * 2000}") for number in range(2000)]
+    asked.append(request("POST /echo?last", "Connection: close", body=b"x" * BIG))  # Tornado's, with answers before it still on their way
+    sending = asyncio.create_task(_send(writer, b"".join(asked)))
+    await asyncio.sleep(0.3)
+    came = b""
+    while piece := await asyncio.wait_for(reader.read(1 << 16), 5):
+        came += piece
+    await sending
+    assert [int(number) for number in re.findall(rb'"uri":"/echo\?n=(\d+)', came)] == list(range(2000))
+    assert came.count(b"/echo?last") == 1 and came.count(b"HTTP/1.1 200 OK") == 2001
+    writer.close()
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
 
 
 async def test_many_small_requests_in_one_piece_are_answered_in_their_order(sites: Sites) -> None:
