@@ -105,7 +105,7 @@ class Sending:
         """Wait until the rate of a channel allows one more; False: it took too long, and the delivery went back for later."""
         lane, waited_s = delivery.get("lane", ORDINARY), 0.0
         while wait_s := await self.rates.take(name, lane):
-            if waited_s + wait_s > _PATIENCE_S:
+            if waited_s + wait_s > min(_PATIENCE_S, longest_call_s(lane)):  # the lease must outlast it
                 now = present()
                 if self._is_given_up(delivery, now):
                     await self._finish(delivery, "failed", now, new_attempt(name, "try_later", now, code="rate"))

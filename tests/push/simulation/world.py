@@ -68,6 +68,7 @@ class World:
         self.clock = Clock()
         self.counts: Counter[str] = Counter()
         self.told = 0
+        self.deaths_at: list[float] = []  # epoch seconds
         self.processes: dict[str, Process] = {}
         self.owners = [new_id("res") for _ in plan.people]
         self.addresses: list[frozenset[str]] = []
@@ -180,6 +181,7 @@ class World:
     def _died(self, name: str) -> None:
         """Called within the dying process: somebody starts another one, and the server lets go of the dead one's locks after a while."""
         self.counts["deaths"] += 1
+        self.deaths_at.append(utc_now().timestamp())
         dead = self.processes[name]
         # In a context of its own: a successor must not inherit the dead command's deadline.
         task = asyncio.get_running_loop().create_task(self._succeed(dead), context=Context())
