@@ -38,6 +38,8 @@ from push.templates import EventSpec, Rendered
 _ROUND_S = 10  # then the caller gets a turn: it may have been asked to stop
 _LOOK_AGAIN_S = 0.25
 _TOGETHER_S = 0.01
+# So many times its places a lane has in hand: while some are at a vendor, others are claimed, made ready and noted.
+_AHEAD = 3
 # Of one matter and person at most one message leaves the hall in so long a time, of those that may be merged (`may_merge`).
 MERGE_WINDOW = timedelta(seconds=60)
 
@@ -165,7 +167,7 @@ class Deliveries:
     async def _deliver_lane(self, lane: str, begin: datetime) -> int:
         loop = asyncio.get_running_loop()
         began = loop.time()
-        taken_up, in_hand, places = 0, set[asyncio.Task[None]](), PLACES[lane]
+        taken_up, in_hand, places = 0, set[asyncio.Task[None]](), PLACES[lane] * (1 if lane == URGENT else _AHEAD)
 
         def present() -> datetime:
             return begin + timedelta(seconds=loop.time() - began)

@@ -25,7 +25,7 @@ from app.storage.gather import Gather
 log = structlog.get_logger(__name__)
 
 URGENT, ORDINARY, CAMPAIGN = LANES = ("urgent", "ordinary", "campaign")
-# How many deliveries one worker has in hand at once. Together fewer than app.platforms.http.CALLS_IN_FLIGHT of one vendor: a lane that fills
+# How many calls one worker makes at once. Together fewer than app.platforms.http.CALLS_IN_FLIGHT of one vendor: a lane that fills
 # its places with slow calls leaves places there for the others.
 PLACES: Mapping[str, int] = {URGENT: 8, ORDINARY: 16, CAMPAIGN: 6}
 # The part of a channel's bucket that a lane leaves to those above it.

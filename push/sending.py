@@ -13,11 +13,12 @@ from typing import Any
 import structlog
 from prometheus_client import Counter, Histogram
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import PyMongoError
 
 from app.kernel import context
 from push.channel import Channel, ChannelError, Envelope, Letter, Refused, TryLater, Unclear
 from push.in_hand import InHand, longest_call_s
-from push.lanes import CAMPAIGN, ORDINARY, Rates
+from push.lanes import CAMPAIGN, ORDINARY, PLACES, Rates
 from push.model import ELDER_FIRST, Preferences
 from push.store import Store
 
@@ -44,6 +45,7 @@ class Sending:
         self._store = store
         self._channels = channels
         self.rates = rates
+        self._places = {lane: asyncio.Semaphore(places) for lane, places in PLACES.items()}
 
     async def take_up(self, delivery: dict[str, Any], present: Present) -> None:
         """Work on a claimed delivery. Raises nothing: what breaks comes back when the lease has run out."""
@@ -88,8 +90,6 @@ class Sending:
                 continue
             if not await self._has_room(delivery, name, present):
                 return
-            if not await self._in_hand.start_sending(delivery, name, present()):
-                return  # the lease had run out and somebody else has it
             if await self._send(delivery, channel, envelope, present):
                 return
             delivery["state"] = "waiting"
@@ -138,9 +138,15 @@ class Sending:
 
     async def _send(self, delivery: dict[str, Any], channel: Channel, envelope: Envelope, present: Present) -> bool:
         """Send once and note the outcome; False: the next channel is to be tried now."""
+        lane = delivery.get("lane", ORDINARY)
         try:
-            async with asyncio.timeout(longest_call_s(delivery.get("lane", ORDINARY))):
-                vendor_id = await channel.send(envelope)
+            async with self._places[lane]:
+                if not await self._in_hand.start_sending(delivery, channel.name, present()):
+                    return True  # the lease had run out and somebody else has it
+                async with asyncio.timeout(longest_call_s(lane)):
+                    vendor_id = await channel.send(envelope)
+        except PyMongoError:  # before the call: the lease brings it back
+            raise
         except Refused as error:
             return not await self._note_refused(delivery, channel, envelope, error, present())
         except TryLater as error:
