@@ -41,6 +41,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:  # an IPv4 address in another dress leads to the same place
             return is_public(str(inner))
+    if ip.version == 6 and ip.is_site_local:  # fec0::/10, which counts as global since it was withdrawn
+        return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback or ip.is_link_local)
 
 

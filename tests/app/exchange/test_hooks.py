@@ -348,7 +348,7 @@ def test_an_address_of_a_wrong_form_is_refused(url: str):
     "address",
     [
         "10.0.0.1", "127.0.0.1", "192.168.1.1", "172.16.0.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255", "::1", "::",
-        "fe80::1", "fe80::1%eth0", "fc00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "198.18.0.1", "not an address", "",
+        "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::", "198.18.0.1", "not an address", "",
     ],
 )  # fmt: skip
 def test_an_address_inside_is_not_public(address: str):
