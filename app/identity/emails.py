@@ -20,6 +20,7 @@ from app.kernel.crypto import KeyRing
 from app.kernel.errors import Conflict, HallError, NotFound, RateLimited, ValidationFailed, error_row
 from app.kernel.ids import random_digits
 from app.kernel.numbers import check_email, mask_email
+from app.storage.limits import take_turn
 from app.storage.mongo import Database
 
 VALID_FOR = timedelta(minutes=10)  # mail can be slow
@@ -100,6 +101,8 @@ class Emails:
         now = self._clock()
         index = self._index(email)
         await self._check_limits(resident_id, index, address, now)
+        for who in (resident_id, index):
+            await take_turn(self._sends, who, self._interval_s, now)
         await self._sends.insert_one({"resident_id": resident_id, "email_index": index, "address": address, "at": now})
         code = random_digits(6)
         await self._codes.replace_one(

@@ -12,6 +12,7 @@ from app.identity.errors import SmsCodeWrong
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import RateLimited
 from app.kernel.ids import random_digits
+from app.storage.limits import take_turn
 from app.storage.mongo import Database
 
 VALID_FOR = timedelta(minutes=5)
@@ -47,6 +48,7 @@ class SmsCodes:
         """
         index = self._keys.blind_index(phone, purpose="phone")
         await self._check_limits(index, address, now)
+        await take_turn(self._sends, index, self._limits.interval_s, now)
         await self._sends.insert_one({"phone_index": index, "address": address, "at": now})
         code = random_digits(6)
         await self._codes.replace_one(

@@ -1,6 +1,14 @@
-"""How often something may be done by one person or one address, counted in Redis. Without Redis nothing is limited: it is only a brake."""
+"""How often something may be done by one person or one address.
+
+`Limit` counts in Redis; without Redis nothing is limited by it: it is only a brake. `take_turn` is exact, in MongoDB.
+"""
+
+from datetime import datetime
+from typing import Any
 
 import structlog
+from pymongo.asynchronous.collection import AsyncCollection
+from pymongo.errors import DuplicateKeyError
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
@@ -48,3 +56,18 @@ class Limit:
 
     def _key(self, who: str) -> str:
         return f"limit:{self._name}:{{{who}}}"  # the braces keep one who on one node of a cluster
+
+
+async def take_turn(turns: AsyncCollection[Any], who: str, interval_s: int, now: datetime) -> None:
+    """Of all who ask for `who` at the same moment let one through, exactly. Raises RateLimited.
+
+    Looking and noting are two steps: a hundred at once would all look before the first has noted. `turns` gets one row a turn, `{_id, at}`,
+    and has to forget old ones by itself.
+    """
+    if interval_s <= 0:
+        return
+    number = int(now.timestamp() // interval_s)
+    try:
+        await turns.insert_one({"_id": f"turn:{who}:{number}", "at": now})
+    except DuplicateKeyError:
+        raise RateLimited(f"刚刚操作过，请 {interval_s} 秒后再试。", retry_after_s=interval_s, en=f"Try again in {interval_s} seconds.") from None

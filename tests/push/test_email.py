@@ -1,5 +1,6 @@
 """E-mail by a mail server that really speaks SMTP: what arrives, what each refusal causes, how an address is verified."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -248,6 +249,20 @@ async def test_codes_are_limited_per_person_and_per_address(post: Post):
     with pytest.raises(RateLimited):
         await strict.ask(owner_id, email, "10.0.0.4")
     assert len(await post.sent(email)) == 2
+
+
+async def test_of_many_who_ask_for_a_code_at_once_one_is_sent(post: Post):
+    strict = Emails(post.desk.database, post.emails._keys, post.emails._send_code, interval_s=60, per_hour=5, per_hour_per_address=99)
+    people = [await post.desk.resident() for _ in range(8)]
+    email = f"zhao{people[0][-6:].lower()}@example.com"
+    # Everybody at one address, and one person at many.
+    asked = [strict.ask(owner_id, email, "10.0.0.8") for owner_id in people[:-1]]
+    asked += [strict.ask(people[-1], f"qian{number}{people[0][-6:].lower()}@example.com", "10.0.0.8") for number in range(8)]
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert sum(isinstance(result, str) for result in results[:7]) == 1
+    assert sum(isinstance(result, str) for result in results[7:]) == 1
+    assert all(isinstance(result, str | RateLimited) for result in results)
+    assert len(await post.sent(email)) == 1
 
 
 @pytest.mark.parametrize("text", ["", "a", "a@b", "张三@example.com", "a@b@example.com", "a b@-x.com", "a@example.com\r\nBcc: b@c.com", "a" * 65 + "@e.com"])

@@ -1,6 +1,7 @@
 """Who is who: sign-in through the platforms' wire protocols, rotating tokens, joining, codes used once."""
 
 import asyncio
+from datetime import timedelta
 
 import aiohttp
 import pytest
@@ -261,6 +262,21 @@ async def test_codes_are_limited_per_phone(database, keys):
     with pytest.raises(RateLimited) as caught:
         await codes.send("13900002003", "a", purpose="login", now=utc_now())
     assert 1 <= caught.value.retry_after_s <= 60
+
+
+async def test_of_many_who_ask_for_a_code_at_once_one_is_sent(database, keys):
+    sent: list[str] = []
+
+    async def send(phone: str, *_):
+        sent.append(phone)
+
+    codes, now = SmsCodes(database, keys, SmsLimits(60, 5, 100), send), utc_now()
+    asked = (codes.send("13900002055", f"a{number}", purpose="login", now=now) for number in range(30))
+    results = await asyncio.gather(*asked, return_exceptions=True)
+    assert len(sent) == 1
+    assert [type(result) for result in results if result is not None] == [RateLimited] * 29
+    await codes.send("13900002055", "a", purpose="login", now=now + timedelta(seconds=61))
+    assert len(sent) == 2
 
 
 async def test_nothing_personal_is_stored_in_clear(identity, database):
