@@ -58,7 +58,7 @@ class Submissions:
         self._people = people
         self._papers = papers
         # One is judged and sent while the others commit.
-        self._together: Gather[_HandIn, Case | None] = Gather(self._write_together, at_most=32, in_flight=3)
+        self._together: Gather[_HandIn, Case | None] = Gather(self._write_together, at_most=32, in_flight=2)
 
     async def hand_in(self, case_id: str, owner_id: str, step: Step, command: str | None) -> Case:
         """Take a step that counts on what was handed in. `step` is pure and may run twice; see service.submit for `command` and errors."""

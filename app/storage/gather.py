@@ -1,7 +1,8 @@
 """Group commit: what comes at the same time is written together, and each caller gets its own answer.
 
-While one batch is being written the next one gathers, so batches are as large as the load makes them: a single item is written at once,
-alone, and nobody waits for a batch to fill up; unless a moment of waiting is asked for, where callers have other work to do meanwhile.
+While one batch is being written the next one gathers, so batches are as large as the load makes them. An item that comes alone is written at
+once, alone. Where items come together, the next batch waits a moment for as many as the last one had: without that the first to come
+would go alone, and each batch costs the same whatever is in it.
 """
 
 import asyncio
@@ -9,6 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextvars import Context
 from typing import Generic, TypeVar
+
+LINGER_S = 0.002
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -24,14 +27,15 @@ class Gather(Generic[T, R]):
             must know of its caller (the request id) has to be part of it.
         at_most: items of one batch.
         in_flight: batches that may be written at the same time; they must not depend on their order.
-        linger_s: how long the first item waits for others.
+        linger_s: how long a batch waits at most for as many items as the last one had; never for more than one.
     """
 
     def __init__(
-        self, flush: Callable[[list[T]], Awaitable[Sequence[R | Exception]]], *, at_most: int = 64, in_flight: int = 1, linger_s: float = 0.0
+        self, flush: Callable[[list[T]], Awaitable[Sequence[R | Exception]]], *, at_most: int = 64, in_flight: int = 1, linger_s: float = LINGER_S
     ) -> None:
         self._flush = flush
         self._linger_s = linger_s
+        self._last = 0  # items of the last batch
         self._at_most = at_most
         self._in_flight = in_flight
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
@@ -50,10 +54,13 @@ class Gather(Generic[T, R]):
         return await answer
 
     async def _write(self) -> None:
-        if self._linger_s:
-            await asyncio.sleep(self._linger_s)
         while self._waiting:
+            if self._linger_s and len(self._waiting) < min(self._last, self._at_most):
+                await asyncio.sleep(self._linger_s)
             batch = [self._waiting.popleft() for _ in range(min(self._at_most, len(self._waiting)))]
+            if not batch:  # another writer was faster
+                break
+            self._last = len(batch)
             try:
                 answers = await self._flush([item for item, _ in batch])
                 if len(answers) != len(batch):

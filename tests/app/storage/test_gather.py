@@ -123,3 +123,35 @@ async def test_a_batch_belongs_to_none_of_its_callers():
     whose.set("the first caller's")
     await Gather(flush).add("one")
     assert seen == ["nobody's"]
+
+
+async def test_where_items_come_together_the_next_batch_waits_for_as_many():
+    writer = Writer(linger_s=0.05)
+    writer.gate.set()
+    assert await add_all(writer.gather, "a", "b") == ["a!", "b!"]
+    first = asyncio.create_task(writer.gather.add("c"))
+    await turns()
+    assert writer.batches == [["a", "b"]], "the first to come does not go alone"
+    assert await writer.gather.add("d") == "d!"
+    await first
+    assert writer.batches == [["a", "b"], ["c", "d"]]
+
+
+async def test_who_waits_in_vain_goes_alone_and_after_that_nobody_waits():
+    writer = Writer(linger_s=0.05)
+    writer.gate.set()
+    await add_all(writer.gather, "a", "b")
+    assert await writer.gather.add("c") == "c!"
+    task = asyncio.create_task(writer.gather.add("d"))
+    await turns()
+    assert task.done() and writer.batches == [["a", "b"], ["c"], ["d"]]
+
+
+async def test_what_another_writer_has_taken_meanwhile_is_written_once():
+    writer = Writer(in_flight=2, at_most=2, linger_s=0.02)
+    writer.gate.set()
+    await add_all(writer.gather, "a", "b")
+    answers = await asyncio.gather(*(writer.gather.add(item) for item in "cde"))
+    assert answers == ["c!", "d!", "e!"]
+    assert sorted(item for batch in writer.batches for item in batch) == list("abcde")
+    assert all(writer.batches)
