@@ -67,6 +67,7 @@ class World:
         self.folder = folder / "stand-ins"
         self.clock = Clock()
         self.counts: Counter[str] = Counter()
+        self.is_rush = True  # workers that are started begin their loops
         self.told = 0
         self.deaths_at: list[float] = []  # epoch seconds
         self.processes: dict[str, Process] = {}
@@ -175,8 +176,6 @@ class World:
             )
         elif self.is_rush:
             process.work()
-
-    is_rush = True
 
     def _died(self, name: str) -> None:
         """Called within the dying process: somebody starts another one, and the server lets go of the dead one's locks after a while."""
