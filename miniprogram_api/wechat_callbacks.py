@@ -105,7 +105,8 @@ class WechatCallback(HallHandler):
         self._check_age(timestamp)
 
     def _check_age(self, timestamp: str) -> None:
-        if not timestamp.isdigit() or abs(utc_now().timestamp() - int(timestamp)) > MAX_AGE_S:
+        is_number = timestamp.isascii() and timestamp.isdigit() and len(timestamp) <= 12
+        if not is_number or abs(utc_now().timestamp() - int(timestamp)) > MAX_AGE_S:
             raise CallbackRejected("timestamp")
 
     def _argument(self, name: str) -> str:

@@ -10,7 +10,7 @@ from app.kernel.audit import record
 from app.kernel.errors import ValidationFailed, error_row
 from app.storage.mongo import Database
 from push.campaigns import machine
-from push.campaigns.model import CampaignConflict, CampaignNotFound, StepForbidden, StepNotAllowed
+from push.campaigns.model import MOST_TESTS, CampaignConflict, CampaignNotFound, StepForbidden, StepNotAllowed
 
 _KEPT_HISTORY = 300
 # Guard -> what whoever it holds back is told.
@@ -69,7 +69,11 @@ async def take(
         "$set": {"state": step.target or campaign["state"], **(changes or {})},
         "$push": {"history": {"$each": [row], "$slice": -_KEPT_HISTORY}},
     }
-    if name != "test":  # changes nothing that somebody could have looked at
+    if name == "test":  # changes nothing that somebody could have looked at
+        if campaign["tests"] >= MOST_TESTS:
+            raise StepNotAllowed(f"一个通知最多试发{MOST_TESTS}次。", en="Tested often enough.")
+        update["$inc"] = {"tests": 1}
+    else:
         update["$inc"] = {"version": 1}
     await database["campaigns"].update_one({"_id": campaign_id}, update, session=session)
     await record(

@@ -176,7 +176,10 @@ async def test_a_test_goes_to_the_author_alone_and_says_what_it_is(office: Offic
     assert await refused(office.campaigns.test(campaign_id, STRANGER, office.desk.town.phones[me])) == "campaign.not_found"
     found = await office.seen(campaign_id)
     assert found["progress"]["told"] == 0 and found["version"] == 1
-    await office.database["campaigns"].update_one({"_id": campaign_id}, {"$set": {"tests": 20}})
+    await office.database["campaigns"].update_one({"_id": campaign_id}, {"$set": {"tests": 17}})
+    at_once = (office.campaigns.test(campaign_id, CLERK, office.desk.town.phones[me]) for _ in range(8))
+    results = await asyncio.gather(*at_once, return_exceptions=True)
+    assert sorted(getattr(result, "code", "sent") for result in results) == ["campaign.action_not_allowed"] * 5 + ["sent"] * 3
     assert await refused(office.campaigns.test(campaign_id, CLERK, office.desk.town.phones[me])) == "campaign.action_not_allowed"
     # And the real one reaches the author as it does everybody.
     submitted = await office.campaigns.act(campaign_id, CLERK, "submit")
