@@ -20,7 +20,7 @@ from app.kernel.crypto import KeyRing
 from app.kernel.errors import Conflict, HallError, NotFound, RateLimited, ValidationFailed, error_row
 from app.kernel.ids import random_digits
 from app.kernel.numbers import check_email, mask_email
-from app.storage.limits import take_turn
+from app.storage.limits import noted_within, take_turn
 from app.storage.mongo import Database
 
 VALID_FOR = timedelta(minutes=10)  # mail can be slow
@@ -103,7 +103,9 @@ class Emails:
         await self._check_limits(resident_id, index, address, now)
         for who in (resident_id, index):
             await take_turn(self._sends, who, self._interval_s, now)
-        await self._sends.insert_one({"resident_id": resident_id, "email_index": index, "address": address, "at": now})
+        row = {"resident_id": resident_id, "email_index": index, "address": address, "at": now}
+        if not await noted_within(self._sends, row, {"address": address}, now - timedelta(hours=1), self._per_hour_per_address):
+            raise _too_often()
         code = random_digits(6)
         await self._codes.replace_one(
             {"_id": resident_id},
@@ -211,7 +213,11 @@ class Emails:
             ({"address": address}, self._per_hour_per_address),
         ):
             if await self._sends.count_documents({**query, "at": {"$gt": hour_ago}}, limit=most) >= most:
-                raise RateLimited("获取验证码次数太多，请过一小时再试。", retry_after_s=3600)
+                raise _too_often()
+
+
+def _too_often() -> RateLimited:
+    return RateLimited("获取验证码次数太多，请过一小时再试。", retry_after_s=3600)
 
 
 def _without_id(document: Mapping[str, Any]) -> dict[str, Any]:

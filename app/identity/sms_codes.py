@@ -12,7 +12,7 @@ from app.identity.errors import SmsCodeWrong
 from app.kernel.crypto import KeyRing
 from app.kernel.errors import RateLimited
 from app.kernel.ids import random_digits
-from app.storage.limits import take_turn
+from app.storage.limits import noted_within, take_turn
 from app.storage.mongo import Database
 
 VALID_FOR = timedelta(minutes=5)
@@ -49,7 +49,9 @@ class SmsCodes:
         index = self._keys.blind_index(phone, purpose="phone")
         await self._check_limits(index, address, now)
         await take_turn(self._sends, index, self._limits.interval_s, now)
-        await self._sends.insert_one({"phone_index": index, "address": address, "at": now})
+        row = {"phone_index": index, "address": address, "at": now}
+        if not await noted_within(self._sends, row, {"address": address}, now - timedelta(hours=1), self._limits.per_hour_per_address):
+            raise _too_often("当前网络")
         code = random_digits(6)
         await self._codes.replace_one(
             {"_id": f"{purpose}:{index}"},
@@ -86,4 +88,8 @@ class SmsCodes:
             ({"address": address}, hour_ago, self._limits.per_hour_per_address, "当前网络"),
         ):
             if await self._sends.count_documents({**query, "at": {"$gt": since}}, limit=most) >= most:
-                raise RateLimited(f"{what}获取验证码次数太多，请过一小时再试，或用微信、支付宝登录。", retry_after_s=3600)
+                raise _too_often(what)
+
+
+def _too_often(what: str) -> RateLimited:
+    return RateLimited(f"{what}获取验证码次数太多，请过一小时再试，或用微信、支付宝登录。", retry_after_s=3600)

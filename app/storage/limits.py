@@ -58,6 +58,19 @@ class Limit:
         return f"limit:{self._name}:{{{who}}}"  # the braces keep one who on one node of a cluster
 
 
+async def noted_within(rows: AsyncCollection[Any], row: dict[str, Any], who: dict[str, Any], since: datetime, most: int) -> bool:
+    """Note a row and say whether it is one of the first `most` of `who` since then; one that is not is taken out again.
+
+    Noted first, looked at after it: of a hundred at once each sees those before it, but for one or two that are being written in that moment.
+    """
+    noted = await rows.insert_one(row)
+    before = {**who, "at": {"$gt": since}, "_id": {"$type": "objectId", "$lte": noted.inserted_id}}
+    if await rows.count_documents(before, limit=most + 1) <= most:
+        return True
+    await rows.delete_one({"_id": noted.inserted_id})
+    return False
+
+
 async def take_turn(turns: AsyncCollection[Any], who: str, interval_s: int, now: datetime) -> None:
     """Of all who ask for `who` at the same moment let one through, exactly. Raises RateLimited.
 
