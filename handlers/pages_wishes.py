@@ -1,5 +1,6 @@
 """怎么通知我: the page of the notification preferences, one form that needs no script; and the matters that are kept quiet."""
 
+import re
 from collections.abc import Mapping
 from datetime import time
 from typing import Any
@@ -16,6 +17,7 @@ SWITCH_NAMES = {
     "inbox": "接收这类消息", "wechat": "微信小程序", "official": "微信公众号", "alipay": "支付宝", "app": "手机应用", "email": "邮件",
     "sms": "短信", "voice": "打电话",
 }  # fmt: skip
+_CLOCK = re.compile(r"[0-2][0-9]:[0-5][0-9]")  # as a browser sends it
 LANGUAGE_NAMES = {"zh": "中文", "en": "English"}
 assert set(LANGUAGE_NAMES) == set(LANGUAGES)  # noqa: S101
 
@@ -117,6 +119,9 @@ def _quiet_hours(is_on: bool, begin: str, end: str) -> dict[str, time] | None:
     """Return the hours of the form, or None when they are off. Raises ValueError: one is missing or no time, or both are the same."""
     if not is_on:
         return None
+    # `fromisoformat` reads zones as well, and a time with one compares with none of ours.
+    if not (_CLOCK.fullmatch(begin) and _CLOCK.fullmatch(end)):
+        raise ValueError("no time of day")
     hours = {"from": time.fromisoformat(begin), "to": time.fromisoformat(end)}
     if hours["from"] == hours["to"]:
         raise ValueError("no time between")

@@ -32,8 +32,9 @@ async def test_the_form_keeps_what_was_chosen_and_leaves_the_rest(world: World) 
     assert wishes.allows("case", "voice"), "elder mode brings calls, although the box stood empty"
     assert 'class="elder"' in page.html and "21:30" in page.html
 
-    refused = await browser.submit(page, PATH, **{"quiet": "1", "from": "25:99"})
-    assert refused.status == 422 and "请填写开始和结束的时间" in refused.text
+    for wrong in ("25:99", "24:00", "22Z", "T2200", "22", ""):
+        refused = await browser.submit(page, PATH, **{"quiet": "1", "from": wrong})
+        assert refused.status == 422 and "请填写开始和结束的时间" in refused.text, wrong
     assert (await _wishes(world, browser)).quiet_from == time(21, 30)
     page = await browser.submit(await browser.get(PATH), PATH, **{"quiet": [], "elder_mode": []})
     wishes = await _wishes(world, browser)
