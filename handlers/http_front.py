@@ -284,10 +284,16 @@ class _Connection(asyncio.Protocol):
         # Not here: a hundred small requests in one piece would be a hundred calls deep.
         if self._buffer:
             loop.call_soon(self._go_on)
+        else:  # what waited ended with a whole request
+            self._transport.resume_reading()
 
     def _go_on(self) -> None:
-        if self._buffer and self._may_read:
+        if not self._may_read:
+            return
+        if self._buffer:
             self._read()
+        else:  # what waited ended with a whole request
+            self._transport.resume_reading()
 
     def close(self) -> None:
         self._transport.close()

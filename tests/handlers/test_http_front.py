@@ -365,6 +365,18 @@ async def test_who_reads_late_gets_every_answer(sites: Sites) -> None:
     writer.close()
 
 
+async def test_after_many_at_once_the_connection_goes_on(sites: Sites) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", sites.ours)
+    for _ in range(3):
+        whole = request("GET /pieces") + b"".join(request(f"GET /echo?{'x' * 2000}") for _ in range(60))
+        assert len(whole) > http_front.MAX_HEAD_BYTES
+        writer.write(whole)
+        came = b""
+        while came.count(b"HTTP/1.1 200 OK") < 61 or not came.endswith((b"}", b"0\r\n\r\n")):
+            came += await asyncio.wait_for(reader.read(1 << 20), 5)
+    writer.close()
+
+
 async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(data)
     await writer.drain()
