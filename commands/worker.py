@@ -5,6 +5,7 @@ wakes it sooner.
 """
 
 import asyncio
+import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -23,6 +24,10 @@ from config.settings import Settings
 from push.lanes import LANES
 
 log = structlog.get_logger(__name__)
+
+# After a request to stop: longer than a round of deliveries and a call of a vendor, then what is in hand is cut.
+STOP_S = 15
+CUT_S = 3
 
 
 @click.command()
@@ -48,6 +53,23 @@ async def work(settings: Settings) -> None:
     if settings.worker_metrics_port:
         start_http_server(settings.worker_metrics_port, settings.host)
     log.info("worker.started")
+    loops = asyncio.create_task(_loops(hall, stop))
+    await asyncio.wait({loops, asyncio.ensure_future(stop.wait())}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({loops}, timeout=STOP_S)
+    if not loops.done():  # a database that has gone, most likely: what is in hand is left as if the process had died, and taken up again
+        log.warning("worker.cut")
+        loops.cancel()
+        await asyncio.wait({loops}, timeout=CUT_S)
+        if not loops.done():
+            os._exit(1)
+    if not loops.cancelled():
+        loops.result()
+    await hall.close()
+    log.info("worker.stopped")
+
+
+async def _loops(hall: Any, stop: asyncio.Event) -> None:
+    """Everything a worker does, until `stop` is set and what is in hand has ended."""
     deliver_soon = {lane: asyncio.Event() for lane in LANES}
     sweep_soon, escalate_soon, late_soon = asyncio.Event(), asyncio.Event(), asyncio.Event()
     remind_soon, look_soon = asyncio.Event(), asyncio.Event()
@@ -78,8 +100,6 @@ async def work(settings: Settings) -> None:
         group.create_task(_every(20, stop, "calendar", hall.recounts.run_due))
         group.create_task(_every(0.5, stop, "campaigns", hall.campaigns.sending.run))
         group.create_task(_listen(hall, stop, deliver_soon))
-    await hall.close()
-    log.info("worker.stopped")
 
 
 async def _deliver(hall: Any, lane: str) -> None:

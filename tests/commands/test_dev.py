@@ -118,7 +118,7 @@ def test_a_killed_part_is_started_again_and_a_killed_supervisor_leaves_nothing(t
     finally:
         supervisor.kill()
         supervisor.wait()
-    for _ in range(300):  # a worker in the middle of a commit gives a database that has gone its ten seconds
+    for _ in range(300):  # a worker in the middle of a commit waits for a database that has gone: worker.STOP_S, CUT_S
         if not left_running(tmp_path):
             break
         time.sleep(0.1)
