@@ -13,7 +13,7 @@ from tests.push.simulation.plan import make_plan
 from tests.push.simulation.run import run_plan
 
 
-@pytest.mark.parametrize("seed", [None, 8])
+@pytest.mark.parametrize("seed", [8, pytest.param(None, marks=pytest.mark.long)])
 async def test_everybody_is_told_or_somebody_knows_whatever_happens(servers, sandbox_keys, seed):
     seed = random.randrange(10**6) if seed is None else seed
     print("seed", seed)
