@@ -1,6 +1,7 @@
 """Failures as the API tells them: whatever was raised becomes one of the kernel's errors, and marshmallow's words become ours."""
 
 import functools
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -61,7 +62,17 @@ def _rows(messages: Any, pointer: str) -> Iterator[ErrorRow]:
             yield from _rows(inner, pointer if key == "_schema" else f"{pointer}/{_escaped(str(key))}")
     else:
         for message in messages if isinstance(messages, list) else [messages]:
-            yield error_row(pointer, "invalid", _CHINESE.get(str(message), str(message)))
+            yield error_row(pointer, "invalid", _in_chinese(str(message)))
+
+
+def _in_chinese(message: str) -> str:
+    known = _CHINESE.get(message)
+    if known is not None:
+        return known
+    for pattern, chinese in _CHINESE_PATTERNS:
+        if found := pattern.fullmatch(message):
+            return chinese.format(*found.groups())
+    return message
 
 
 def _escaped(key: str) -> str:
@@ -81,4 +92,26 @@ _CHINESE = {
     "Not a valid date.": "应为日期，例如 2026-11-23",
     "Invalid type.": "类型不对",
     "Invalid input type.": "类型不对",
+    "String does not match expected pattern.": "格式不对，请核对",
+    "Not a valid email address.": "应为邮箱地址",
+    "Not a valid URL.": "应为网址",
+    "Not a valid time.": "应为时间，例如 09:30",
+    "Not a valid datetime.": "应为日期和时间，例如 2026-11-23T06:00:00Z",
+    "Not a valid aware datetime.": "应为带时区的日期和时间，例如 2026-11-23T06:00:00Z",
+    "Not a valid number.": "应为数字",
 }
+# Lengths are of texts and of lists alike.
+_CHINESE_PATTERNS = tuple(
+    (re.compile(pattern, re.DOTALL), chinese)
+    for pattern, chinese in (
+        (r"Length must be between (\d+) and (\d+)\.", "长度应为 {0} 到 {1}"),
+        (r"Length must be (\d+)\.", "长度应为 {0}"),
+        (r"Longer than maximum length (\d+)\.", "太长了，最多 {0}"),
+        (r"Shorter than minimum length (\d+)\.", "太短了，至少 {0}"),
+        (r"Must be one of: (.*)\.", "应为其中之一：{0}"),
+        (r"One or more of the choices you made was not in: (.*)\.", "只能从中选：{0}"),
+        (r"Must be greater than or equal to (\S+) and less than or equal to (\S+)\.", "应为 {0} 到 {1}"),
+        (r"Must be greater than or equal to (\S+)\.", "不能小于 {0}"),
+        (r"Must be less than or equal to (\S+)\.", "不能大于 {0}"),
+    )
+)

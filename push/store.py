@@ -205,10 +205,13 @@ class Store:
         await self._preferences.replace_one({"_id": owner_id}, preferences.to_document(), upsert=True)
 
     async def put_device(self, owner_id: str, registration_id: str, details: Mapping[str, str], now: datetime) -> None:
-        """Register a device. A phone that changes hands belongs to whoever registered it last."""
+        """Register a device. A phone that changes hands belongs to whoever registered it last; of a person's the MAX_DEVICES last are kept."""
         await self._devices.replace_one(
             {"_id": registration_id}, {"owner_id": owner_id, **details, "at": now}, upsert=True
         )
+        older = self._devices.find({"owner_id": owner_id}, {"_id": 1}).sort([("at", DESCENDING), ("_id", DESCENDING)]).skip(MAX_DEVICES)
+        if forgotten := [device["_id"] async for device in older]:
+            await self._devices.delete_many({"_id": {"$in": forgotten}, "owner_id": owner_id})
 
     async def drop_device(self, registration_id: str, owner_id: str | None = None) -> bool:
         query = {"_id": registration_id} | ({"owner_id": owner_id} if owner_id else {})

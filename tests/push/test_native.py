@@ -12,6 +12,7 @@ from app.kernel.clock import utc_now
 from push.channels.jpush import KEPT_OFFLINE
 from push.channels.jpush_receipts import ARRIVED, NOWHERE, TAKEN, JPushReceipts, verdict
 from push.native_options import FILE_NAME, MAKERS, load_native_options
+from push.store import MAX_DEVICES
 from push.templates import FOLDER
 from tests.push.desk import Desk
 
@@ -222,3 +223,15 @@ async def test_signing_out_forgets_the_devices_of_that_session_only(desk: Desk):
     await desk.push.forget_session(owner_id, "ses_1")
 
     assert [one["_id"] for one in await desk.push.store.devices(owner_id)] == [f"b{owner_id}"]
+
+
+async def test_of_one_person_the_last_devices_are_kept(desk: Desk):
+    owner_id, other_id = await desk.resident(), await desk.resident()
+    await desk.push.put_device(other_id, f"x{other_id}", "android", "vivo")
+    for number in range(MAX_DEVICES + 5):
+        await desk.push.put_device(owner_id, f"{owner_id}-{number:02}", "android", "vivo")
+        await asyncio.sleep(0.002)  # moments are kept to the millisecond
+
+    kept = [one["_id"] async for one in desk.database["push_devices"].find({"owner_id": owner_id}).sort("_id", 1)]
+    assert kept == [f"{owner_id}-{number:02}" for number in range(5, MAX_DEVICES + 5)]
+    assert len(await desk.push.store.devices(other_id)) == 1
