@@ -12,7 +12,6 @@ from datetime import datetime
 from enum import Enum
 from typing import Any, Protocol
 
-import orjson
 from prometheus_client import Counter
 from pymongo.asynchronous.client_session import AsyncClientSession
 
@@ -122,22 +121,6 @@ class Channel(Protocol):
     async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
         """Note what the outcome means for later sends ("" = sent), in the transaction that records the outcome."""
         ...
-
-
-def message_id(body: bytes) -> str:
-    """Return the id in an answer of the city's gateway.
-
-    Raises:
-        Unclear: there is none. That is some page of a proxy, and nobody has promised to send anything.
-    """
-    try:
-        answer: Any = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        answer = None
-    found = answer.get("message_id") if isinstance(answer, dict) else None
-    if not found:
-        raise Unclear("no message id")
-    return str(found)
 
 
 class People(Protocol):

@@ -5,19 +5,15 @@ Repeatable: the delivery id is the request id, so a send of unknown outcome is s
 
 from collections.abc import Mapping
 
-import orjson
-import structlog
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.kernel.errors import HallError, NotFound, ProviderUnavailable
 from app.kernel.ids import new_id
 from app.kernel.numbers import check_mobile
-from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable
-from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear, alarms, message_id
+from app.platforms.http import HttpClient
+from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear
+from push.gateway import ask_gateway
 
-log = structlog.get_logger(__name__)
-
-TIMEOUT_S = 5
 CODE_MINUTES = 5
 # HTTP status of the gateway -> what follows.
 EFFECTS: Mapping[str, Effect] = {
@@ -40,32 +36,10 @@ class SmsGateway:
         """Send one message and return the gateway's id.
 
         Raises:
-            Refused: the gateway does not take this message (a 4xx other than 429).
-            TryLater: too many at once, or not reachable. Unclear: no answer, or none of the gateway.
+            Refused, TryLater, Unclear: as ask_gateway.
         """
         body = {"request_id": request_id, "phone": phone, "template": template, "params": dict(params), "text": text}
-        try:
-            response = await self._http.request(
-                "sms",
-                "POST",
-                self._url,
-                headers={"Content-Type": "application/json", "Accept": "application/json"},
-                body=orjson.dumps(body),
-                timeout_s=TIMEOUT_S,
-            )
-        except VendorUnreachable as error:
-            raise TryLater("unreachable") from error
-        except VendorUnknown as error:
-            raise Unclear(str(error.context.get("cause", "unknown"))) from error
-        if response.status >= 300:
-            code = str(response.status)
-            effect = EFFECTS.get(code, EFFECTS["other"])
-            if effect.then is Then.LATER:
-                raise TryLater(code)
-            alarms.labels("sms", code).inc()
-            log.error("sms.refused", status=response.status, template=template)
-            raise Refused(code)
-        return message_id(response.body)
+        return await ask_gateway(self._http, "sms", self._url, body, EFFECTS)
 
     async def send_code(self, phone: str, code: str, purpose: str) -> None:
         """Send a sign-in code at once. Raises ProviderUnavailable when the gateway does not take it.

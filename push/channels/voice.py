@@ -9,21 +9,17 @@ Repeatable: the delivery id is the request id, so a call of unknown outcome is s
 from collections.abc import Callable, Mapping
 from datetime import datetime, time
 
-import orjson
-import structlog
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.kernel.errors import NotFound
 from app.kernel.numbers import check_mobile
-from app.platforms.http import HttpClient, VendorUnknown, VendorUnreachable
-from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear, alarms, message_id
+from app.platforms.http import HttpClient
+from push.channel import Effect, Envelope, Letter, People, Refused, Then, TryLater
+from push.gateway import ask_gateway
 from push.model import Preferences
 from push.store import Store
 from push.templates import SIGNATURE
 
-log = structlog.get_logger(__name__)
-
-TIMEOUT_S = 5
 NIGHT = Preferences(quiet_from=time(21), quiet_to=time(8))
 _LONGEST_TEXT = 220  # of what is said once: a minute at the gateway's pace
 _SAID = {
@@ -77,28 +73,7 @@ class Voice:
             "request_id": letter.delivery_id, "phone": envelope.to, "template": letter.event, "params": {}, "text": text,
             "language": _TAGS[language],
         }  # fmt: skip
-        try:
-            response = await self._http.request(
-                "voice",
-                "POST",
-                self._url,
-                headers={"Content-Type": "application/json", "Accept": "application/json"},
-                body=orjson.dumps(body),
-                timeout_s=TIMEOUT_S,
-            )
-        except VendorUnreachable as error:
-            raise TryLater("unreachable") from error
-        except VendorUnknown as error:
-            raise Unclear(str(error.context.get("cause", "unknown"))) from error
-        if response.status >= 300:
-            code = str(response.status)
-            effect = EFFECTS.get(code, EFFECTS["other"])
-            if effect.then is Then.LATER:
-                raise TryLater(code)
-            alarms.labels(self.name, code).inc()
-            log.error("voice.refused", status=response.status, event_name=letter.event)
-            raise Refused(code)
-        return message_id(response.body)
+        return await ask_gateway(self._http, self.name, self._url, body, EFFECTS)
 
     async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
         """Nothing follows for later calls."""
