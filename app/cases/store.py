@@ -1,6 +1,6 @@
 """Cases in MongoDB: one document per case, changed only by compare-and-set on its version."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
@@ -15,6 +15,7 @@ from app.cases.model import Case
 from app.kernel.clock import SHANGHAI, utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.events import Event
+from app.kernel.ids import ulid
 from app.kernel.records import replace
 from app.storage import outbox
 from app.storage.mongo import Database
@@ -124,6 +125,13 @@ class CaseStore:
             except Exception as error:
                 found[document["_id"]] = error
         return found
+
+    async def hold(self, case_ids: Collection[str], session: AsyncClientSession) -> None:
+        """Let nobody else write these cases until the transaction of `session` has ended: other writers wait.
+
+        It takes a write that changes something; whatever replaces the document next leaves `held_by` out.
+        """
+        await self._cases.update_many({"_id": {"$in": list(case_ids)}}, {"$set": {"held_by": ulid()}}, session=session)
 
     async def save(
         self, case: Case, events: Sequence[Event], personal: frozenset[str], session: AsyncClientSession | None = None

@@ -5,6 +5,7 @@ Guarantees:
   leaves all or nothing, and the same `command` again finds what was done.
 - Everything a judgement counts on is read in the transaction that writes it: the case, who the applicant is, whether the licences are valid,
   what the scanner said. The version of each case is in the filter of its write.
+- However many save answers of the same draft meanwhile, it is handed in: one that lost against a save holds its case before it reads it again.
 - None depends on what the others are. One that is refused gets its refusal and no trace is left of it; when a batch cannot be written
   nothing of it is, and every member goes on in a transaction of its own. A caller that goes away takes nobody along.
 """
@@ -93,6 +94,8 @@ class Submissions:
             if most_runs is not None and runs > most_runs:
                 raise errors.CaseConflict("办件刚刚被更新，请刷新后再操作。", en="Others are changing one of these cases.")
             answers[:] = [None] * len(batch)  # a transaction may run more than once
+            if runs > 1:  # somebody wrote between our read and our write, and where many do would do so every time
+                await self._store.hold({member.case_id for member in batch}, session)
             found, worth, residents = await self._read(batch, session)
             changes: dict[int, Change] = {}
             papers: list[dict[str, Any]] = []

@@ -1,16 +1,20 @@
 """Applications that are handed in at once are written in one transaction, and none depends on what the others are."""
 
 import asyncio
+import contextlib
 from contextvars import copy_context
 from dataclasses import replace
 
+import pymongo
 import pytest
-from pymongo.errors import OperationFailure
+from pymongo import MongoClient
+from pymongo.errors import OperationFailure, PyMongoError
 
 from app.cases import errors, forms
 from app.cases.model import State
 from app.identity.errors import LevelRequired
 from app.kernel import context
+from app.kernel.clock import utc_now
 from app.kernel.errors import NotFound
 from app.kernel.ids import new_id
 from tests.app.cases.dying import mortal
@@ -109,6 +113,29 @@ async def test_one_that_cannot_be_written_or_is_being_changed_holds_up_nobody_bu
     assert (await waiting).version == locked.version + 2, "decided anew, on what the other one wrote"
     assert [await stored(hall, case) for case in plain] == [DONE] * len(plain)
     assert await stored(hall, refused) == NOTHING
+
+
+async def test_whoever_saves_without_end_does_not_keep_a_case_from_being_handed_in(hall, servers):
+    """Somebody saves between every reading of a hand-in and its write: only one that holds the case comes through."""
+    case, _other = await drafts(hall, 2)
+    saved = []
+    with MongoClient(servers["mongodb"]) as client:
+        rows = client[hall.database.db.name]["cases"]
+
+        def save_and_tell_the_time():
+            with contextlib.suppress(PyMongoError), pymongo.timeout(0.3):  # kept waiting
+                rows.update_one({"_id": case.id}, {"$inc": {"version": 1}})
+                saved.append(case.id)
+            return utc_now()
+
+        hall.cases._clock = save_and_tell_the_time
+        async with asyncio.timeout(20):
+            done = await submit(hall, case)
+    assert saved, "it was never in the way"
+    assert (done.state, done.version) == (State.SUBMITTED, case.version + len(saved) + 1), "no save that was answered is lost"
+    document = await hall.database["cases"].find_one({"_id": case.id})
+    assert (document["state"], "held_by" in document) == ("submitted", False)
+    assert len(await told(hall, case)) == 1
 
 
 async def test_a_caller_that_goes_away_takes_nobody_along(hall):
