@@ -19,7 +19,7 @@ from app.kernel.clock import utc_now
 from bench import notices
 from bench.load import cpu_seconds
 from bench.processes import processes
-from commands.assembly import INDEXES
+from commands.indexes import INDEXES
 from commands.servers import Server, free_port
 from payments.ledger import booking
 from payments.model import Attempt

@@ -26,7 +26,7 @@ from app.cases.model import Case, State, TimelineEntry
 from app.kernel.clock import today, utc_now
 from app.kernel.crypto import KeyRing, make_key_ring
 from bench.processes import processes, until_up
-from commands.assembly import INDEXES
+from commands.indexes import INDEXES
 from commands.servers import Server, free_port
 
 SIZES = (10_000, 1_000_000)

@@ -1,25 +1,18 @@
 """The only place where parts are put together: connections are made here and passed in; nothing connects on import."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 import orjson
 import structlog
-from pymongo import IndexModel
 from redis.asyncio import Redis
 
-from app.cases import marks as cases_marks
-from app.cases import opinions as cases_opinions
-from app.cases import store as cases_store
-from app.cases.applicants import Applicants
 from app.cases.intake import Intake
 from app.cases.marks import Marks
 from app.cases.opinions import Opinions
-from app.cases.papers import INDEXES as PAPERS_INDEXES
 from app.cases.papers import Papers
 from app.cases.payables import CasePayables
-from app.cases.pieces import INDEXES as PIECES_INDEXES
 from app.cases.pieces import Pieces
 from app.cases.queue import Queue
 from app.cases.requests import Requests
@@ -31,33 +24,21 @@ from app.cases.showing import Showing
 from app.cases.store import CaseStore
 from app.cases.sweeps import Sweeps
 from app.cases.upkeep import Scanning, Upkeep
-from app.catalogue import changes as catalogue_changes
-from app.catalogue import publish as catalogue_publish
 from app.catalogue.assistant import answer_question, asks_for_person
 from app.catalogue.live import LiveCatalogue
 from app.catalogue.load import Catalogue
 from app.catalogue.load import load_catalogue as read_catalogue
-from app.checks import reports as checks_reports
-from app.checks import store as checks_store
 from app.checks.payables import BillPayables
 from app.checks.reports import BillReports
 from app.checks.service import Checks
-from app.exchange import hook_deliveries, hooks
 from app.exchange.departments import Departments
 from app.exchange.hook_deliveries import HookDeliveries
 from app.exchange.hooks import Hooks
-from app.feedback import evaluations as feedback_evaluations
-from app.feedback import people as feedback_people
-from app.feedback import statistics as feedback_statistics
-from app.feedback import work_orders as feedback_work_orders
 from app.feedback.complaints import Complaints
 from app.feedback.evaluations import Evaluations
-from app.feedback.model import EVENTS as FEEDBACK_EVENTS
 from app.feedback.model import read_rules
 from app.feedback.staff_ratings import StaffRatings
 from app.feedback.work_orders import WorkOrders
-from app.identity import emails as identity_emails
-from app.identity import store as identity_store
 from app.identity.emails import Emails
 from app.identity.realname import RealName
 from app.identity.service import Identity
@@ -67,103 +48,39 @@ from app.identity.window import Window
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import run_ahead, utc_now
 from app.kernel.crypto import KeyRing
-from app.kernel.events import Event
 from app.licences import service as licences
 from app.platforms.alipay import AlipayGateway
 from app.platforms.clamav import ClamAV
 from app.platforms.http import HttpClient
 from app.platforms.http2 import Http2Client
-from app.platforms.smtp import Smtp
 from app.platforms.wechat import WeChat
-from app.reminders import service as reminders_service
 from app.reminders.service import Reminders
-from app.storage import files as stored_files
-from app.storage import idempotency, outbox
 from app.storage.files import Files
 from app.storage.limits import Limit
 from app.storage.mongo import Database
 from app.storage.redis import connect, publish
-from app.storage.relay import Relay, Subscriber
-from app.supervision import cards as supervision_cards
-from app.supervision import measures as supervision_measures
+from app.storage.relay import Relay
 from app.supervision.cards import Cards
 from app.supervision.desk import Desk
 from app.supervision.notices import Notices, Recounts
-from commands.reminding import reminding
+from commands.assembly_payments import make_payments, make_reconcile
+from commands.assembly_push import make_campaigns, make_push
+from commands.subscribers import subscribers_of
 from config.settings import ROOT, Settings, networks
-from payments import store as payments_store
-from payments.providers.alipay import Alipay
-from payments.providers.bill_downloads import AlipayBills, WeChatPayBills
-from payments.providers.wechatpay import WeChatPay
-from payments.reconcile import store as reconcile_store
 from payments.reconcile.service import Reconcile
 from payments.service import Payments
 from payments.sources import PayableSource
-from push import news as push_news
-from push import customer_messages
-from push import service as push_service
-from push import subscriptions as push_subscriptions
-from push.campaigns import model as campaigns_model
-from push.campaigns import segments
 from push.campaigns.service import Campaigns
-from push.channels.alipay import AlipayMessage
-from push.channels.apns import Apns, ApnsKey
-from push.channels.email import Email
-from push.channels.jpush import JPush
 from push.channels.jpush_receipts import JPushReceipts
-from push.channels.sms import Sms, SmsGateway
-from push.channels.voice import Voice
-from push.channels.wechat import WechatSubscribe
-from push.channels.wechat_official import WechatOfficial
+from push.channels.sms import SmsGateway
 from push.customer_messages import CustomerMessages
-from push.followers import Followers
-from push.grants import Grants
 from push.model import EVENTS as PUSH_EVENTS
-from push.native_options import load_native_options
-from push.pauses import Pauses
 from push.news import News
 from push.preview import Preview
 from push.service import Push
-from push.store import Store
 from push.subscriptions import Subscriptions
-from push.templates import FOLDER, MessageTemplates, load_templates
 
 log = structlog.get_logger(__name__)
-
-INDEXES: Mapping[str, Sequence[IndexModel]] = {
-    **outbox.INDEXES,
-    **idempotency.INDEXES,
-    **identity_store.INDEXES,
-    **identity_emails.INDEXES,
-    **catalogue_publish.INDEXES,
-    **cases_store.INDEXES,
-    **cases_marks.INDEXES,
-    **cases_opinions.INDEXES,
-    **PAPERS_INDEXES,
-    **PIECES_INDEXES,
-    **stored_files.INDEXES,
-    **checks_store.INDEXES,
-    **checks_reports.INDEXES,
-    **licences.INDEXES,
-    **reminders_service.INDEXES,
-    **feedback_evaluations.INDEXES,
-    **feedback_people.INDEXES,
-    **feedback_statistics.INDEXES,
-    **feedback_work_orders.INDEXES,
-    **supervision_cards.INDEXES,
-    **supervision_measures.INDEXES,
-    **customer_messages.INDEXES,
-    **hooks.INDEXES,
-    **hook_deliveries.INDEXES,
-    **payments_store.INDEXES,
-    **reconcile_store.INDEXES,
-    "orders": payments_store.INDEXES["orders"] + reconcile_store.INDEXES["orders"],  # both look at the same collection
-    **push_service.INDEXES,
-    **campaigns_model.INDEXES,
-    **{name: [*push_service.INDEXES[name], *more] for name, more in campaigns_model.COUNTING_INDEXES.items()},
-    **push_subscriptions.INDEXES,
-    **push_news.INDEXES,
-}
 
 _HALL_AGENCY = "sg-zsj"  # runs the hall and holds its merchant numbers (config/catalogue/agencies.json)
 
@@ -310,7 +227,7 @@ async def assemble(settings: Settings) -> Hall:
         per_hour=settings.sms_per_hour,
         per_hour_per_address=settings.sms_per_hour_per_address,
     )
-    push = _push(settings, database, redis, http, http2, identity, emails, wechat, alipay, sms)
+    push = make_push(settings, database, redis, http, http2, identity, emails, wechat, alipay, sms)
     push_holder.append(push)
     subscriptions = Subscriptions(database, push.store, catalogue)
     news = News(database, subscriptions, catalogue)
@@ -343,13 +260,13 @@ async def assemble(settings: Settings) -> Hall:
     )
     bill_reports = BillReports(database, departments)
     sources: dict[str, PayableSource] = {"case": CasePayables(cases), "bill": BillPayables(database, departments)}
-    payments = _payments(settings, database, http, identity, alipay, sources)
+    payments = make_payments(settings, database, http, identity, alipay, sources)
     await payments.prepare()
     rules = read_rules(ROOT / "config" / "feedback.json")
     work_orders = WorkOrders(database, keys, calendar, rules, _HALL_AGENCY, lambda: str(catalogue.agency(_HALL_AGENCY)["name"]))
     feedback = Evaluations(database, cases, keys, work_orders, rules, _HALL_AGENCY)
     identity.after_join += [cases.store.reassign_owner, payments.reassign, push.reassign, wallet.reassign, checks.reassign]
-    campaigns = _campaigns(settings, database, redis, push, identity, catalogue, subscriptions)
+    campaigns = make_campaigns(settings, database, redis, push, identity, catalogue, subscriptions, _HALL_AGENCY)
     # Campaigns last: they look again at what the one who stays is part of by now.
     identity.after_join += [feedback.reassign, work_orders.reassign, subscriptions.reassign, reminders.reassign, emails.reassign]
     identity.after_join += [campaigns.reassign]
@@ -392,7 +309,7 @@ async def assemble(settings: Settings) -> Hall:
         checks=checks,
         bill_reports=bill_reports,
         payments=payments,
-        reconcile=_reconcile(settings, database, http, alipay, payments, sources),
+        reconcile=make_reconcile(settings, database, http, alipay, payments, sources, _HALL_AGENCY),
         hooks=agency_hooks,
         hook_deliveries=to_hooks,
         hook_pings=Limit(redis, "hook_pings", most=6, per_s=60),
@@ -423,7 +340,7 @@ async def assemble(settings: Settings) -> Hall:
         news=news,
         relay=Relay(
             database,
-            _subscribers(
+            subscribers_of(
                 database, push, cases, payments, bill_reports, wallet, reminders, news, identity, catalogue, cards, feedback, to_hooks
             ),
             urgent=push.urgent_names,
@@ -452,229 +369,6 @@ async def _follow_virtual_clock(hall: Hall) -> None:
             look()
 
     hall.run_beside(virtual_clock.follow(hall.database, hall.stopping, moved))
-
-
-def _payments(
-    settings: Settings,
-    database: Database,
-    http: HttpClient,
-    identity: Identity,
-    alipay: AlipayGateway,
-    sources: Mapping[str, PayableSource],
-) -> Payments:
-    wechatpay = WeChatPay(
-        http,
-        base_url=settings.wechatpay_url,
-        standby_url=settings.wechatpay_standby_url,
-        app_id=settings.wechat_app_id,
-        open_app_id=settings.wechat_open_app_id,
-        mch_id=settings.wechatpay_mch_id,
-        api_v3_key=settings.wechatpay_api_v3_key,
-        merchant_serial=settings.wechatpay_merchant_serial,
-        merchant_key=settings.wechatpay_merchant_key,
-        merchant_cert=settings.wechatpay_merchant_cert,
-        public_key_id=settings.wechatpay_public_key_id,
-        public_key=settings.wechatpay_public_key,
-    )
-    return Payments(
-        database,
-        providers=[wechatpay, Alipay(alipay, seller_id=settings.alipay_seller_id)],
-        sources=sources,
-        payer_of=identity.channel_identity,
-        public_url=settings.public_url,
-        order_minutes=settings.order_minutes,
-        refund_approval_fen=settings.refund_approval_fen,
-    )
-
-
-def _reconcile(
-    settings: Settings,
-    database: Database,
-    http: HttpClient,
-    alipay: AlipayGateway,
-    payments: Payments,
-    sources: Mapping[str, PayableSource],
-) -> Reconcile:
-    wechatpay = payments.providers["wechatpay"]
-    assert isinstance(wechatpay, WeChatPay)
-    return Reconcile(
-        database,
-        providers=payments.providers,
-        sources=sources,
-        bills=[WeChatPayBills(http, wechatpay), AlipayBills(http, alipay, settings.alipay_bill_type)],
-        folder=settings.data_dir / "reconcile",
-        public_url=settings.public_url,
-        own_agency=_HALL_AGENCY,
-    )
-
-
-def _push(
-    settings: Settings,
-    database: Database,
-    redis: Redis,
-    http: HttpClient,
-    http2: Http2Client,
-    identity: Identity,
-    emails: Emails,
-    wechat: WeChat,
-    alipay: AlipayGateway,
-    sms: SmsGateway,
-) -> Push:
-    templates = load_templates()
-    email = None
-    if settings.smtp_url:
-        email = Email(
-            Smtp(settings.smtp_url, settings.smtp_ca),
-            emails,
-            templates.specs,
-            sender=settings.mail_from,
-            public_url=settings.public_url,
-            stop_link=emails.stop_path,
-        )
-    store, grants, pauses = Store(database), Grants(database, templates.wechat), Pauses(database, utc_now)
-    official, followers = _official_account(settings, database, redis, http, identity, pauses, templates)
-    channels = [
-        WechatSubscribe(wechat, grants, identity, pauses, utc_now),
-        *([official] if official else []),
-        AlipayMessage(alipay, templates.alipay, identity),
-        Apns(
-            http2,
-            store,
-            ApnsKey.from_pem(settings.apns_key, settings.apns_key_id, settings.apns_team_id) if settings.apns_url else None,
-            utc_now,
-            base_url=settings.apns_url,
-            topic=settings.apns_topic,
-        ),
-        JPush(
-            http,
-            store,
-            load_native_options(FOLDER),
-            utc_now,
-            base_url=settings.jpush_url,
-            app_key=settings.jpush_app_key,
-            master_secret=settings.jpush_master_secret,
-            production=settings.is_production,
-            asks_receipts=bool(settings.jpush_report_url),
-        ),
-        *([email] if email else []),
-        Sms(sms, identity),
-        Voice(http, store, identity, utc_now, base_url=settings.voice_url),
-    ]
-    return Push(
-        database, redis, templates, people=identity, store=store, grants=grants, channels=channels, sms=sms, email=email,
-        followers=followers,
-    )  # fmt: skip
-
-
-def _official_account(
-    settings: Settings,
-    database: Database,
-    redis: Redis,
-    http: HttpClient,
-    identity: Identity,
-    pauses: Pauses,
-    templates: MessageTemplates,
-) -> tuple[WechatOfficial | None, Followers]:
-    """Return the channel of the city's official account, None where it has none, and who follows it."""
-    if not settings.wechat_official_app_id:
-        return None, Followers(database, None, utc_now)
-    account = WeChat(
-        http,
-        redis,
-        base_url=settings.wechat_api_url,
-        app_id=settings.wechat_official_app_id,
-        app_secret=settings.wechat_official_app_secret,
-    )
-    followers = Followers(database, account, utc_now)
-    channel = WechatOfficial(
-        account, followers, templates.official, identity, pauses, utc_now,
-        mini_program=settings.wechat_app_id, public_url=settings.public_url,
-    )  # fmt: skip
-    return channel, followers
-
-
-def _campaigns(
-    settings: Settings,
-    database: Database,
-    redis: Redis,
-    push: Push,
-    identity: Identity,
-    catalogue: LiveCatalogue,
-    subscriptions: Subscriptions,
-) -> Campaigns:
-    applicants = Applicants(database)
-    people: dict[str, segments.People] = {
-        segments.ALL: segments.Everybody(identity),
-        segments.DIVISION: segments.Within(applicants, lambda: catalogue.snapshot.divisions),
-        segments.APPLICANTS: applicants,
-        segments.SUBSCRIBERS: segments.Following(subscriptions),
-    }
-    return Campaigns(
-        database,
-        redis,
-        push,
-        catalogue=catalogue,
-        people=people,
-        phones=identity.resident_of_phone,
-        operator=_HALL_AGENCY,
-        approval_size=settings.campaign_approval_size,
-    )
-
-
-def _subscribers(
-    database: Database,
-    push: Push,
-    cases: Cases,
-    payments: Payments,
-    bill_reports: BillReports,
-    wallet: licences.Licences,
-    reminders: Reminders,
-    news: News,
-    identity: Identity,
-    catalogue: LiveCatalogue,
-    cards: Cards,
-    feedback: Evaluations,
-    to_hooks: HookDeliveries,
-) -> dict[str, list[Subscriber]]:
-    """Return who hears of what. A subscriber's name is kept with the events it has handled: never rename one."""
-
-    async def move_cases(event: Event) -> None:
-        for payable in event.data["payables"]:
-            if payable["kind"] == "case":
-                await cases.fee_paid(payable["id"], event.subject_id)
-
-    async def tell_cases_of_refund(event: Event) -> None:
-        for part in event.data.get("refund_parts", ()):
-            if part["kind"] == "case":
-                await cases.fee_refunded(part["id"], event.subject_id, event.data["refund_id"], part["amount_fen"])
-
-    async def close_orders(event: Event) -> None:
-        await payments.close_payable("case", event.subject_id)
-
-    async def finish_join(event: Event) -> None:
-        for move in identity.after_join:
-            await move(event.data["from"], event.data["into"])
-
-    subscribers: dict[str, list[Subscriber]] = {name: [("tell", push.tell)] for name in push.event_names}
-    for name, subscriber in (
-        ("order.paid", ("cases", move_cases)),
-        ("order.paid", ("departments", bill_reports.report_paid)),
-        ("refund.succeeded", ("departments", bill_reports.report_refunded)),
-        ("refund.succeeded", ("cases", tell_cases_of_refund)),
-        ("bill.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
-        ("case.payment_refused", ("refunds", payments.refunds.refund_refused_bill)),
-        ("case.withdrawn", ("payments", close_orders)),
-        ("identity.joined", ("join", finish_join)),
-        ("identity.join_settled", ("join", finish_join)),
-        *((name, ("news", news.note_item)) for name in catalogue_changes.EVENTS),
-        *reminding(database, cases, wallet, reminders, identity, catalogue),
-        *((name, ("supervision", cards.note)) for name in supervision_cards.EVENTS),
-        *((name, ("feedback", feedback.note)) for name in FEEDBACK_EVENTS),
-        *((name, ("hooks", to_hooks.note)) for name in PUSH_EVENTS["case"]),
-    ):
-        # Before `tell`: whoever is told finds the thing done.
-        subscribers.setdefault(name, []).insert(0, subscriber)
-    return subscribers
 
 
 def _waker(hall: Hall) -> Callable[[], None]:

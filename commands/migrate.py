@@ -32,7 +32,8 @@ def command(with_demo: bool) -> None:
 async def prepare(settings: Settings, *, with_demo: bool) -> None:
     """Make the database ready for web and worker. Several may do so at once."""
     from app.catalogue.publish import publish
-    from commands.assembly import INDEXES, load_catalogue
+    from commands.assembly import load_catalogue
+    from commands.indexes import INDEXES
 
     database = Database(settings.mongodb_uri, settings.mongodb_database)
     try:

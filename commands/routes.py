@@ -69,13 +69,13 @@ from handlers import (
     checks as check_routes,
 )
 from handlers import (
-    staff as staff_routes,
+    intake as intake_routes,
 )
 from handlers import (
     routing as routing_routes,
 )
 from handlers import (
-    intake as intake_routes,
+    staff as staff_routes,
 )
 from handlers import (
     staff_desk as staff_desk_routes,

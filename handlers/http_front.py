@@ -19,7 +19,15 @@ from typing import Any, cast
 import httptools
 import structlog
 from tornado.httpserver import HTTPServer, _HTTPRequestContext
-from tornado.httputil import HTTPConnection, HTTPHeaders, HTTPInputError, HTTPMessageDelegate, HTTPOutputError, RequestStartLine, ResponseStartLine
+from tornado.httputil import (
+    HTTPConnection,
+    HTTPHeaders,
+    HTTPInputError,
+    HTTPMessageDelegate,
+    HTTPOutputError,
+    RequestStartLine,
+    ResponseStartLine,
+)
 from tornado.iostream import IOStream, StreamClosedError
 
 log = structlog.get_logger(__name__)

@@ -14,7 +14,6 @@ from handlers.base import HallHandler, operation
 from handlers.cases import CaseListResponse, CaseResponse
 from handlers.staff import AuditSampleRequest, staff_view
 
-
 HAND_OVER_IS_THE_HEADS = ("批量转派由负责人操作。", "The head hands over many at once.")
 SAMPLES_ARE_THE_HEADS = ("抽查由负责人负责。", "Samples are the head's.")
 

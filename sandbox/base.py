@@ -15,8 +15,8 @@ from tornado.httputil import format_timestamp
 from tornado.web import Application, RequestHandler
 
 from sandbox.credentials import Credentials
-from sandbox.storms import Storm
 from sandbox.store import Store
+from sandbox.storms import Storm
 
 if TYPE_CHECKING:
     from sandbox.apns import Apns

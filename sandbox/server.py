@@ -18,6 +18,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from sandbox import alipay, cashier, clamd, control, departments, jpush, realname, sms, smtp, wechat, wechat_push, wechatpay
+
 from sandbox import alipay_bills, bill_days, control_money, wechatpay_bills, wechatpay_refunds  # isort: skip
 from sandbox import apns, hooks, mishaps, official_account, reports, wechat_customer  # isort: skip
 from sandbox.base import NothingHere, Pace, Sandbox, StandIn, log

@@ -24,7 +24,6 @@ from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day, utc_now
 from app.storage.mongo import Database
 
-
 _TOO_LATE = "已依法视为准予延续，这项更正没有处理；确需更正的，请申请变更。"
 
 

@@ -18,7 +18,18 @@ from app.cases.model import Case
 from app.cases.service import Cases
 from app.feedback import call_backs, contacts, people, statistics
 from app.feedback.model import (
-    BAD_FROM, BY_HAND, CHANNELS, CONTACTS, MATTERS, UNRATED, AlreadyRated, DeskNeeded, FollowedUp, PersonConcerned, RatingExpired, Rules,
+    BAD_FROM,
+    BY_HAND,
+    CHANNELS,
+    CONTACTS,
+    MATTERS,
+    UNRATED,
+    AlreadyRated,
+    DeskNeeded,
+    FollowedUp,
+    PersonConcerned,
+    RatingExpired,
+    Rules,
 )  # fmt: skip
 from app.feedback.sealing import opened, sealed
 from app.feedback.work_orders import WorkOrders

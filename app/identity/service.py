@@ -8,7 +8,7 @@ messages move; the old id leads to the new one for good.
 import hashlib
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Protocol
 
 from cachetools import LRUCache, TTLCache

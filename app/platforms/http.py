@@ -13,7 +13,8 @@ ProviderUnavailable (kernel)
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -50,7 +51,7 @@ call_seconds = Histogram(
 # The connection broke; no byte of an answer had come.
 _CUT_OFF = (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError)
 
-_AWAY = "对方系统暂时没有回应，请稍后再试。"
+AWAY = "对方系统暂时没有回应，请稍后再试。"
 
 
 class VendorUnreachable(ProviderUnavailable):
@@ -97,6 +98,20 @@ def date_offset_s(response: Response, now: datetime) -> float | None:
     return round((told - now).total_seconds() + 0.5, 1)
 
 
+async def read_answer(
+    vendor: str, status: int, headers: Mapping[str, str], chunks: AsyncIterator[bytes], max_bytes: int
+) -> Response:
+    """Read an answer to its end. Raises VendorUnknown for one of 500 or more, and for one that is too large."""
+    raw = bytearray()
+    async for chunk in chunks:
+        raw += chunk
+        if len(raw) > max_bytes:
+            raise VendorUnknown(AWAY, vendor=vendor, cause="answer too large", status=status)
+    if status >= 500:
+        raise VendorUnknown(AWAY, vendor=vendor, cause="status", status=status)
+    return Response(status, {name.lower(): value for name, value in headers.items()}, bytes(raw))
+
+
 class HttpClient:
     """One per process. Made anywhere, bound to the running loop at the first call; close it at the end.
 
@@ -104,6 +119,8 @@ class HttpClient:
         stays_outside: only public addresses, and those in `opened`, are connected to, whatever a name resolves to: for addresses that
             others name.
     """
+
+    _calls_in_flight = CALLS_IN_FLIGHT
 
     def __init__(self, *, user_agent: str = "shaoguan-hall/1.0", stays_outside: bool = False, opened: Sequence[addresses.Network] = ()) -> None:
         self._user_agent = user_agent
@@ -159,7 +176,7 @@ class HttpClient:
             return response
         except OpenedState as error:
             outcome = "breaker_open"
-            raise VendorUnreachable(_AWAY, retry_after_s=BREAKER_REST_S, vendor=vendor) from error
+            raise VendorUnreachable(AWAY, retry_after_s=BREAKER_REST_S, vendor=vendor) from error
         except VendorUnreachable:
             outcome = "unreachable"
             raise
@@ -215,14 +232,14 @@ class HttpClient:
             ) as answer:
                 status = answer.status
                 if status >= 500:
-                    raise VendorUnknown(_AWAY, vendor=vendor, cause="status", status=status)
+                    raise VendorUnknown(AWAY, vendor=vendor, cause="status", status=status)
                 limit = max_bytes if status == 200 else MAX_ANSWER_BYTES
                 body, length = bytearray(), 0
                 with await asyncio.to_thread(to.open, "wb") as file:
                     async for chunk in answer.content.iter_chunked(256 * 1024):
                         length += len(chunk)
                         if length > limit:
-                            raise VendorUnknown(_AWAY, vendor=vendor, cause="answer too large", status=status)
+                            raise VendorUnknown(AWAY, vendor=vendor, cause="answer too large", status=status)
                         if status == 200:
                             await asyncio.to_thread(file.write, chunk)  # a slow disk must not hold the loop
                         else:
@@ -231,9 +248,9 @@ class HttpClient:
                 return Response(status, {name.lower(): value for name, value in answer.headers.items()}, bytes(body))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
             outcome = "unreachable"
-            raise VendorUnreachable(_AWAY, vendor=vendor, cause=type(error).__name__) from error
+            raise VendorUnreachable(AWAY, vendor=vendor, cause=type(error).__name__) from error
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-            raise VendorUnknown(_AWAY, vendor=vendor, cause=type(error).__name__) from error
+            raise VendorUnknown(AWAY, vendor=vendor, cause=type(error).__name__) from error
         finally:
             calls.labels(vendor, outcome).inc()
             took_ms = round((time.perf_counter() - began) * 1000, 1)
@@ -249,41 +266,40 @@ class HttpClient:
         timeout_s: float,
         max_bytes: int,
     ) -> Response:
-        deadline = time.monotonic() + timeout_s
         host = urlsplit(url).hostname or ""
         if self._stays_outside and addresses.is_literal(host) and not addresses.is_allowed(host, self._opened):  # a literal is not resolved
-            raise VendorUnreachable(_AWAY, vendor=vendor, cause="address inside")
-        place = self._places.setdefault(vendor, asyncio.Semaphore(CALLS_IN_FLIGHT))
+            raise VendorUnreachable(AWAY, vendor=vendor, cause="address inside")
+        try:
+            async with self._place(vendor, timeout_s) as left_s:
+                timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=min(CONNECT_TIMEOUT_S, left_s))
+                async with self._own_session().request(
+                    method,
+                    URL(url, encoded=True),
+                    data=body,
+                    # Without Accept-Encoding nothing is unpacked behind our back: the bytes that came are the bytes that were signed.
+                    headers=self._own_headers() | dict(headers),
+                    skip_auto_headers=("Content-Type", "Accept"),
+                    timeout=timeout,
+                    allow_redirects=False,
+                ) as answer:
+                    return await read_answer(vendor, answer.status, answer.headers, answer.content.iter_chunked(64 * 1024), max_bytes)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
+            raise VendorUnreachable(AWAY, vendor=vendor, cause=type(error).__name__) from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise VendorUnknown(AWAY, vendor=vendor, cause=type(error).__name__) from error
+
+    @asynccontextmanager
+    async def _place(self, vendor: str, timeout_s: float) -> AsyncIterator[float]:
+        """Wait for a place among the calls to a vendor, and hold it. Yields the seconds that are left for the call itself."""
+        deadline = time.monotonic() + timeout_s
+        place = self._places.setdefault(vendor, asyncio.Semaphore(self._calls_in_flight))
         try:
             async with asyncio.timeout(timeout_s):
                 await place.acquire()
         except TimeoutError as error:
-            raise VendorUnreachable(_AWAY, vendor=vendor, cause="no free place") from error
+            raise VendorUnreachable(AWAY, vendor=vendor, cause="no free place") from error
         try:
-            left_s = max(0.05, deadline - time.monotonic())
-            timeout = aiohttp.ClientTimeout(total=left_s, sock_connect=min(CONNECT_TIMEOUT_S, left_s))
-            async with self._own_session().request(
-                method,
-                URL(url, encoded=True),
-                data=body,
-                # Without Accept-Encoding nothing is unpacked behind our back: the bytes that came are the bytes that were signed.
-                headers=self._own_headers() | dict(headers),
-                skip_auto_headers=("Content-Type", "Accept"),
-                timeout=timeout,
-                allow_redirects=False,
-            ) as answer:
-                raw = bytearray()
-                async for chunk in answer.content.iter_chunked(64 * 1024):
-                    raw += chunk
-                    if len(raw) > max_bytes:
-                        raise VendorUnknown(_AWAY, vendor=vendor, cause="answer too large", status=answer.status)
-                if answer.status >= 500:
-                    raise VendorUnknown(_AWAY, vendor=vendor, cause="status", status=answer.status)
-                return Response(answer.status, {name.lower(): value for name, value in answer.headers.items()}, bytes(raw))
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL) as error:
-            raise VendorUnreachable(_AWAY, vendor=vendor, cause=type(error).__name__) from error
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise VendorUnknown(_AWAY, vendor=vendor, cause=type(error).__name__) from error
+            yield max(0.05, deadline - time.monotonic())
         finally:
             place.release()
 

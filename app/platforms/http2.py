@@ -7,26 +7,25 @@ Plain `http://` is HTTP/2 with prior knowledge, for the stand-in. Nothing is neg
 import asyncio
 import logging
 import ssl
-import time
 from collections.abc import Mapping
 
 import httpx
 
-from app.platforms.http import CONNECT_TIMEOUT_S, HttpClient, Response, VendorUnknown, VendorUnreachable
+from app.platforms.http import AWAY, CONNECT_TIMEOUT_S, HttpClient, Response, VendorUnknown, VendorUnreachable, read_answer
 
 # They tell of each request with its whole address and headers, in which are device tokens (addresses of people) and our signature.
 for name in ("httpx", "httpcore", "hpack", "h2"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
-STREAMS = 200  # calls at once; the other side allows what it allows, the rest waits in httpx
 _KEEP_OPEN_S = 300
-_AWAY = "对方系统暂时没有回应，请稍后再试。"
 # Nothing was sent: no connection, or no place on one.
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.InvalidURL)
 
 
 class Http2Client(HttpClient):
     """One per process, as HttpClient: the same `request`, breaker, metrics and log. No `download`."""
+
+    _calls_in_flight = 200  # the other side allows what it allows, the rest waits in httpx
 
     def __init__(self, *, user_agent: str = "shaoguan-hall/1.0", trust: ssl.SSLContext | None = None) -> None:
         super().__init__(user_agent=user_agent)
@@ -44,34 +43,18 @@ class Http2Client(HttpClient):
         timeout_s: float,
         max_bytes: int,
     ) -> Response:
-        deadline = time.monotonic() + timeout_s
-        place = self._places.setdefault(vendor, asyncio.Semaphore(STREAMS))
         try:
-            async with asyncio.timeout(timeout_s):
-                await place.acquire()
-        except TimeoutError as error:
-            raise VendorUnreachable(_AWAY, vendor=vendor, cause="no free place") from error
-        try:
-            left_s = max(0.05, deadline - time.monotonic())
-            # httpx gives up by itself, each step on its own: a call that is cancelled from outside could take others of its connection along.
-            timeout = httpx.Timeout(left_s, connect=min(CONNECT_TIMEOUT_S, left_s), pool=min(CONNECT_TIMEOUT_S, left_s))
-            own = self._own_headers()
-            client = await self._own_client()
-            async with client.stream(method, url, content=body, headers=own | dict(headers), timeout=timeout) as answer:
-                raw = bytearray()
-                async for chunk in answer.aiter_raw():
-                    raw += chunk
-                    if len(raw) > max_bytes:
-                        raise VendorUnknown(_AWAY, vendor=vendor, cause="answer too large", status=answer.status_code)
-                if answer.status_code >= 500:
-                    raise VendorUnknown(_AWAY, vendor=vendor, cause="status", status=answer.status_code)
-                return Response(answer.status_code, {name.lower(): value for name, value in answer.headers.items()}, bytes(raw))
+            async with self._place(vendor, timeout_s) as left_s:
+                # httpx gives up by itself, each step on its own: a call that is cancelled from outside could take others of its connection along.
+                timeout = httpx.Timeout(left_s, connect=min(CONNECT_TIMEOUT_S, left_s), pool=min(CONNECT_TIMEOUT_S, left_s))
+                own = self._own_headers()
+                client = await self._own_client()
+                async with client.stream(method, url, content=body, headers=own | dict(headers), timeout=timeout) as answer:
+                    return await read_answer(vendor, answer.status_code, answer.headers, answer.aiter_raw(), max_bytes)
         except _NOT_SENT as error:
-            raise VendorUnreachable(_AWAY, vendor=vendor, cause=type(error).__name__) from error
+            raise VendorUnreachable(AWAY, vendor=vendor, cause=type(error).__name__) from error
         except (httpx.HTTPError, OSError, ValueError) as error:
-            raise VendorUnknown(_AWAY, vendor=vendor, cause=type(error).__name__) from error
-        finally:
-            place.release()
+            raise VendorUnknown(AWAY, vendor=vendor, cause=type(error).__name__) from error
 
     async def _own_client(self) -> httpx.AsyncClient:
         async with self._making:

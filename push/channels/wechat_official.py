@@ -5,27 +5,21 @@ a call without an answer is made once more at once, with the same id. Source: We
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
-import structlog
 from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.kernel.errors import ProviderUnavailable
 from app.platforms.http import VendorUnknown
 from app.platforms.wechat import WeChat, WeChatRefused
 from app.platforms.wechat_account import send_template_message
-from push.channel import ChannelError, Effect, Envelope, Letter, People, Refused, Then, TryLater, Unclear, alarms
-from push.channels.wechat import cause_of, key_of, next_midnight
+from push.channel import Effect, Envelope, Letter, People, Then, TryLater, Unclear
+from push.channels.wechat_refusals import Refusals, answered_code, cause_of
 from push.followers import Followers
 from push.pauses import Pauses
 from push.vendor_templates import VendorTemplate
 
-log = structlog.get_logger(__name__)
-
-_NO_TEMPLATE, _FIELDS = "40037", "47003"
 _GONE = frozenset({"40003", "43004"})
-_WRONG_AFTER = 3
-_LEFT_OUT_FOR = timedelta(days=1)
 
 # errcode -> what follows. Source: "模板消息", and the list of global return codes.
 EFFECTS: Mapping[str, Effect] = {
@@ -77,14 +71,14 @@ class WechatOfficial:
         self._followers = followers
         self._templates = templates
         self._people = people
-        self._pauses = pauses
+        self._refusals = Refusals(self.name, EFFECTS, pauses)
         self._clock = clock
         self._mini_program = mini_program
         self._public_url = public_url
 
     async def prepare(self, letter: Letter) -> Envelope | None:
         template = next((one for one in self._templates if letter.event in one.events), None)
-        if template is None or await self._pauses.until(key_of(self.name, template), self._clock()) is not None:
+        if template is None or await self._refusals.is_left_out(template, self._clock()):
             return None
         identity = await self._people.channel_identity(letter.owner_id, "wechat")
         openid = await self._followers.openid_of(str((identity or {}).get("unionid") or ""))
@@ -93,14 +87,13 @@ class WechatOfficial:
         extra = {
             "data": template.fill(letter.values),
             "page": template.page_for(letter.values),
-            "key": key_of(self.name, template),
+            "key": self._refusals.key_of(template),
         }
         return Envelope(letter, openid, template.template_id, extra)
 
     async def send(self, envelope: Envelope) -> str:
         now = self._clock()
-        if paused_until := await self._pauses.until(self.name, now):
-            raise TryLater("45009", paused_until)
+        await self._refusals.check_quota(now)
         try:
             await self._account.access_token()  # first: while there is none, surely nothing was sent
         except ProviderUnavailable as error:
@@ -109,15 +102,11 @@ class WechatOfficial:
             try:
                 vendor_id = await self._call(envelope, page)
             except WeChatRefused as error:
-                code = f"{error.errcode}"
-                effect = EFFECTS.get(code, EFFECTS["other"])
-                if effect.is_alarm:
-                    alarms.labels(self.name, code).inc()
-                    log.error("wechat_official.needs_operator", errcode=code, template_id=envelope.template_id, field=error.field)
-                if effect.then is Then.BARE and page:
+                meaning = await self._refusals.meaning(error, envelope, page, now)
+                if meaning is None:
                     continue
-                raise await self._meaning(code, effect, str(envelope.extra["key"]), now) from error
-            await self._pauses.note_right(envelope.extra["key"])
+                raise meaning from error
+            await self._refusals.note_sent(envelope)
             return vendor_id
         raise AssertionError("the round without a page returns or raises")
 
@@ -145,24 +134,11 @@ class WechatOfficial:
                     raise Unclear(f"{error.errcode}") from error
                 raise
             except VendorUnknown as error:
-                cause = str(error.context.get("cause", ""))
-                # An errcode or a 5xx is an answer: it was not sent.
-                if cause.startswith("errcode") or cause == "status":
-                    raise (TryLater if cut_off is None else Unclear)(cause.removeprefix("errcode ")) from error
+                code, cause = answered_code(error), cause_of(error)
+                if code is not None:
+                    raise (TryLater if cut_off is None else Unclear)(code) from error
                 if cut_off is not None or cause == "TimeoutError":  # whoever has waited that long has no time for another
-                    raise Unclear(cause or "unknown") from error
+                    raise Unclear(cause) from error
                 cut_off = error
             except ProviderUnavailable as error:
                 raise (TryLater if cut_off is None else Unclear)(cause_of(error)) from error
-
-    async def _meaning(self, code: str, effect: Effect, key: str, now: datetime) -> ChannelError:
-        """Note what a refusal means for later messages; return what it means for this one."""
-        if effect.then is Then.TOMORROW:
-            midnight = next_midnight(now)
-            await self._pauses.pause(self.name, midnight, code)
-            return TryLater(code, midnight)
-        if code == _NO_TEMPLATE:
-            await self._pauses.pause(key, now + _LEFT_OUT_FOR, code)
-        elif code == _FIELDS:
-            await self._pauses.count_wrong(key, code, most=_WRONG_AFTER, until=now + _LEFT_OUT_FOR)
-        return Refused(code)

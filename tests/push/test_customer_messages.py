@@ -17,7 +17,14 @@ from app.platforms.http import VendorUnknown
 from app.storage.mongo import ensure_indexes
 from push import customer_messages
 from push.customer_messages import (
-    EFFECTS, LEASE, QUEUE, TRANSFER, CustomerMessageNotFound, ReplyRefused, CustomerMessages, NotYours,
+    EFFECTS,
+    LEASE,
+    QUEUE,
+    TRANSFER,
+    CustomerMessageNotFound,
+    CustomerMessages,
+    NotYours,
+    ReplyRefused,
 )  # fmt: skip
 from sandbox.people import person
 from tests.push.desk import Desk

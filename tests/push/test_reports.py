@@ -16,6 +16,7 @@ from push.in_hand import LEASES
 from tests.push.desk import Desk, put_together
 from tests.push.web import Web, open_web
 
+
 @pytest.fixture
 async def web(desk: Desk, keys: KeyRing) -> AsyncIterator[Web]:
     async with open_web(desk, keys) as web:

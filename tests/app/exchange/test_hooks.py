@@ -27,8 +27,8 @@ from app.kernel.errors import ValidationFailed
 from app.kernel.events import Event, new_event
 from app.platforms import addresses
 from app.platforms.http import HttpClient, VendorUnreachable
-from config.settings import networks
 from app.storage.mongo import Database, ensure_indexes
+from config.settings import networks
 from sandbox.credentials import FILE_NAME
 from sandbox.server import Running, start
 

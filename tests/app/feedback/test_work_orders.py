@@ -15,7 +15,17 @@ from app.kernel.ids import new_id
 from tests.app.cases.dying import mortal
 from tests.app.cases.handled import a_person, staff_of
 from tests.app.feedback.rated import (
-    CLERK, DESK, HEAD, SUPERIOR, at, bad_rating, events_about, handed_in, noted, now_is, totals,
+    CLERK,
+    DESK,
+    HEAD,
+    SUPERIOR,
+    at,
+    bad_rating,
+    events_about,
+    handed_in,
+    noted,
+    now_is,
+    totals,
 )  # fmt: skip
 
 SAID = {"text": "已说明情况", "reason": "mistaken"}

@@ -17,7 +17,6 @@ from push.campaigns import machine, printed
 from push.campaigns.segments import Segment
 from tests.push.campaigns.office import CLERK, HEAD, OPERATOR, OPERATOR_CLERK, OTHER_HEAD, STRANGER, WANTED, Office
 
-
 BACKWARDS = Segment("applicants", items=("id_card_lost",))
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from app.identity.model import StaffSession
+from push.channels.wechat_refusals import QUOTA
 from push.in_hand import LEASES
 from push.lanes import PLACES, URGENT
 from push.sending import GIVE_UP_AFTER
@@ -53,14 +54,14 @@ async def _all(world: World, events: Mapping[str, Intent], figures: dict[str, fl
         first = mishaps["first"].get(f"{intent.number:07d}")
         # What waits for the morning is due later: in quiet hours not all of the urgent lane passes, and nobody is rung up at night.
         waits_for_morning = world.plan.people[intent.person].quiet or (row["attempts"] and row["attempts"][0]["channel"] == "voice")
-        if intent.lane == URGENT and first is not None and not waits_for_morning:
+        if intent.lane == URGENT and first is not None and not waits_for_morning and not _waits_for_quota(row, first):
             due_at = row["made_at"].timestamp()
             waited = first - due_at
             waits.append(waited)
             # One death is borne within the time; each further one may have had the same message in hand, for one more lease.
             deaths = sum(due_at <= died_at <= first for died_at in world.deaths_at)
             if waited > URGENT_WITHIN.total_seconds() + max(0, deaths - 1) * LEASES[URGENT].total_seconds():
-                late.append((round(waited, 1), intent.marker))
+                late.append((round(waited, 1), intent.marker, _shown(row)))
     for event_id in sorted(unseen)[:5]:
         state = await world.database["events"].find_one({"_id": event_id}, {"state": 1, "errors": 1})
         yield f"{len(unseen)} events without a delivery, for example {events[event_id].marker}: {state}"
@@ -70,7 +71,8 @@ async def _all(world: World, events: Mapping[str, Intent], figures: dict[str, fl
     if messages != len(events):
         yield f"{messages} messages in the inboxes, {len(events)} events"
     if late:
-        yield f"{len(late)} of {len(waits)} urgent ones later than {URGENT_WITHIN.total_seconds():.0f} s: {sorted(late)[-5:]}"
+        some = sorted(late)[:: -(-len(late) // 8)]  # from the least late to the latest
+        yield f"{len(late)} of {len(waits)} urgent ones later than {URGENT_WITHIN.total_seconds():.0f} s: {some}"
     if waits:
         waits.sort()
         figures |= {"urgent, half": waits[len(waits) // 2], "urgent, 99 of 100": waits[int(len(waits) * 0.99)], "urgent, longest": waits[-1]}
@@ -85,6 +87,12 @@ async def _all(world: World, events: Mapping[str, Intent], figures: dict[str, fl
 _FIELDS = (
     "event_id owner_id state channel attempts closed must_arrive made_at next_at merged_into is_open is_undelivered fate message_id".split()
 )
+
+
+def _waits_for_quota(row: Mapping[str, Any], first: float) -> bool:
+    """Say whether WeChat alone reaches the person, and its quota of the day was used up before it was first asked: the inbox has it until tomorrow."""
+    before = [attempt for attempt in row["attempts"] if attempt["at"].timestamp() < first]
+    return bool(before) and all(attempt["channel"] == "wechat" and attempt.get("code") == QUOTA for attempt in before)
 
 
 def _wrong(row: Mapping[str, Any], taken: Counter[str], undelivered: Mapping[str, str]) -> Iterator[str]:
@@ -178,5 +186,8 @@ async def _tasks(world: World) -> dict[str, str]:
 
 
 def _shown(row: Mapping[str, Any]) -> str:
-    tried = " ".join(f"{one['channel']}:{one['outcome']}{':' + one['code'] if one.get('code') else ''}" for one in row["attempts"])
+    tried = " ".join(
+        f"{one['channel']}:{one['outcome']}{':' + one['code'] if one.get('code') else ''}@{(one['at'] - row['made_at']).total_seconds():.1f}"
+        for one in row["attempts"]
+    )
     return f"{row['_id']} {row['state']} [{tried}] fate={row.get('fate', '')}"
