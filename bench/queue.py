@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cases import listed
+from app.cases.documents import to_document
 from app.cases.model import Case, State, TimelineEntry
 from app.kernel.clock import today, utc_now
 from app.kernel.crypto import KeyRing, make_key_ring
@@ -77,7 +78,7 @@ def cases(count: int, keys: KeyRing, rng: random.Random) -> Iterator[dict[str, A
             deliver_by_on=due_on,
         )
         if is_open or not ended:
-            document = case.to_document(keys, _PERSONAL) | listed.listed(case, keys)
+            document = to_document(case, keys, _PERSONAL) | listed.listed(case, keys)
             ended = ended or document
         else:  # nobody opens these here, so they are not sealed one by one
             plain = {name: getattr(case, name) for name in ("number", "owner_id", "item_code", "agency_id", "division_code", "assignee")}

@@ -23,7 +23,7 @@ from pymongo import AsyncMongoClient
 from rich.console import Console
 from rich.table import Table
 
-from app.identity.service import SESSION_TRUST_S
+from app.identity.sessions import SESSION_TRUST_S
 from app.kernel.clock import real_now, utc_now
 from app.kernel.ids import new_id
 from bench.load import cpu_seconds, post_all

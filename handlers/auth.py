@@ -4,7 +4,8 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
-from app.identity.service import Login, view_resident
+from app.identity.service import view_resident
+from app.identity.sessions import Login
 from app.kernel.clock import format_utc
 from app.kernel.errors import NotFound
 from handlers.base import HallHandler, operation
@@ -78,7 +79,7 @@ class SmsLogin(HallHandler):
 class Refresh(HallHandler):
     @operation("Rotate the refresh token", body=RefreshRequest, answers={200: SessionResponse})
     async def post(self) -> None:
-        await self.answer(session_answer(await self.hall.identity.refresh(self.body["refresh_token"])))
+        await self.answer(session_answer(await self.hall.identity.sessions.refresh(self.body["refresh_token"])))
 
 
 class Logout(HallHandler):
@@ -86,7 +87,7 @@ class Logout(HallHandler):
     async def post(self) -> None:
         # The devices first: who dies in between is still signed in, and may sign out again.
         await self.hall.push.forget_session(self.resident.resident_id, self.resident.session_id)
-        await self.hall.identity.logout(self.resident)
+        await self.hall.identity.sessions.end(self.resident.resident_id, self.resident.session_id)
         self.set_status(204)
         self.finish()
 
@@ -101,7 +102,7 @@ class Me(HallHandler):
 class Sessions(HallHandler):
     @operation("The resident's living sessions", auth="resident")
     async def get(self) -> None:
-        sessions = await self.hall.identity.sessions(self.resident.resident_id)
+        sessions = await self.hall.identity.sessions.living(self.resident.resident_id)
         await self.answer(
             {
                 "items": [
@@ -123,7 +124,7 @@ class OneSession(HallHandler):
     @operation("End one of the resident's sessions", answers={204: None}, auth="resident")
     async def delete(self, session_id: str) -> None:
         await self.hall.push.forget_session(self.resident.resident_id, session_id)
-        if not await self.hall.identity.end_session(self.resident.resident_id, session_id):
+        if not await self.hall.identity.sessions.end(self.resident.resident_id, session_id):
             raise NotFound("没有找到这个登录。", en="No such session.")
         self.set_status(204)
         self.finish()

@@ -154,7 +154,7 @@ class HallHandler(RequestHandler):
 
     async def require_resident(self) -> "ResidentSession":
         """Return who is signed in. Raises Unauthorized."""
-        session: ResidentSession = await self.hall.identity.authenticate(self.bearer())
+        session: ResidentSession = await self.hall.identity.sessions.authenticate(self.bearer())
         return session
 
     async def require_staff(self) -> "StaffSession":

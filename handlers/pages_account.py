@@ -5,7 +5,8 @@ from urllib.parse import urlencode
 
 from app.identity import errors
 from app.identity.model import LEVEL_FACE, LEVEL_PHONE, LEVEL_REAL_NAME, Resident
-from app.identity.service import Login, view_resident
+from app.identity.service import view_resident
+from app.identity.sessions import Login
 from app.identity.tokens import PAGE_FOR
 from app.kernel.errors import HallError, NotFound, RateLimited, Unauthorized, ValidationFailed
 from app.kernel.numbers import mask_phone
@@ -32,7 +33,7 @@ class SignInPage(PageHandler):
     async def keep(self, login: Login) -> None:
         """Put the session into the browser's cookie and go on to where the person wanted to be."""
         self.set_cookie(
-            RESIDENT_COOKIE, self.hall.identity.page_token(login), max_age=int(PAGE_FOR.total_seconds()), path="/"
+            RESIDENT_COOKIE, self.hall.identity.sessions.page_token(login), max_age=int(PAGE_FOR.total_seconds()), path="/"
         )
         if (await self.hall.push.preferences(login.resident.id)).elder_mode:
             self.keep_elder(True)
@@ -152,7 +153,7 @@ class SignOut(PageHandler):
 
     async def post(self) -> None:
         await self.hall.push.forget_session(self.resident.resident_id, self.resident.session_id)
-        await self.hall.identity.logout(self.resident)
+        await self.hall.identity.sessions.end(self.resident.resident_id, self.resident.session_id)
         self.clear_cookie(RESIDENT_COOKIE, path="/")
         # What a form kept in this browser until it was saved (form.js): the next person on a shared phone must not find it.
         self.set_header("Clear-Site-Data", '"storage"')
@@ -170,7 +171,7 @@ class Me(PageHandler):
         await self.show(
             "me.html",
             me=view_resident(resident),
-            sessions=await self.hall.identity.sessions(resident.id),
+            sessions=await self.hall.identity.sessions.living(resident.id),
             session_id=self.resident.session_id,
             licences=[{**row, "renew_item": kinds.get(row["type"], {}).get("renew_item", "")} for row in wallet],
             subscriptions=await self.hall.subscriptions.of(resident.id),
@@ -182,7 +183,7 @@ class EndSession(PageHandler):
 
     async def post(self, session_id: str) -> None:
         await self.hall.push.forget_session(self.resident.resident_id, session_id)
-        if not await self.hall.identity.end_session(self.resident.resident_id, session_id):
+        if not await self.hall.identity.sessions.end(self.resident.resident_id, session_id):
             raise NotFound("没有找到这个登录。")
         self.redirect("/me", status=303)
 
@@ -204,7 +205,7 @@ class ProofPage(PageHandler):
 
     async def logins(self, resident_id: str) -> set[str]:
         """Return what an account signs in with: another account that is joined into it brings its own along."""
-        found = {str(row["_id"]) for row in await self.hall.identity.sessions(resident_id)}
+        found = {str(row["_id"]) for row in await self.hall.identity.sessions.living(resident_id)}
         for provider in CODE_NAMES:
             channel = await self.hall.identity.channel_identity(resident_id, provider)
             found |= {str(channel["_id"])} if channel else set()

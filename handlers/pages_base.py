@@ -85,7 +85,7 @@ class PageHandler(HallHandler):
         token = self.get_cookie(RESIDENT_COOKIE, "")
         if token:
             try:
-                self.signed_in = await self.hall.identity.authenticate(token, page=True)
+                self.signed_in = await self.hall.identity.sessions.authenticate(token, page=True)
             except Unauthorized:
                 self.clear_cookie(RESIDENT_COOKIE, path="/")
             except PyMongoError:

@@ -152,7 +152,7 @@ class LiveStream(HallHandler, WebSocketHandler):
         self._join()
 
     async def _sign_in(self, token: str, *, by_page: bool = False) -> None:
-        session = await self.hall.identity.authenticate(token, **({"page": True} if by_page else {}))
+        session = await self.hall.identity.sessions.authenticate(token, **({"page": True} if by_page else {}))
         if self._owner_id and session.resident_id != self._owner_id:
             raise Unauthorized("这个连接属于另一个账号，请重新连接。", en="This connection belongs to another account.")
         if not self._owner_id:
@@ -208,7 +208,7 @@ class LiveStream(HallHandler, WebSocketHandler):
         try:
             self.ping()
             if self._joined:
-                session = await self.hall.identity.authenticate(self._token, **({"page": True} if self._by_page else {}))
+                session = await self.hall.identity.sessions.authenticate(self._token, **({"page": True} if self._by_page else {}))
                 if session.resident_id != self._owner_id:  # joined to another account: come back, the inbox has moved
                     self.close(1012, "moved")
         except HallError as error:

@@ -32,7 +32,7 @@ from app.kernel.crypto import KeyRing
 from app.kernel.errors import Conflict, Forbidden, NotFound, ProviderUnavailable
 from app.kernel.ids import random_code
 from app.platforms.http import VendorUnknown
-from app.platforms.wechat import WeChat, WeChatRefused
+from app.platforms.wechat import WeChat, WeChatRefused, answered_code
 from app.platforms.wechat_account import send_customer_text
 from app.storage.mongo import Database
 from push.channel import alarms
@@ -248,12 +248,8 @@ class CustomerMessages:
                 log.error("customer.needs_operator", errcode=code)
             await (self._later if effect.then is Then.LATER else self._hold)(row, code)
         except VendorUnknown as error:
-            cause = str(error.context.get("cause", ""))
-            # An errcode or a 5xx is an answer: it was not sent.
-            if cause.startswith("errcode") or cause == "status":
-                await self._later(row, cause.removeprefix("errcode "))
-            else:
-                await self._hold(row, "unclear")
+            code = answered_code(error)
+            await (self._hold(row, "unclear") if code is None else self._later(row, code))
         except ProviderUnavailable:
             await self._later(row, "unreachable")
         else:
@@ -321,8 +317,7 @@ class CustomerMessages:
             await self._messages.update_one({"_id": key}, {"$set": {"replying_until": None, "code": f"{error.errcode}"}})
             raise _refused(error.errcode) from error
         except VendorUnknown as error:
-            cause = str(error.context.get("cause", ""))
-            if cause.startswith("errcode") or cause == "status":
+            if answered_code(error) is not None:
                 await self._messages.update_one({"_id": key}, {"$set": {"replying_until": None}})
                 raise
             # The lease stays, so that nobody sends it twice in haste.

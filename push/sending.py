@@ -18,7 +18,7 @@ from pymongo.errors import PyMongoError
 from app.kernel import context
 from push.channel import Channel, ChannelError, Envelope, Letter, Refused, TryLater, Unclear
 from push.in_hand import InHand, longest_call_s
-from push.lanes import CAMPAIGN, ORDINARY, PLACES, Rates
+from push.lanes import CAMPAIGN, ORDINARY, PLACES, URGENT, Rates
 from push.model import ELDER_FIRST, Preferences
 from push.store import Store
 
@@ -30,6 +30,8 @@ _PATIENCE_S = 5
 # After so many failed tries the next channel goes first.
 _TIRED_AFTER = 4
 _DELAYS_S = (2, 10, 60, 300, 1800, 3600)
+# What is urgent is of most use in its first minute; a vendor that is away is spared by its breaker.
+_URGENT_DELAYS_S = (1, 2, 4, 8, 15, 60, 300, 1800, 3600)
 
 outcomes = Counter("hall_deliveries", "Tries to deliver and final states", ["channel", "outcome"])
 delay_seconds = Histogram(
@@ -202,7 +204,8 @@ class Sending:
         if not_before is not None:
             delivery["paused"] = {**delivery.get("paused", {}), name: not_before}
             return await self._in_hand.change(delivery, {"state": "waiting", "tries": tries, "paused": delivery["paused"]}, attempt)
-        pause_s = _DELAYS_S[min(sum(tries.values()), len(_DELAYS_S)) - 1] * random.uniform(0.8, 1.2)  # noqa: S311
+        delays_s = _URGENT_DELAYS_S if delivery.get("lane") == URGENT else _DELAYS_S
+        pause_s = delays_s[min(sum(tries.values()), len(delays_s)) - 1] * random.uniform(0.8, 1.2)  # noqa: S311
         await self._in_hand.change(delivery, {"state": "waiting", "tries": tries, "next_at": now + timedelta(seconds=pause_s)}, attempt)
         return False
 

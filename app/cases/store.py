@@ -10,6 +10,7 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
 from app.cases import applicants, listed
+from app.cases.documents import from_document, to_document
 from app.cases.errors import CaseConflict, CaseNotFound
 from app.cases.model import Case
 from app.kernel.clock import SHANGHAI, utc_now
@@ -69,10 +70,10 @@ class CaseStore:
         return self._cases
 
     def opened(self, documents: Sequence[Mapping[str, Any]]) -> list[Case]:
-        return [Case.from_document(document, self._keys) for document in documents]
+        return [from_document(document, self._keys) for document in documents]
 
     def _document(self, case: Case, personal: frozenset[str]) -> dict[str, Any]:
-        return case.to_document(self._keys, personal) | listed.listed(case, self._keys)
+        return to_document(case, self._keys, personal) | listed.listed(case, self._keys)
 
     async def next_number(self, item_code: str) -> str:
         """Return a new case number: item code 31 + day 8 + serial of at least 4 (the layout observed in the province).
@@ -101,7 +102,7 @@ class CaseStore:
             document = await self._cases.find_one({"owner_id": case.owner_id, "$or": same})
             if document is None:  # the id is taken by somebody else's case
                 raise CaseConflict("请返回上一页，刷新后再试一次。", en="This id is taken: start again.") from None
-            return Case.from_document(document, self._keys)
+            return from_document(document, self._keys)
         return case
 
     async def load(self, query: Mapping[str, Any], session: AsyncClientSession | None = None) -> Case:
@@ -109,7 +110,7 @@ class CaseStore:
         document = await self._cases.find_one(query, session=session)
         if document is None:
             raise CaseNotFound
-        return Case.from_document(document, self._keys)
+        return from_document(document, self._keys)
 
     async def agencies_of(self, case_id: str) -> set[str]:
         """Return the agencies that have to do with a case now: whose it is, and the departments that were asked."""
@@ -121,7 +122,7 @@ class CaseStore:
         found: dict[str, Case | Exception] = {}
         for document in await self._cases.find({"_id": {"$in": list(case_ids)}}, session=session).to_list():
             try:
-                found[document["_id"]] = Case.from_document(document, self._keys)
+                found[document["_id"]] = from_document(document, self._keys)
             except Exception as error:
                 found[document["_id"]] = error
         return found
@@ -216,7 +217,7 @@ class CaseStore:
         """
         count = 0
         async for document in self._cases.find({"listed_version": {"$ne": listed.VERSION}}).batch_size(500):
-            fields = listed.listed(Case.from_document(document, self._keys), self._keys)
+            fields = listed.listed(from_document(document, self._keys), self._keys)
             same = {"_id": document["_id"], "version": document["version"], "listed_version": document.get("listed_version")}
             count += (await self._cases.update_one(same, {"$set": fields})).modified_count
         return count

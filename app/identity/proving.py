@@ -15,7 +15,7 @@ from app.kernel.events import new_event
 from app.storage import outbox
 from app.storage.mongo import Database
 
-# Longer than a session is trusted without asking (service.SESSION_TRUST_S) plus the longest request.
+# Longer than a session is trusted without asking (sessions.SESSION_TRUST_S) plus the longest request.
 SETTLED_AFTER = timedelta(seconds=30)
 
 

@@ -5,33 +5,28 @@ same person, the younger one is joined into the older: identities, sessions and 
 messages move; the old id leads to the new one for good.
 """
 
-import hashlib
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from cachetools import LRUCache, TTLCache
 from pymongo import ReturnDocument
 from pymongo.asynchronous.client_session import AsyncClientSession
 from pymongo.errors import DuplicateKeyError
 
-from app.identity import errors, store, tokens
+from app.identity import errors, store
 from app.identity.model import LEVEL_FACE, LEVEL_PHONE, LEVEL_REAL_NAME, Resident, ResidentSession
 from app.identity.proving import Proving
 from app.identity.realname import RealName
+from app.identity.sessions import Login, Sessions
 from app.identity.sms_codes import SmsCodes
-from app.kernel.clock import real_now, utc_now
+from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
-from app.kernel.errors import Unauthorized, ValidationFailed, error_row
+from app.kernel.errors import ValidationFailed, error_row
 from app.kernel.ids import new_id
 from app.kernel.numbers import check_id_number, check_mobile, mask_name, mask_phone
 from app.storage.mongo import Database
 
 FACE_CHECK_FOR = timedelta(minutes=10)
-# How long a verified token's session is trusted without asking MongoDB again: a session ended in another process lives on for
-# at most this long in this one.
-SESSION_TRUST_S = 3
 
 
 class WeChatLogin(Protocol):
@@ -52,19 +47,6 @@ class AlipayLogin(Protocol):
     def decrypt_phone(self, encrypted: Any) -> str: ...
 
 
-@dataclass(frozen=True)
-class Login:
-    """A fresh session. `expires_in` is in seconds."""
-
-    resident: Resident
-    session_id: str
-    access_token: str
-    refresh_token: str
-    expires_in: int
-    is_new: bool
-    channel: str
-
-
 class Identity:
     def __init__(
         self,
@@ -83,10 +65,7 @@ class Identity:
         self._sms_codes = sms_codes
         self._realname = realname
         self._proving = Proving(database, keys)
-        # By the token's hash: session, and the second in which the token runs out.
-        self._trusted: TTLCache[bytes, tuple[ResidentSession, float]] = TTLCache(20_000, ttl=SESSION_TRUST_S)
-        # Whose signature was found good stays good until it runs out; whether its session still lives is asked each time.
-        self._verified: LRUCache[bytes, tuple[str | None, float]] = LRUCache(20_000)  # session id, and that second
+        self.sessions = Sessions(database, keys)
         # Called right after a join with (from, into), besides the event: nobody should find an empty list in between.
         self.after_join: list[Callable[[str, str], Awaitable[None]]] = []
 
@@ -140,7 +119,7 @@ class Identity:
                 document = await self._proving.holder_of_phone(number)
                 is_new = False
         assert document is not None
-        return await self._new_session(document, "sms", is_new)
+        return await self.sessions.begin(document, "sms", is_new)
 
     async def _login(self, provider: str, identity_id: str, identity: dict[str, Any]) -> Login:
         now = utc_now()
@@ -151,7 +130,7 @@ class Identity:
         )
         if known is not None:
             document = await store.load_resident(residents, known["resident_id"])
-            return await self._new_session(document, provider, is_new=False)
+            return await self.sessions.begin(document, provider, is_new=False)
         resident = store.new_resident(new_id("res"), now)
 
         async def insert(session: Any) -> None:
@@ -166,126 +145,7 @@ class Identity:
             await self._database.transaction(insert)
         except DuplicateKeyError:  # the same person signed in twice at once: the other call has made both
             return await self._login(provider, identity_id, identity)
-        return await self._new_session(resident, provider, is_new=True)
-
-    async def _new_session(self, document: dict[str, Any], channel: str, is_new: bool) -> Login:
-        now = real_now()
-        session_id = new_id("ses")
-        refresh_token = tokens.make_refresh_token(session_id)
-        await self._database["sessions"].insert_one(
-            {
-                "_id": session_id,
-                "resident_id": document["_id"],
-                "channel": channel,
-                "refresh_hash": tokens.refresh_hash(refresh_token),
-                "created_at": now,
-                "last_seen_at": now,
-                "expires_at": now + tokens.REFRESH_FOR,
-            }
-        )
-        return self._login_of(document, session_id, channel, refresh_token, is_new)
-
-    def _login_of(
-        self, document: dict[str, Any], session_id: str, channel: str, refresh_token: str, is_new: bool
-    ) -> Login:
-        access_token = tokens.sign_token(
-            self._keys, audience="api", subject=document["_id"], now=real_now(), lifetime=tokens.ACCESS_FOR, sid=session_id
-        )
-        return Login(
-            store.opened(self._keys, document),
-            session_id,
-            access_token,
-            refresh_token,
-            int(tokens.ACCESS_FOR.total_seconds()),
-            is_new,
-            channel,
-        )
-
-    # --- sessions ---
-
-    async def refresh(self, refresh_token: str) -> Login:
-        """Rotate a refresh token.
-
-        Guarantee: a token works once. The compare-and-set on its hash lets one of two callers through; the other one, and
-        whoever comes later with an old token, ends the whole session.
-
-        Raises:
-            errors.TokenInvalid, errors.RefreshReused.
-        """
-        session_id = refresh_token.partition(".")[0]
-        renewed = tokens.make_refresh_token(session_id)
-        now = real_now()
-        sessions = self._database["sessions"]
-        session = await sessions.find_one_and_update(
-            {"_id": session_id, "refresh_hash": tokens.refresh_hash(refresh_token), "expires_at": {"$gt": now}},
-            {
-                "$set": {
-                    "refresh_hash": tokens.refresh_hash(renewed),
-                    "last_seen_at": now,
-                    "expires_at": now + tokens.REFRESH_FOR,
-                },
-                "$push": {"used_hashes": {"$each": [tokens.refresh_hash(refresh_token)], "$slice": -50}},
-            },
-        )
-        if session is None:
-            stolen = await sessions.find_one_and_delete(
-                {"_id": session_id, "used_hashes": tokens.refresh_hash(refresh_token)}
-            )
-            self._trusted.clear()
-            if stolen is not None:
-                raise errors.RefreshReused("为了您的账号安全，登录已结束，请重新登录。", en="This token was used before.")
-            raise errors.TokenInvalid("登录已过期，请重新登录。", en="Invalid refresh token.")
-        document = await store.load_resident(self._database["residents"], session["resident_id"])
-        return self._login_of(document, session_id, session["channel"], renewed, False)
-
-    def page_token(self, login: Login) -> str:
-        """Return the token of the H5 pages' cookie: good for 12 hours and for pages only, and ends with its session."""
-        return tokens.sign_token(
-            self._keys,
-            audience="page",
-            subject=login.resident.id,
-            now=real_now(),
-            lifetime=tokens.PAGE_FOR,
-            sid=login.session_id,
-        )
-
-    async def authenticate(self, token: str, *, page: bool = False) -> ResidentSession:
-        """Return the session of a token. Raises Unauthorized, errors.TokenExpired, errors.TokenInvalid."""
-        if not token:
-            raise Unauthorized("请先登录。", en="Sign in first.")
-        audience, now = "page" if page else "api", real_now()
-        # A token is half a kilobyte, and a stream keeps its session known as long as it is open.
-        key = hashlib.sha256(f"{audience}.{token}".encode()).digest()
-        known = self._trusted.get(key)
-        if known is not None and known[1] > now.timestamp():
-            return known[0]
-        verified = self._verified.get(key)
-        if verified is None or verified[1] <= now.timestamp():
-            claims = tokens.read_token(self._keys, token, audience=audience)
-            verified = self._verified[key] = (claims.get("sid"), claims["exp"])
-        session_id, expires_at = verified
-        session = await self._database.document("sessions", session_id)
-        if session is None or session["expires_at"] <= now:
-            raise errors.TokenInvalid("登录已结束，请重新登录。", en="The session has ended.")
-        # The session names the resident, not the token: after a join it is the one that stays.
-        document = await store.resident_of(self._database, session["resident_id"])
-        found = ResidentSession(document["_id"], session["_id"], document["level"], session["channel"])
-        self._trusted[key] = (found, expires_at)
-        return found
-
-    async def logout(self, session: ResidentSession) -> None:
-        """End this session; its tokens stop at once here and within SESSION_TRUST_S elsewhere."""
-        await self.end_session(session.resident_id, session.session_id)
-
-    async def sessions(self, resident_id: str) -> list[dict[str, Any]]:
-        """Return the living sessions of a resident, newest first."""
-        return await self._database["sessions"].find({"resident_id": resident_id}).sort("_id", -1).limit(100).to_list()
-
-    async def end_session(self, resident_id: str, session_id: str) -> bool:
-        """End one session of this resident; return whether it was there."""
-        ended = await self._database["sessions"].delete_one({"_id": session_id, "resident_id": resident_id})
-        self._trusted.clear()
-        return ended.deleted_count == 1
+        return await self.sessions.begin(resident, provider, is_new=True)
 
     # --- proving who one is ---
 
@@ -374,7 +234,7 @@ class Identity:
 
     async def _prove(self, resident_id: str, *, level: int = 0, **proven: str) -> Resident:
         into, joined = await self._proving.prove(resident_id, level=level, **proven)
-        self._trusted.clear()
+        self.sessions.distrust()
         if joined is not None:
             for move in self.after_join:
                 await move(joined, into)

@@ -327,6 +327,12 @@ class WeChat:
         )
 
 
+def answered_code(error: VendorUnknown) -> str | None:
+    """Return the code of an answer that says it was not sent (WeChat's list of codes: -1 and 5xx may be retried); None: there was no answer."""
+    cause = str(error.context.get("cause", ""))
+    return cause.removeprefix("errcode ") if cause.startswith("errcode") or cause == "status" else None
+
+
 def errcode_of(answer: Mapping[str, Any]) -> int:
     """Return the errcode of an answer, 0 when all is well."""
     code = answer.get("errcode", 0)

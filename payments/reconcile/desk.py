@@ -5,7 +5,7 @@ A finding belongs to the agency whose money it is; one without an order of ours 
 
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any
 
 from app.kernel.audit import record
 from app.kernel.clock import format_utc
@@ -14,19 +14,9 @@ from payments.reconcile.clearing import Clearing
 from payments.reconcile.errors import FindingNotFound, FindingSettled, HeadNeeded
 from payments.reconcile.matching import FindingState
 from payments.reconcile.store import ReconcileStore
+from payments.refunds import Staff
 
 SETTLES = "head"
-
-
-class Staff(Protocol):
-    """Who looks or settles."""
-
-    @property
-    def account(self) -> str: ...
-    @property
-    def role(self) -> str: ...
-    @property
-    def agency_id(self) -> str: ...
 
 
 class FindingsDesk:

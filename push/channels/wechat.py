@@ -11,9 +11,9 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.kernel.errors import ProviderUnavailable
 from app.platforms.http import VendorUnknown
-from app.platforms.wechat import WeChatRefused
+from app.platforms.wechat import WeChatRefused, answered_code
 from push.channel import Effect, Envelope, Letter, People, Then, TryLater, Unclear
-from push.channels.wechat_refusals import Refusals, answered_code, cause_of
+from push.channels.wechat_refusals import Refusals, cause_of
 from push.grants import Grants
 from push.pauses import Pauses
 

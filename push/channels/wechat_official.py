@@ -11,10 +11,10 @@ from pymongo.asynchronous.client_session import AsyncClientSession
 
 from app.kernel.errors import ProviderUnavailable
 from app.platforms.http import VendorUnknown
-from app.platforms.wechat import WeChat, WeChatRefused
+from app.platforms.wechat import WeChat, WeChatRefused, answered_code
 from app.platforms.wechat_account import send_template_message
 from push.channel import Effect, Envelope, Letter, People, Then, TryLater, Unclear
-from push.channels.wechat_refusals import Refusals, answered_code, cause_of
+from push.channels.wechat_refusals import Refusals, cause_of
 from push.followers import Followers
 from push.pauses import Pauses
 from push.vendor_templates import VendorTemplate

@@ -10,7 +10,6 @@ import structlog
 
 from app.kernel.clock import SHANGHAI
 from app.kernel.errors import ProviderUnavailable
-from app.platforms.http import VendorUnknown
 from app.platforms.wechat import WeChatRefused
 from push.channel import ChannelError, Effect, Envelope, Refused, Then, TryLater, alarms
 from push.pauses import Pauses
@@ -81,9 +80,3 @@ def next_midnight(now: datetime) -> datetime:
 def cause_of(error: ProviderUnavailable) -> str:
     context: Mapping[str, Any] = error.context
     return str(context.get("cause") or type(error).__name__)
-
-
-def answered_code(error: VendorUnknown) -> str | None:
-    """Return the code of an answer that says it was not sent (WeChat's list of codes: -1 and 5xx may be retried); None: there was no answer."""
-    cause = str(error.context.get("cause", ""))
-    return cause.removeprefix("errcode ") if cause.startswith("errcode") or cause == "status" else None

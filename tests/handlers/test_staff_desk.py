@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 
 from app.cases import listed
-from app.cases.model import Case, State
+from app.cases.documents import from_document, to_document
+from app.cases.model import State
 from app.identity import store as identity_store
 from app.kernel.ids import new_id
 from app.storage.files import CLEAN
@@ -76,10 +77,10 @@ async def test_of_two_clerks_who_claim_the_same_cases_each_case_has_one_owner(de
     ids = []
     copies = []
     for place in range(200):
-        case = Case.from_document(document, desk.hall.keys)
+        case = from_document(document, desk.hall.keys)
         copy = replace(case, id=new_id("case"), number=f"copy{place:035d}", assignee=None, state=State.SUBMITTED)
         ids.append(copy.id)
-        copies.append(copy.to_document(desk.hall.keys, frozenset({"name"})) | listed.listed(copy, desk.hall.keys))
+        copies.append(to_document(copy, desk.hall.keys, frozenset({"name"})) | listed.listed(copy, desk.hall.keys))
     await desk.hall.database["cases"].insert_many(copies)
     answers = await asyncio.gather(
         *(desk.call(who, "POST", "/staff/v1/tasks/claim", {"case_ids": ids}) for who in ("clerk", "clerk2", "head"))

@@ -224,7 +224,7 @@ async def test_silence_is_closed_after_a_while(web: Web, monkeypatch):
 
 async def test_the_page_cookie_counts_for_our_own_pages_only(web: Web):
     login = await web.sign_in("page")
-    cookie = f"hall_page={web.hall.identity.page_token(login)}"
+    cookie = f"hall_page={web.hall.identity.sessions.page_token(login)}"
     async with web.connect(Cookie=cookie, Origin=web.url) as socket:
         await asyncio.sleep(0.1)
         await _tell(web, login)
@@ -239,7 +239,7 @@ async def test_a_session_that_ends_ends_its_stream(web: Web, monkeypatch):
     login = await web.sign_in("leaving")
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
         await _joined(web, login, 1)
-        await web.hall.identity.end_session(login.resident.id, login.session_id)
+        await web.hall.identity.sessions.end(login.resident.id, login.session_id)
         assert (await _closing(socket))[1] == 4401
 
 
@@ -455,7 +455,7 @@ async def test_a_poll_of_a_session_that_ended_meanwhile_is_told_nothing(web: Web
     login = await web.sign_in("ends")
     asking = asyncio.create_task(web.call("GET", "/v1/stream/poll?after=0", login))
     await _joined(web, login, 1)
-    await web.hall.identity.end_session(login.resident.id, login.session_id)
+    await web.hall.identity.sessions.end(login.resident.id, login.session_id)
     await _tell(web, login)
     status, problem, _ = await asking
     assert status == 401 and "items" not in problem

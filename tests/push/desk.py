@@ -2,7 +2,7 @@
 
 import hashlib
 import shutil
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from app.platforms.http import HttpClient
 from app.platforms.http2 import Http2Client
 from app.platforms.wechat import WeChat
 from app.storage.mongo import Database, ensure_indexes
+from push.channel import Channel
 from push.channels.alipay import AlipayMessage
 from push.channels.apns import Apns, ApnsKey
 from push.channels.jpush import JPush
@@ -33,7 +34,7 @@ from push.native_options import load_native_options
 from push.pauses import Pauses
 from push.service import INDEXES, Push
 from push.store import Store
-from push.templates import FOLDER, load_templates
+from push.templates import FOLDER, MessageTemplates, load_templates
 from sandbox.base import Pace
 from sandbox.credentials import FILE_NAME
 from sandbox.people import person
@@ -154,9 +155,7 @@ def apple_token(owner_id: str) -> str:
 
 
 @asynccontextmanager
-async def open_desk(
-    database: Database, redis: Redis, keys_file: Path, folder: Path, *, channels: Any = None
-) -> AsyncIterator[Desk]:
+async def open_desk(database: Database, redis: Redis, keys_file: Path, folder: Path) -> AsyncIterator[Desk]:
     """Serve the stand-ins and put push together."""
     await ensure_indexes(database, INDEXES)
     shutil.copy2(keys_file, folder / FILE_NAME)
@@ -176,34 +175,8 @@ def put_together(database: Database, redis: Redis, running: Running, town: Town,
     settings = running.sandbox.credentials.hall_settings(running.url)
     templates = load_templates()
     store, grants = Store(database), Grants(database, templates.wechat)
-    wechat = WeChat(
-        out,
-        redis,
-        base_url=settings["HALL_WECHAT_API_URL"],
-        app_id=settings["HALL_WECHAT_APP_ID"],
-        app_secret=settings["HALL_WECHAT_APP_SECRET"],
-    )
-    alipay = AlipayGateway(
-        out,
-        gateway_url=settings["HALL_ALIPAY_GATEWAY_URL"],
-        app_id=settings["HALL_ALIPAY_APP_ID"],
-        app_private_key=settings["HALL_ALIPAY_APP_PRIVATE_KEY"],
-        public_key=settings["HALL_ALIPAY_PUBLIC_KEY"],
-    )
-    sms = SmsGateway(out, settings["HALL_SMS_URL"])
-    out2 = Http2Client()
-    jpush = JPush(
-        out,
-        store,
-        load_native_options(FOLDER),
-        utc_now,
-        base_url=settings["HALL_JPUSH_URL"],
-        app_key=settings["HALL_JPUSH_APP_KEY"],
-        master_secret=settings["HALL_JPUSH_MASTER_SECRET"],
-        production=False,
-        asks_receipts=True,
-    )
     pauses = Pauses(database, utc_now)
+    usual, sms = usual_channels(out, redis, settings, templates, store, grants, pauses, town, utc_now)
     account = WeChat(
         out,
         redis,
@@ -213,28 +186,72 @@ def put_together(database: Database, redis: Redis, running: Running, town: Town,
     )
     followers = Followers(database, account, utc_now)
     channels = [
-        WechatSubscribe(wechat, grants, town, pauses, utc_now),
+        *usual,
         WechatOfficial(
             account, followers, templates.official, town, pauses, utc_now,
             mini_program=settings["HALL_WECHAT_APP_ID"], public_url="https://hall.example",
         ),  # fmt: skip
-        AlipayMessage(alipay, templates.alipay, town),
         Apns(
-            out2,
+            Http2Client(),
             store,
             ApnsKey.from_pem(settings["HALL_APNS_KEY"], settings["HALL_APNS_KEY_ID"], settings["HALL_APNS_TEAM_ID"]),
             utc_now,
             base_url=running.sandbox.apns.url,
             topic=settings["HALL_APNS_TOPIC"],
         ),
-        jpush,
-        Sms(sms, town),
-        Voice(out, store, town, utc_now, base_url=settings["HALL_VOICE_URL"]),
     ]
     return Push(
         database, redis, templates, people=town, store=store, grants=grants, channels=channels, sms=sms, clock=utc_now,
         followers=followers,
     )  # fmt: skip
+
+
+def usual_channels(
+    http: HttpClient,
+    redis: Redis,
+    hall: Mapping[str, str],
+    templates: MessageTemplates,
+    store: Store,
+    grants: Grants,
+    pauses: Pauses,
+    town: Town,
+    clock: Callable[[], datetime],
+) -> tuple[list[Channel], SmsGateway]:
+    """Return the channels that most residents have, and the gateway of text messages. `hall`: settings that lead to the stand-ins."""
+    wechat = WeChat(
+        http,
+        redis,
+        base_url=hall["HALL_WECHAT_API_URL"],
+        app_id=hall["HALL_WECHAT_APP_ID"],
+        app_secret=hall["HALL_WECHAT_APP_SECRET"],
+    )
+    alipay = AlipayGateway(
+        http,
+        gateway_url=hall["HALL_ALIPAY_GATEWAY_URL"],
+        app_id=hall["HALL_ALIPAY_APP_ID"],
+        app_private_key=hall["HALL_ALIPAY_APP_PRIVATE_KEY"],
+        public_key=hall["HALL_ALIPAY_PUBLIC_KEY"],
+    )
+    jpush = JPush(
+        http,
+        store,
+        load_native_options(FOLDER),
+        clock,
+        base_url=hall["HALL_JPUSH_URL"],
+        app_key=hall["HALL_JPUSH_APP_KEY"],
+        master_secret=hall["HALL_JPUSH_MASTER_SECRET"],
+        production=False,
+        asks_receipts=True,
+    )
+    sms = SmsGateway(http, hall["HALL_SMS_URL"])
+    channels: list[Channel] = [
+        WechatSubscribe(wechat, grants, town, pauses, clock),
+        AlipayMessage(alipay, templates.alipay, town),
+        jpush,
+        Sms(sms, town),
+        Voice(http, store, town, clock, base_url=hall["HALL_VOICE_URL"]),
+    ]
+    return channels, sms
 
 
 def utc(text: str) -> datetime:

@@ -11,7 +11,8 @@ import aiohttp
 from tornado.testing import bind_unused_port
 from tornado.web import Application
 
-from app.identity.service import Identity, Login
+from app.identity.service import Identity
+from app.identity.sessions import Login
 from app.kernel.crypto import KeyRing
 from app.platforms.wechat import WeChat
 from config.settings import read_settings

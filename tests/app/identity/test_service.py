@@ -74,7 +74,7 @@ def a_name():
 
 
 async def session_of(identity, login):
-    return await identity.authenticate(login.access_token)
+    return await identity.sessions.authenticate(login.access_token)
 
 
 async def test_the_same_wechat_person_is_the_same_resident_also_when_signing_in_twice_at_once(identity):
@@ -96,36 +96,36 @@ async def test_a_code_the_platform_does_not_know_is_refused(identity):
 
 async def test_a_refresh_token_works_once_and_its_reuse_ends_the_session(identity):
     login = await identity.login_wechat(f"sim-{a_name()}")
-    renewed = await identity.refresh(login.refresh_token)
+    renewed = await identity.sessions.refresh(login.refresh_token)
     assert (await session_of(identity, renewed)).resident_id == login.resident.id
     with pytest.raises(errors.RefreshReused):
-        await identity.refresh(login.refresh_token)
+        await identity.sessions.refresh(login.refresh_token)
     with pytest.raises(errors.TokenInvalid):
-        await identity.refresh(renewed.refresh_token)
+        await identity.sessions.refresh(renewed.refresh_token)
     with pytest.raises(errors.TokenInvalid):
-        await identity.authenticate(renewed.access_token)
+        await identity.sessions.authenticate(renewed.access_token)
 
 
 async def test_of_two_who_use_a_refresh_token_at_once_one_gets_through(identity):
     login = await identity.login_wechat(f"sim-{a_name()}")
-    results = await asyncio.gather(*(identity.refresh(login.refresh_token) for _ in range(2)), return_exceptions=True)
+    results = await asyncio.gather(*(identity.sessions.refresh(login.refresh_token) for _ in range(2)), return_exceptions=True)
     assert sum(isinstance(result, errors.RefreshReused) for result in results) == 1
 
 
 async def test_a_token_is_good_for_its_own_purpose_only(identity, keys):
     login = await identity.login_wechat(f"sim-{a_name()}")
-    page = identity.page_token(login)
-    assert (await identity.authenticate(page, page=True)).resident_id == login.resident.id
+    page = identity.sessions.page_token(login)
+    assert (await identity.sessions.authenticate(page, page=True)).resident_id == login.resident.id
     for token, as_page in ((page, False), (login.access_token, True), ("x.y.z", False), (login.access_token[:-4] + "AAAA", False)):
         with pytest.raises(errors.TokenInvalid):
-            await identity.authenticate(token, page=as_page)
+            await identity.sessions.authenticate(token, page=as_page)
 
 
 async def test_logging_out_ends_the_tokens(identity):
     login = await identity.login_wechat(f"sim-{a_name()}")
-    await identity.logout(await session_of(identity, login))
+    await identity.sessions.end(login.resident.id, login.session_id)
     with pytest.raises(errors.TokenInvalid):
-        await identity.authenticate(login.access_token)
+        await identity.sessions.authenticate(login.access_token)
 
 
 async def test_a_phone_joins_the_sms_account_and_the_wechat_account(identity, sent_codes):

@@ -11,27 +11,19 @@ from typing import Any
 from redis.asyncio import Redis
 
 from app.kernel.events import Event
-from app.platforms.alipay import AlipayGateway
-from app.platforms.wechat import WeChat
 from app.storage.mongo import Database
 from app.storage.redis import connect
 from app.storage.relay import Relay
 from commands.worker import _every, _listen
-from push.channels.alipay import AlipayMessage
-from push.channels.jpush import JPush
-from push.channels.sms import Sms, SmsGateway
-from push.channels.voice import Voice
-from push.channels.wechat import WechatSubscribe
 from push.followers import Followers
 from push.grants import Grants
 from push.lanes import CAMPAIGN, LANES, Rates
-from push.native_options import load_native_options
 from push.pauses import Pauses
 from push.service import Push
 from push.store import Store
-from push.templates import FOLDER, load_templates
+from push.templates import load_templates
 from tests.payments.simulation.mortal import Life, MortalHttp
-from tests.push.desk import Town
+from tests.push.desk import Town, usual_channels
 from tests.push.simulation.plan import CAMPAIGN_EVENT
 
 # Of all workers together, per second: as in production, but for the native app, whose ten would make a run last for hours.
@@ -113,41 +105,9 @@ def build(name: str, settings: Settings, on_death: Callable[[], None]) -> Proces
 
 def _push(settings: Settings, database: Database, redis: Redis, http: MortalHttp) -> Push:
     """Put push together as commands/assembly.py does, with the channels whose stand-ins follow a script of bad luck, and calls."""
-    hall, town, clock, templates = settings.hall, settings.town, settings.clock, load_templates()
+    town, clock, templates = settings.town, settings.clock, load_templates()
     store, grants = Store(database), Grants(database, templates.wechat)
-    wechat = WeChat(
-        http,
-        redis,
-        base_url=hall["HALL_WECHAT_API_URL"],
-        app_id=hall["HALL_WECHAT_APP_ID"],
-        app_secret=hall["HALL_WECHAT_APP_SECRET"],
-    )
-    alipay = AlipayGateway(
-        http,
-        gateway_url=hall["HALL_ALIPAY_GATEWAY_URL"],
-        app_id=hall["HALL_ALIPAY_APP_ID"],
-        app_private_key=hall["HALL_ALIPAY_APP_PRIVATE_KEY"],
-        public_key=hall["HALL_ALIPAY_PUBLIC_KEY"],
-    )
-    sms = SmsGateway(http, hall["HALL_SMS_URL"])
-    jpush = JPush(
-        http,
-        store,
-        load_native_options(FOLDER),
-        clock,
-        base_url=hall["HALL_JPUSH_URL"],
-        app_key=hall["HALL_JPUSH_APP_KEY"],
-        master_secret=hall["HALL_JPUSH_MASTER_SECRET"],
-        production=False,
-        asks_receipts=True,
-    )
-    channels = [
-        WechatSubscribe(wechat, grants, town, Pauses(database, clock), clock),
-        AlipayMessage(alipay, templates.alipay, town),
-        jpush,
-        Sms(sms, town),
-        Voice(http, store, town, clock, base_url=hall["HALL_VOICE_URL"]),
-    ]
+    channels, sms = usual_channels(http, redis, settings.hall, templates, store, grants, Pauses(database, clock), town, clock)
     followers = Followers(database, None, clock)
     return Push(
         database, redis, templates, people=town, store=store, grants=grants, channels=channels, sms=sms, followers=followers, clock=clock
