@@ -26,6 +26,16 @@ def set_clock(hall: Any, moment: datetime) -> None:
         part._clock = lambda: moment
 
 
+async def a_resident(hall: Any) -> str:
+    """A resident at L4, all with the same phone."""
+    resident_id = new_id("res")
+    document = store.new_resident(resident_id, utc_now()) | {"level": 4}
+    await hall.database["residents"].insert_one(
+        document | store.sealed_fields(hall.keys, resident_id, {"name": "张示例", "phone": "13800000001"})
+    )
+    return resident_id
+
+
 async def a_person(hall: Any) -> str:
     """A resident at L4 with a phone of their own."""
     resident_id = new_id("res")

@@ -23,8 +23,7 @@ from app.kernel.ids import new_id
 from commands.story import picture, sample_form
 from config.settings import ROOT
 from tests.app.cases import handled
-from tests.app.cases.conftest import a_resident
-from tests.app.cases.handled import a_person, with_materials
+from tests.app.cases.handled import a_person, a_resident, with_materials
 
 FOLDER = ROOT / "config" / "catalogue"
 ITEMS = {item["alias"]: item for item in load_catalogue(FOLDER).items}

@@ -13,7 +13,7 @@ from app.kernel.calendar import WorkingCalendar
 from app.kernel.ids import new_id
 from commands.story import picture, sample_form
 from config.settings import ROOT
-from tests.app.cases.conftest import a_resident
+from tests.app.cases.handled import a_resident
 
 CLERK = StaffSession("clerk.sg-rsj", "经办员", "clerk", "sg-rsj")
 

@@ -1,3 +1,0 @@
-"""The hall of the tests of feedback: that of the tests of cases."""
-
-from tests.app.cases.conftest import hall  # noqa: F401
