@@ -26,8 +26,6 @@ from app.cases.sweeps import Sweeps
 from app.cases.upkeep import Scanning, Upkeep
 from app.catalogue.assistant import answer_question, asks_for_person
 from app.catalogue.live import LiveCatalogue
-from app.catalogue.load import Catalogue
-from app.catalogue.load import load_catalogue as read_catalogue
 from app.checks.payables import BillPayables
 from app.checks.reports import BillReports
 from app.checks.service import Checks
@@ -83,11 +81,6 @@ from push.subscriptions import Subscriptions
 log = structlog.get_logger(__name__)
 
 _HALL_AGENCY = "sg-zsj"  # runs the hall and holds its merchant numbers (config/catalogue/agencies.json)
-
-
-def load_catalogue() -> Catalogue:
-    """Read and judge config/catalogue. Raises CatalogueBroken with one line per mistake."""
-    return read_catalogue(ROOT / "config" / "catalogue")
 
 
 @dataclass

@@ -1,13 +1,14 @@
-"""What every process does first: read the settings (in dev and test with what they make by themselves) and start logging."""
+"""What every process does first: read what is configured (in dev and test with what they make by themselves) and start logging."""
 
 import os
 from pathlib import Path
 
+from app.catalogue import load
 from app.kernel import context
 from commands.defaults import fill_in
 from commands.servers import running_servers
 from config.logging import configure_logging
-from config.settings import Settings, read_settings
+from config.settings import ROOT, Settings, read_settings
 
 
 def load_settings() -> Settings:
@@ -27,3 +28,8 @@ def load_settings() -> Settings:
 def start_logging(settings: Settings, process: str) -> None:
     """Send this process's logs to stderr, each line with the present request id."""
     configure_logging(settings.log_level, settings.log_format, process=process, request_id=context.request_id.get)
+
+
+def load_catalogue() -> load.Catalogue:
+    """Read and judge config/catalogue. Raises CatalogueBroken with one line per mistake."""
+    return load.load_catalogue(ROOT / "config" / "catalogue")

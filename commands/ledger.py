@@ -12,8 +12,7 @@ from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.money import fen_from_yuan, yuan_text
 from app.storage.mongo import Database
-from commands.assembly import load_catalogue
-from commands.environment import load_settings
+from commands.environment import load_catalogue, load_settings
 from payments.ledger import by_hand, store
 from payments.ledger.verify import Report, adopt, verify
 

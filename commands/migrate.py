@@ -13,7 +13,7 @@ from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from app.storage.migrations import Migration, migrate
 from app.storage.mongo import Database, ensure_indexes, wait_until_up
-from commands.environment import load_settings, start_logging
+from commands.environment import load_catalogue, load_settings, start_logging
 from commands.servers import TRANSACTION_LIFETIME_S
 from config.settings import Settings
 
@@ -32,7 +32,6 @@ def command(with_demo: bool) -> None:
 async def prepare(settings: Settings, *, with_demo: bool) -> None:
     """Make the database ready for web and worker. Several may do so at once."""
     from app.catalogue.publish import publish
-    from commands.assembly import load_catalogue
     from commands.indexes import INDEXES
 
     database = Database(settings.mongodb_uri, settings.mongodb_database)

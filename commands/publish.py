@@ -8,13 +8,12 @@ from app.catalogue.load import COUNTY_BODY, Catalogue
 from app.kernel.clock import utc_now
 from app.storage.mongo import Database
 from app.storage.redis import connect
-from commands.environment import load_settings, start_logging
+from commands.environment import load_catalogue, load_settings, start_logging
 
 
 @click.command()
 def command() -> None:
     """Validate config/catalogue and publish it as a version."""
-    from commands.assembly import load_catalogue
 
     settings = load_settings()
     start_logging(settings, "publish")

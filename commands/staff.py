@@ -9,7 +9,7 @@ import click
 from app.identity.staff import StaffAccounts
 from app.kernel.crypto import KeyRing
 from app.storage.mongo import Database
-from commands.environment import load_settings
+from commands.environment import load_catalogue, load_settings
 from commands.servers import CannotStart
 
 _password = click.option("--password", prompt=True, hide_input=True, confirmation_prompt=True, help="asked for when left out")
@@ -43,7 +43,6 @@ def _run(work: Callable[[StaffAccounts], Awaitable[bool]], missing: str) -> None
 @_password
 def add(account: str, name: str, role: str, agency: str, password: str) -> None:
     """Add an account."""
-    from commands.assembly import load_catalogue
 
     if agency not in {row["id"] for row in load_catalogue().agencies}:
         raise CannotStart(f"no agency {agency!r} in config/catalogue/agencies.json")

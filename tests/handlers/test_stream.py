@@ -11,12 +11,11 @@ import aiohttp
 import pytest
 
 from app.catalogue.live import LiveCatalogue
-from app.catalogue.load import load_catalogue
 from app.catalogue.publish import publish
-from config.settings import ROOT
 from handlers import stream as handler
 from push import stream as hub
 from push.stream import Stream
+from tests.catalogue import the_catalogue
 from tests.push.conftest import desk, stand_in_keys  # noqa: F401
 from tests.push.desk import Desk, put_together
 from tests.push.web import Web, open_web
@@ -350,16 +349,16 @@ async def test_a_frame_of_any_length_arrives_whole(web: Web, length):
 
 
 async def test_a_notice_that_is_published_reaches_everybody_in_every_process_once(web: Web, keys):
-    desk, stop = web.desk, asyncio.Event()
-    whole = load_catalogue(ROOT / "config" / "catalogue")
+    own, stop = web.desk, asyncio.Event()
+    whole = the_catalogue()
     items = tuple(item for item in whole.items if item["alias"] == "id_card_lost")
     small = replace(whole, items=items, bundles=(), knowledge=(), notices=(), synonyms={"groups": [], "leads_to": [], "stop_words": [], "words": []})
     old = {"id": "old", "title": "旧", "body": "旧", "item": None, "from_on": "2020-01-01", "until_on": None}
     later = old | {"id": "later", "from_on": "2999-01-01"}
     new = old | {"id": "new", "title": "新", "item": "id_card_lost"}
-    await publish(desk.database, replace(small, notices=(old,)), now=datetime.now(UTC))
-    other_push = put_together(desk.database, desk.redis, desk.running, desk.town, desk.out)
-    async with open_web(desk, keys, push=other_push) as other:
+    await publish(own.database, replace(small, notices=(old,)), now=datetime.now(UTC))
+    other_push = put_together(own.database, own.redis, own.running, own.town, own.out)
+    async with open_web(own, keys, push=other_push) as other:
         logins = [await web.sign_in("one"), await web.sign_in("two")]
         async with (
             web.connect(protocol=f"bearer, {logins[0].access_token}") as first,
@@ -370,14 +369,14 @@ async def test_a_notice_that_is_published_reaches_everybody_in_every_process_onc
                 await _joined(where, login, 1)
             following, telling = [], []
             for stream in (web.hall.push.stream, other_push.stream):
-                live = LiveCatalogue(desk.database)
+                live = LiveCatalogue(own.database)
                 live.on_notice = lambda row, stream=stream: telling.append(asyncio.create_task(stream.broadcast("notice.published", row)))
                 await live.load()
-                following.append(asyncio.create_task(live.run(stop, desk.redis)))
+                following.append(asyncio.create_task(live.run(stop, own.redis)))
             await asyncio.sleep(0)
-            await publish(desk.database, replace(small, notices=(old, new, later)), redis=desk.redis, now=datetime.now(UTC))
+            await publish(own.database, replace(small, notices=(old, new, later)), redis=own.redis, now=datetime.now(UTC))
             heard = [(await _take(socket, 1))[0] for socket in (first, second, third)]
-            await publish(desk.database, replace(small, notices=(old, new)), redis=desk.redis, now=datetime.now(UTC))  # nothing new shows
+            await publish(own.database, replace(small, notices=(old, new)), redis=own.redis, now=datetime.now(UTC))  # nothing new shows
             for login in logins:
                 await _tell(web, login)
             after = [(await _take(socket, 1))[0]["type"] for socket in (first, second, third)]

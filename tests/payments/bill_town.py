@@ -8,7 +8,6 @@ from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
-from app.catalogue.load import load_catalogue
 from app.catalogue.snapshot import Snapshot
 from app.checks import reports as checks_reports
 from app.checks import store as checks_store
@@ -22,9 +21,9 @@ from app.kernel.clock import utc_now
 from app.kernel.ids import new_id
 from app.storage.mongo import Database, ensure_indexes
 from app.storage.relay import Relay
-from config.settings import ROOT
 from payments.model import Order
 from payments.service import Payments
+from tests.catalogue import the_catalogue
 from tests.payments.conftest import Hall, providers
 
 ZHANG = ("张示例", "44020019000101001X")
@@ -122,7 +121,7 @@ class Town:
 
 
 def build(hall: Hall, database: Database, keys: Any, mongodb_uri: str) -> Town:
-    snapshot = Snapshot(load_catalogue(ROOT / "config" / "catalogue"), version_id="test", number=1)
+    snapshot = Snapshot(the_catalogue(), version_id="test", number=1)
     nothing: Any = None
     identity = Identity(database, keys, wechat=nothing, alipay=nothing, sms_codes=nothing, realname=nothing)
     departments = Departments(hall.http, f"{hall.sandbox.url}/departments", timeout_s=2)

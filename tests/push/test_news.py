@@ -8,18 +8,18 @@ import pytest
 
 from app.catalogue import publish as publishing
 from app.catalogue.live import LiveCatalogue
-from app.catalogue.load import Catalogue, load_catalogue
+from app.catalogue.load import Catalogue
 from app.catalogue.publish import publish
 from app.kernel.events import Event
 from app.kernel.ids import new_id
 from app.storage import outbox
 from app.storage.mongo import Database, ensure_indexes
-from config.settings import ROOT
 from push import news as module
 from push import subscriptions
 from push.news import BATCH, News
 from push.subscriptions import ITEM, NOTICE, THEME, Subscriptions
 from tests.app.cases.dying import mortal
+from tests.catalogue import the_catalogue
 from tests.push.desk import Desk
 
 
@@ -35,7 +35,7 @@ class At:
 
 @pytest.fixture(scope="module")
 def files() -> Catalogue:
-    return load_catalogue(ROOT / "config" / "catalogue")
+    return the_catalogue()
 
 
 def with_item(catalogue: Catalogue, alias: str, **changes) -> Catalogue:

@@ -7,24 +7,23 @@ from datetime import timedelta
 import pytest
 
 from app.catalogue.live import LiveCatalogue
-from app.catalogue.load import load_catalogue
 from app.catalogue.publish import publish
 from app.kernel.clock import utc_now
 from app.kernel.ids import new_id
 from app.storage.mongo import Database, ensure_indexes
-from config.settings import ROOT
 from push import store as push_store
 from push import subscriptions as module
 from push.store import Store
 from push.subscriptions import ITEM, MOST, NOTICE, THEME, NothingToFollow, Subscriptions, TooManySubscriptions
 from tests.app.cases.dying import mortal
+from tests.catalogue import the_catalogue
 from tests.push.desk import Desk
 from tests.push.web import open_web
 
 
 @pytest.fixture
 async def catalogue(database: Database) -> LiveCatalogue:
-    await publish(database, load_catalogue(ROOT / "config" / "catalogue"))
+    await publish(database, the_catalogue())
     live = LiveCatalogue(database)
     await live.load()
     return live

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from app.catalogue.load import load_catalogue
 from app.catalogue.snapshot import Snapshot
 from app.checks import reports as checks_reports
 from app.checks import store
@@ -25,10 +24,10 @@ from app.kernel.events import Event, new_event
 from app.kernel.ids import new_id
 from app.platforms.http import HttpClient
 from app.storage.mongo import Database, ensure_indexes
-from config.settings import ROOT
 from sandbox.base import Pace
 from sandbox.credentials import FILE_NAME
 from sandbox.server import Running, start
+from tests.catalogue import the_catalogue
 
 ZHANG = ("张示例", "44020019000101001X")
 LI = ("李示例", "440200190102020022")
@@ -37,7 +36,7 @@ WANG = ("王示例", "440200190203030035")
 
 @pytest.fixture(scope="session")
 def snapshot() -> Snapshot:
-    return Snapshot(load_catalogue(ROOT / "config" / "catalogue"), version_id="test", number=1)
+    return Snapshot(the_catalogue(), version_id="test", number=1)
 
 
 @pytest.fixture(scope="session")

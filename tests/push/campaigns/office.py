@@ -8,7 +8,6 @@ from typing import Any
 from app.cases.applicants import INDEXES as APPLICANTS_INDEXES
 from app.cases.applicants import Applicants
 from app.catalogue.live import LiveCatalogue
-from app.catalogue.load import load_catalogue
 from app.catalogue.publish import publish
 from app.identity import store as identity_store
 from app.identity.model import StaffSession
@@ -17,7 +16,6 @@ from app.kernel.clock import utc_now
 from app.kernel.crypto import KeyRing
 from app.kernel.ids import new_id
 from app.storage.mongo import Database, ensure_indexes
-from config.settings import ROOT
 from push import service as push_service
 from push import subscriptions as push_subscriptions
 from push.campaigns import model, segments
@@ -25,6 +23,7 @@ from push.campaigns.model import Content
 from push.campaigns.segments import Segment
 from push.campaigns.service import Campaigns
 from push.subscriptions import Subscriptions
+from tests.catalogue import the_catalogue
 from tests.push.desk import Desk
 
 CLERK = StaffSession("clerk.sg-gaj", "经办", "clerk", "sg-gaj")
@@ -124,7 +123,7 @@ class Office:
 async def open_office(desk: Desk, keys: KeyRing, *, approval_size: int = 1000) -> Office:
     database = desk.database
     await ensure_indexes(database, INDEXES)
-    await publish(database, load_catalogue(ROOT / "config" / "catalogue"))
+    await publish(database, the_catalogue())
     catalogue = LiveCatalogue(database)
     await catalogue.load()
     nothing: Any = None
