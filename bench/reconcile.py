@@ -42,6 +42,7 @@ class BillOnDisk:
     """A bill source whose downloads have already happened."""
 
     provider = "wechatpay"
+    has_refund_numbers = True
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -16,6 +16,7 @@ from app.storage.mongo import Database
 from config.settings import Settings
 from push.campaigns import segments
 from push.campaigns.service import Campaigns
+from push.channel import Channel
 from push.channels.alipay import AlipayMessage
 from push.channels.apns import Apns, ApnsKey
 from push.channels.email import Email
@@ -59,7 +60,7 @@ def make_push(
         )
     store, grants, pauses = Store(database), Grants(database, templates.wechat), Pauses(database, utc_now)
     official, followers = _official_account(settings, database, redis, http, identity, pauses, templates)
-    channels = [
+    channels: list[Channel] = [
         WechatSubscribe(wechat, grants, identity, pauses, utc_now),
         *([official] if official else []),
         AlipayMessage(alipay, templates.alipay, identity),
