@@ -41,27 +41,12 @@ async def _closing(socket: Any, timeout_s: float = 5) -> tuple[list[Any], int | 
     return said, socket.close_code
 
 
-async def _tell(web: Web, login: Any, count: int = 1, name: str = "case.evaluated") -> None:
-    for _ in range(count):
-        await web.desk.push.tell(web.desk.event(login.resident.id, name))
-
-
-async def _joined(web: Web, login: Any, count: int) -> None:
-    """Wait until so many connections of a person are live."""
-    async with asyncio.timeout(5):
-        while True:
-            group = web.hall.push.stream._groups.get(login.resident.id)
-            if (len(group.members) if group else 0) == count:
-                return
-            await asyncio.sleep(0.01)
-
-
 async def test_sign_in_by_subprotocol_and_hear_at_once(web: Web):
     login = await web.sign_in("sub")
-    await _tell(web, login)  # before the connection: not asked for
+    await web.tell(login)  # before the connection: not asked for
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
         assert socket.protocol == "bearer"
-        await _tell(web, login, name="case.accepted")
+        await web.tell(login, name="case.accepted")
 
         (message,) = await _take(socket, 1)
 
@@ -74,16 +59,16 @@ async def test_sign_in_by_subprotocol_and_hear_at_once(web: Web):
 
 async def test_sign_in_by_first_message_with_a_cursor(web: Web):
     login = await web.sign_in("first")
-    await _tell(web, login, 3)
+    await web.tell(login, 3)
     async with web.connect() as socket:
         await socket.send_json({"token": login.access_token, "after": "0"})
         seen = await _take(socket, 3)
-    await _tell(web, login, 2)
+    await web.tell(login, 2)
 
     async with web.connect() as socket:
         await socket.send_json({"token": login.access_token, "after": seen[-1]["id"]})
         missed = await _take(socket, 2)
-        await _tell(web, login)
+        await web.tell(login)
         live = await _take(socket, 1)
 
     ids = [message["id"] for message in seen + missed + live]
@@ -92,10 +77,10 @@ async def test_sign_in_by_first_message_with_a_cursor(web: Web):
 
 async def test_a_cursor_sent_after_signing_in_by_header(web: Web):
     login = await web.sign_in("header")
-    await _tell(web, login, 2)
+    await web.tell(login, 2)
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
         await socket.send_json({"after": 0})
-        await _tell(web, login)
+        await web.tell(login)
 
         ids = [message["id"] for message in await _take(socket, 3)]
 
@@ -104,7 +89,7 @@ async def test_a_cursor_sent_after_signing_in_by_header(web: Web):
 
 async def test_an_inbox_id_serves_as_cursor(web: Web):
     login = await web.sign_in("inboxid")
-    await _tell(web, login, 3)
+    await web.tell(login, 3)
     items = (await web.call("GET", "/v1/notifications", login))[1]["items"]
     async with web.connect() as socket:
         await socket.send_json({"token": login.access_token, "after": items[1]["id"]})
@@ -151,7 +136,7 @@ async def test_redis_losing_everything_only_makes_it_slower(desk: Desk, keys):  
     async with open_web(desk, keys, push=deaf) as web:
         login = await web.sign_in("noredis")
         async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
-            await _tell(web, login, 2)
+            await web.tell(login, 2)
             ids = [int(message["id"]) for message in await _take(socket, 2)]
     assert ids == [1, 2]
 
@@ -159,13 +144,13 @@ async def test_redis_losing_everything_only_makes_it_slower(desk: Desk, keys):  
 async def test_the_subscription_comes_back_after_redis_cut_it(web: Web):
     login = await web.sign_in("cut")
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
-        await _tell(web, login)
+        await web.tell(login)
         await _take(socket, 1)
         await web.desk.redis.client_kill_filter(_type="pubsub")
-        await _tell(web, login)
+        await web.tell(login)
         (message,) = await _take(socket, 1)
         await asyncio.sleep(1.2)  # by now it is subscribed again
-        await _tell(web, login)
+        await web.tell(login)
         (last,) = await _take(socket, 1, timeout_s=2)
     assert (int(message["id"]), int(last["id"])) == (2, 3)
 
@@ -173,8 +158,8 @@ async def test_the_subscription_comes_back_after_redis_cut_it(web: Web):
 async def test_nobody_hears_what_is_not_theirs(web: Web):
     mine, other = await web.sign_in("ears"), await web.sign_in("mouth")
     async with web.connect(protocol=f"bearer, {other.access_token}") as socket:
-        await _tell(web, mine)
-        await _tell(web, other)
+        await web.tell(mine)
+        await web.tell(other)
         (message,) = await _take(socket, 1)
         inbox = (await web.call("GET", "/v1/notifications", other))[1]["items"]
     assert [message["data"]["id"]] == [item["id"] for item in inbox]
@@ -226,7 +211,7 @@ async def test_the_page_cookie_counts_for_our_own_pages_only(web: Web):
     cookie = f"hall_page={web.hall.identity.sessions.page_token(login)}"
     async with web.connect(Cookie=cookie, Origin=web.url) as socket:
         await asyncio.sleep(0.1)
-        await _tell(web, login)
+        await web.tell(login)
         assert len(await _take(socket, 1)) == 1
     async with web.connect(Cookie=cookie, Origin="https://elsewhere.example") as socket:
         await socket.send_json({"after": "0"})
@@ -237,7 +222,7 @@ async def test_a_session_that_ends_ends_its_stream(web: Web, monkeypatch):
     monkeypatch.setattr(web.hall.push.stream, "_heartbeat_s", 0.1)
     login = await web.sign_in("leaving")
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
-        await _joined(web, login, 1)
+        await web.joined(login, 1)
         await web.hall.identity.sessions.end(login.resident.id, login.session_id)
         assert (await _closing(socket))[1] == 4401
 
@@ -249,17 +234,17 @@ async def test_a_person_has_a_limited_number_of_connections(web: Web, monkeypatc
         socket = await web.connect()
         await socket.send_json({"token": login.access_token})
         open_ones.append(socket)
-    await _joined(web, login, 2)
+    await web.joined(login, 2)
     async with web.connect() as socket:
         await socket.send_json({"token": login.access_token})
         said, code = await _closing(socket)
     assert code == 4429 and said[0]["data"]["code"] == "rate.limited"
     await open_ones.pop().close()
-    await _joined(web, login, 1)
+    await web.joined(login, 1)
     async with web.connect() as socket:  # there is room again
         await socket.send_json({"token": login.access_token})
-        await _joined(web, login, 2)
-        await _tell(web, login)
+        await web.joined(login, 2)
+        await web.tell(login)
         assert len(await _take(socket, 1)) == 1
     await open_ones.pop().close()
 
@@ -284,8 +269,8 @@ async def test_a_reader_that_takes_nothing_is_cut_off(web: Web, monkeypatch):
     stuck = Stuck()
     web.hall.push.stream.join(login.resident.id, stuck)
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
-        await _joined(web, login, 2)
-        await _tell(web, login, 2)
+        await web.joined(login, 2)
+        await web.tell(login, 2)
         assert len(await _take(socket, 2)) == 2
     assert stuck.was_cut
 
@@ -302,16 +287,16 @@ async def test_a_browser_that_stops_reading_is_cut_off_and_delays_nobody(web: We
     head = "GET /v1/stream HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
     head += f"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: bearer, {slow.access_token}\r\n\r\n"
     await loop.sock_sendall(stuck, head.encode())
-    await _joined(web, slow, 1)
+    await web.joined(slow, 1)
     large = {"body": "长" * 1_000_000}  # more than the kernel keeps for one who does not read
     async with web.connect(protocol=f"bearer, {quick.access_token}") as socket:
-        await _joined(web, quick, 1)
+        await web.joined(quick, 1)
         telling = [asyncio.create_task(web.hall.push.stream.broadcast("notice.published", data)) for data in (large, {"id": "n"})]
         messages = await _take(socket, 2)
         await asyncio.gather(*telling)
-        await _joined(web, slow, 0)
+        await web.joined(slow, 0)
         assert [message["data"] for message in messages] == [large, {"id": "n"}]
-        await _tell(web, quick)
+        await web.tell(quick)
         assert int((await _take(socket, 1))[0]["id"]) == 1
     stuck.close()
 
@@ -323,14 +308,14 @@ async def test_who_does_not_answer_a_heartbeat_is_cut_off(web: Web, monkeypatch)
         async with web.desk.http.ws_connect(
             f"{web.url}/v1/stream", protocols=["bearer", login.access_token], autoping=False
         ) as mute:
-            await _joined(web, login, 2)
+            await web.joined(login, 2)
             reading = asyncio.create_task(answers.receive())  # aiohttp answers pings while it reads
             async with asyncio.timeout(5):
                 while (await mute.receive()).type in (aiohttp.WSMsgType.PING, aiohttp.WSMsgType.TEXT):
                     pass
-            await _joined(web, login, 1)
+            await web.joined(login, 1)
             await asyncio.sleep(0.3)  # three more heartbeats: the one that answers stays
-            await _tell(web, login)
+            await web.tell(login)
             assert int((await reading).json()["id"]) == 1
 
 
@@ -342,7 +327,7 @@ async def test_a_frame_of_any_length_arrives_whole(web: Web, length):
     login = await web.sign_in("length")
     frame = hub.Frame(b"", hub._text_frame(b"x" * length))
     async with web.connect(protocol=f"bearer, {login.access_token}") as socket:
-        await _joined(web, login, 1)
+        await web.joined(login, 1)
         (connection,) = web.hall.push.stream._groups[login.resident.id].members
         connection.send(frame)
         assert await socket.receive_str(timeout=5) == "x" * length
@@ -366,7 +351,7 @@ async def test_a_notice_that_is_published_reaches_everybody_in_every_process_onc
             other.connect(protocol=f"bearer, {logins[1].access_token}") as third,
         ):
             for where, login in ((web, logins[0]), (web, logins[1]), (other, logins[1])):
-                await _joined(where, login, 1)
+                await where.joined(login, 1)
             following, telling = [], []
             for stream in (web.hall.push.stream, other_push.stream):
                 live = LiveCatalogue(own.database)
@@ -378,97 +363,13 @@ async def test_a_notice_that_is_published_reaches_everybody_in_every_process_onc
             heard = [(await _take(socket, 1))[0] for socket in (first, second, third)]
             await publish(own.database, replace(small, notices=(old, new)), redis=own.redis, now=datetime.now(UTC))  # nothing new shows
             for login in logins:
-                await _tell(web, login)
+                await web.tell(login)
             after = [(await _take(socket, 1))[0]["type"] for socket in (first, second, third)]
             stop.set()
             await asyncio.gather(*following, *telling)
     assert {message["type"] for message in heard} == {"notice.published"} and after == ["case.evaluated"] * 3
     assert [message["id"] for message in heard] == [None] * 3 and heard[0] == heard[1] == heard[2]
     assert heard[0]["data"]["title"] == "新" and heard[0]["data"]["item"]["name"] and set(heard[0]["data"]) == {"id", "title", "body", "published_on", "item"}
-
-
-# --- the long poll ---
-
-
-async def _poll(web: Web, login: Any, after: str | None = None, wait_s: int = 5) -> dict[str, Any]:
-    query = f"wait_s={wait_s}" + (f"&after={after}" if after is not None else "")
-    status, answer, _ = await web.call("GET", f"/v1/stream/poll?{query}", login)
-    assert status == 200, answer
-    return answer
-
-
-async def test_polls_see_everything_once_whatever_comes_between_them(web: Web, keys):
-    """Two processes take turns in answering, six writers write; every answer goes on from the cursor of the last."""
-    login, total, seen = await web.sign_in("poller"), 40, []
-    other_push = put_together(web.desk.database, web.desk.redis, web.desk.running, web.desk.town, web.desk.out)
-    async with open_web(web.desk, keys, push=other_push) as other:
-        cursor = (await _poll(web, login, wait_s=25))["cursor"]  # at once: there is none to wait from
-        gate = asyncio.Semaphore(6)
-
-        async def tell() -> None:
-            async with gate:
-                await _tell(web, login)
-
-        writing = [asyncio.create_task(tell()) for _ in range(total)]
-        turn = 0
-        while len(seen) < total:
-            answer = await _poll((web, other)[turn % 2], login, cursor)
-            assert answer["items"] and answer["cursor"] == answer["items"][-1]["id"]
-            seen, cursor, turn = seen + answer["items"], answer["cursor"], turn + 1
-        await asyncio.gather(*writing)
-        assert (await _poll(web, login, cursor, wait_s=0)) == {"items": [], "cursor": cursor}
-    assert [int(item["id"]) for item in seen] == list(range(1, total + 1))
-    inbox = (await web.call("GET", "/v1/notifications?limit=100", login))[1]["items"]
-    assert [item["data"]["id"] for item in seen] == [item["id"] for item in inbox[::-1]]
-
-
-async def test_a_poll_waits_is_limited_and_ends_with_the_process(web: Web, monkeypatch):
-    monkeypatch.setattr(hub, "MAX_CONNECTIONS_PER_PERSON", 2)
-    login = await web.sign_in("waits")
-    waiting = [asyncio.create_task(_poll(web, login, "0", wait_s=25)) for _ in range(2)]
-    await _joined(web, login, 2)
-    status, problem, answer = await web.call("GET", "/v1/stream/poll?after=0", login)
-    assert (status, problem["code"], answer.headers["Retry-After"]) == (429, "rate.limited", "30")
-    await _tell(web, login)
-    assert [[int(item["id"]) for item in (await one)["items"]] for one in waiting] == [[1], [1]]
-    await _joined(web, login, 0)
-    cursor = waiting[0].result()["cursor"]
-
-    assert (await _poll(web, login, "1", wait_s=1)) == {"items": [], "cursor": cursor}  # in vain
-    leaving = asyncio.create_task(_poll(web, login, "1", wait_s=25))
-    await _joined(web, login, 1)
-    leaving.cancel()
-    await _joined(web, login, 0)  # who hangs up leaves no trace
-    last = asyncio.create_task(_poll(web, login, "1", wait_s=25))
-    await _joined(web, login, 1)
-    await web.hall.push.stream.broadcast("notice.published", {"id": "n"})
-    assert (await last) == {"items": [{"id": None, "type": "notice.published", "data": {"id": "n"}}], "cursor": cursor}
-    last = asyncio.create_task(_poll(web, login, "1", wait_s=25))
-    await _joined(web, login, 1)
-    web.hall.stopping.set()
-    assert (await asyncio.wait_for(last, 3)) == {"items": [], "cursor": cursor}
-    assert web.hall.push.stream._open == set()
-
-
-async def test_a_poll_of_a_session_that_ended_meanwhile_is_told_nothing(web: Web):
-    login = await web.sign_in("ends")
-    asking = asyncio.create_task(web.call("GET", "/v1/stream/poll?after=0", login))
-    await _joined(web, login, 1)
-    await web.hall.identity.sessions.end(login.resident.id, login.session_id)
-    await _tell(web, login)
-    status, problem, _ = await asking
-    assert status == 401 and "items" not in problem
-
-
-@pytest.mark.parametrize(
-    ("query", "status"),
-    [("after=abc", 400), ("after=-1", 400), ("after=msg_none", 400), ("wait_s=26", 422), ("wait_s=x", 422), ("after=" + "1" * 65, 422)],
-)
-async def test_a_poll_that_asks_wrongly_is_told_so(web: Web, query, status):
-    login = await web.sign_in("wrong")
-    answered, problem, answer = await web.call("GET", f"/v1/stream/poll?{query}", login)
-    assert answered == status and problem["detail"] and answer.headers["Content-Type"].startswith("application/problem+json")
-    assert (await web.call("GET", "/v1/stream/poll"))[0] == 401
 
 
 async def test_a_plain_request_gets_a_problem(web: Web):

@@ -62,6 +62,20 @@ class Web:
         protocols = [part.strip() for part in headers.pop("protocol", "").split(",") if part]
         return self.desk.http.ws_connect(f"{self.url}/v1/stream", protocols=protocols, headers=headers)
 
+    async def tell(self, login: Login, count: int = 1, name: str = "case.evaluated") -> None:
+        """Have something happen to a person."""
+        for _ in range(count):
+            await self.desk.push.tell(self.desk.event(login.resident.id, name))
+
+    async def joined(self, login: Login, count: int) -> None:
+        """Wait until so many connections of a person are live."""
+        async with asyncio.timeout(5):
+            while True:
+                group = self.hall.push.stream._groups.get(login.resident.id)
+                if (len(group.members) if group else 0) == count:
+                    return
+                await asyncio.sleep(0.01)
+
 
 @asynccontextmanager
 async def open_web(desk: Desk, keys: KeyRing, push: Push | None = None, **settings: str) -> AsyncIterator[Web]:
