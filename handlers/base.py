@@ -4,6 +4,7 @@ A handler method is declared with `@operation(...)`, which authenticates, parses
 /openapi.json is generated from. Handlers hold no rules.
 """
 
+import asyncio
 import functools
 import re
 import time
@@ -118,6 +119,7 @@ class HallHandler(RequestHandler):
 
     def initialize(self) -> None:
         self._reservation: idempotency.Reservation | None = None
+        self._renewing: asyncio.TimerHandle | None = None
         self._began = time.perf_counter()
         # A stream is no request that ends: stopping closes streams by itself (commands/web.py).
         self._is_counted = self.request.headers.get("Upgrade", "").lower() != "websocket"
@@ -225,6 +227,7 @@ class HallHandler(RequestHandler):
             body=self.request.body,
         )
         if self._reservation.body is None:
+            self._renew_later(self._reservation)
             return False
         self.set_status(self._reservation.status or 200)
         self.set_header("Content-Type", "application/json; charset=utf-8")
@@ -233,6 +236,23 @@ class HallHandler(RequestHandler):
         # Answers hold personal data, so they are kept sealed like every other field of that kind.
         self.finish(self.hall.keys.open_sealed((reservation.body or b"").decode(), context=reservation.id))
         return True
+
+    def _renew_later(self, reservation: idempotency.Reservation) -> None:
+        """Renew the lease of the key as long as this request works with it."""
+
+        async def renew() -> None:
+            try:
+                await idempotency.renew(self.hall.database, reservation)
+            except PyMongoError as error:  # where the database is away nobody else gets on either
+                log.warning("idempotency.not_renewed", error=type(error).__name__)
+            if self._reservation is reservation:
+                self._renew_later(reservation)
+
+        def begin() -> None:
+            self._renewal = asyncio.ensure_future(renew())
+
+        # A timer, which costs nothing: hardly any request lasts that long.
+        self._renewing = asyncio.get_running_loop().call_later(idempotency.RENEWED_S, begin)
 
     # --- what goes ---
 
@@ -250,11 +270,12 @@ class HallHandler(RequestHandler):
     async def _execute(self, *args: Any, **kwargs: Any) -> None:
         # Tornado's own _execute turns exceptions into write_error, which cannot await; the key must be freed first.
         await super()._execute(*args, **kwargs)
+        if self._renewing is not None:
+            self._renewing.cancel()
         if self._reservation is not None:
+            reservation, self._reservation = self._reservation, None
             try:
-                await idempotency.release(
-                    self.hall.database, self._reservation, nothing_done=400 <= self.get_status() < 500
-                )
+                await idempotency.release(self.hall.database, reservation, nothing_done=400 <= self.get_status() < 500)
             except PyMongoError as error:
                 log.warning("idempotency.release_failed", error=type(error).__name__)
 

@@ -99,14 +99,18 @@ def _quiet_list(description: str) -> fields.List:
     )
 
 
-_Quiet = Schema.from_dict({"from": _clock(), "to": _clock()}, name="QuietHours")
+class QuietHours(Schema.from_dict({"from": _clock(), "to": _clock()})):  # type: ignore[misc]
+    @validates_schema
+    def _last(self, data: dict[str, Any], **_: Any) -> None:
+        if data["from"] == data["to"]:
+            raise ValidationError("结束时刻不能和开始时刻相同", "to")
 
 
 class MessagePreferences(Schema):
     """What a PUT does not name stays as it is."""
 
     kinds = fields.Nested(_Kinds)
-    quiet_hours = fields.Nested(_Quiet, allow_none=True, metadata={"description": "Shanghai times; urgent messages pass"})
+    quiet_hours = fields.Nested(QuietHours, allow_none=True, metadata={"description": "Shanghai times; urgent messages pass"})
     elder_mode = fields.Bool(metadata={"description": "text messages and calls first"})
     quiet_cases = _quiet_list("ids of cases and orders of which only what must arrive leaves the hall; the whole list")
     quiet_items = _quiet_list("codes of items, as `quiet_cases`")

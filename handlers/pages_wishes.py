@@ -7,7 +7,7 @@ from typing import Any
 
 from app.kernel.errors import HallError
 from handlers.pages_base import PageHandler
-from push.model import EVENTS, LANGUAGES, MAX_QUIET, SWITCH_OF, Preferences, switches
+from push.model import EVENTS, LANGUAGES, SWITCH_OF, Preferences, switches
 
 KIND_NAMES = {
     "case": "办件进展", "order": "缴费和退款", "feedback": "评价和投诉", "notice": "部门的通知", "reminder": "到期和预约提醒",
@@ -107,10 +107,7 @@ class Quiet(PageHandler):
         if name is not None and key:
             if name == "quiet_cases" and self.text("on") == "1":
                 await self.hall.cases.get(key, owner)  # one's own, or it does not exist
-            now = set(getattr(await self.hall.push.preferences(owner), name))
-            wanted = now | {key} if self.text("on") == "1" else now - {key}
-            if len(wanted) <= MAX_QUIET:
-                await self.hall.push.set_preferences(owner, {name: sorted(wanted)})
+            if await self.hall.push.keep_quiet(owner, name, key, self.text("on") == "1"):
                 self.tell_next("wishes")
         self.redirect("/me/notices", status=303)
 

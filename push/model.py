@@ -202,6 +202,31 @@ class Preferences:
         )
 
 
+def with_wishes(now: Preferences, wanted: Mapping[str, Any]) -> Preferences:
+    """Return preferences with what `wanted` names changed (Push.set_preferences), the rest as it is."""
+    muted, asked = ({kind: set(channels) for kind, channels in given.items()} for given in (now.muted, now.asked))
+    for kind, switches in wanted.get("kinds", {}).items():
+        for channel, is_on in switches.items():
+            if is_on == now.allows(kind, channel):  # a client that sends all it was shown has decided nothing
+                continue
+            (muted.setdefault(kind, set()).discard if is_on else muted.setdefault(kind, set()).add)(channel)
+            (asked.setdefault(kind, set()).add if is_on else asked.setdefault(kind, set()).discard)(channel)
+    quiet = (now.quiet_from, now.quiet_to)
+    if "quiet_hours" in wanted:
+        hours = wanted["quiet_hours"]
+        quiet = (hours["from"], hours["to"]) if hours else (None, None)
+    return Preferences(
+        muted={kind: frozenset(channels) for kind, channels in muted.items()},
+        quiet_from=quiet[0],
+        quiet_to=quiet[1],
+        elder_mode=wanted.get("elder_mode", now.elder_mode),
+        language=wanted.get("language", now.language).partition("-")[0],
+        quiet_cases=frozenset(wanted.get("quiet_cases", now.quiet_cases)),
+        quiet_items=frozenset(wanted.get("quiet_items", now.quiet_items)),
+        asked={kind: frozenset(asked.get(kind, ())) & ASKED_ONLY[kind] for kind in ASKED_ONLY},
+    )
+
+
 def switches(kind: str) -> tuple[str, ...]:
     """Return what a person can turn on and off for a kind."""
     own = tuple(channel for channel in CHANNELS if channel not in SWITCH_OF)

@@ -25,7 +25,7 @@ from push.deliveries import Deliveries
 from push.followers import Followers
 from push.grants import Grants
 from push.lanes import URGENT, Rates, load_rates
-from push.model import ASKED_ONLY, EVENTS, STREAM_CHANNEL, Preferences, view_message
+from push.model import EVENTS, MAX_QUIET, STREAM_CHANNEL, Preferences, view_message, with_wishes
 from push.reports import Reports
 from push.store import APNS, Store
 from push.stream import Stream
@@ -174,30 +174,21 @@ class Push:
             wanted: `kinds` {kind: {channel: bool}}, `quiet_hours` {"from", "to": time} or None, `elder_mode`, `language`,
                 `quiet_cases`, `quiet_items`: the whole lists.
         """
-        now = await self.store.preferences(owner_id)
-        muted, asked = ({kind: set(channels) for kind, channels in given.items()} for given in (now.muted, now.asked))
-        for kind, switches in wanted.get("kinds", {}).items():
-            for channel, is_on in switches.items():
-                if is_on == now.allows(kind, channel):  # a client that sends all it was shown has decided nothing
-                    continue
-                (muted.setdefault(kind, set()).discard if is_on else muted.setdefault(kind, set()).add)(channel)
-                (asked.setdefault(kind, set()).add if is_on else asked.setdefault(kind, set()).discard)(channel)
-        quiet = (now.quiet_from, now.quiet_to)
-        if "quiet_hours" in wanted:
-            hours = wanted["quiet_hours"]
-            quiet = (hours["from"], hours["to"]) if hours else (None, None)
-        changed = Preferences(
-            muted={kind: frozenset(channels) for kind, channels in muted.items()},
-            quiet_from=quiet[0],
-            quiet_to=quiet[1],
-            elder_mode=wanted.get("elder_mode", now.elder_mode),
-            language=wanted.get("language", now.language).partition("-")[0],
-            quiet_cases=frozenset(wanted.get("quiet_cases", now.quiet_cases)),
-            quiet_items=frozenset(wanted.get("quiet_items", now.quiet_items)),
-            asked={kind: frozenset(asked.get(kind, ())) & ASKED_ONLY[kind] for kind in ASKED_ONLY},
-        )
-        await self.store.save_preferences(owner_id, changed)
-        return changed
+        return await self.store.change_preferences(owner_id, lambda now: with_wishes(now, wanted))
+
+    async def keep_quiet(self, owner_id: str, name: str, key: str, is_on: bool) -> bool:
+        """Keep one matter quiet, or no longer; False: MAX_QUIET are quiet already. `name`: quiet_cases or quiet_items."""
+        is_full = False
+
+        def changed(now: Preferences) -> Preferences:
+            nonlocal is_full
+            keys: frozenset[str] = getattr(now, name)
+            keys = keys | {key} if is_on else keys - {key}
+            is_full = len(keys) > MAX_QUIET
+            return now if is_full else replace(now, **{name: keys})
+
+        await self.store.change_preferences(owner_id, changed)
+        return not is_full
 
     async def put_device(self, owner_id: str, registration_id: str, platform: str, vendor: str, session_id: str = "") -> None:
         """Register a device. Raises ValidationFailed: Apple's vendor with what cannot be an iPhone."""

@@ -5,12 +5,13 @@ Two writers for one person conflict on the head, so the order of numbers is the 
 never see a smaller one appear later. That is what lets the stream's cursor have neither gap nor repeat.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 from pymongo import ASCENDING, DESCENDING, IndexModel, ReturnDocument, UpdateOne
 from pymongo.asynchronous.client_session import AsyncClientSession
+from pymongo.errors import DuplicateKeyError
 
 from app.kernel.events import Event
 from app.kernel.ids import new_id
@@ -201,8 +202,20 @@ class Store:
     async def preferences(self, owner_id: str) -> Preferences:
         return Preferences.from_document(await self._database.document("push_preferences", owner_id))
 
-    async def save_preferences(self, owner_id: str, preferences: Preferences) -> None:
-        await self._preferences.replace_one({"_id": owner_id}, preferences.to_document(), upsert=True)
+    async def change_preferences(self, owner_id: str, change: Callable[[Preferences], Preferences]) -> Preferences:
+        """Change preferences and return them. Of many changes at once none is lost: `change` is pure and may run again on what another left."""
+        while True:
+            known = await self._preferences.find_one({"_id": owner_id}) or {}
+            version = known.get("version")
+            changed = change(Preferences.from_document(known or None))
+            try:
+                written = await self._preferences.replace_one(
+                    {"_id": owner_id, "version": version}, changed.to_document() | {"version": (version or 0) + 1}, upsert=not known
+                )
+            except DuplicateKeyError:  # somebody else has just written the first one
+                continue
+            if written.matched_count or written.upserted_id is not None:
+                return changed
 
     async def put_device(self, owner_id: str, registration_id: str, details: Mapping[str, str], now: datetime) -> None:
         """Register a device. A phone that changes hands belongs to whoever registered it last; of a person's the MAX_DEVICES last are kept."""

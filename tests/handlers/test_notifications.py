@@ -110,6 +110,7 @@ async def test_notices_of_agencies_can_be_refused_and_are_texted_only_to_those_w
         ("PUT", "/v1/me/notification-preferences", {"kinds": {"case": {"pigeon": True}}}, 422),
         ("PUT", "/v1/me/notification-preferences", {"quiet_hours": {"from": "25:00", "to": "07:00"}}, 422),
         ("PUT", "/v1/me/notification-preferences", {"quiet_hours": {"from": "22:00\n", "to": "07:00"}}, 422),
+        ("PUT", "/v1/me/notification-preferences", {"quiet_hours": {"from": "22:00", "to": "22:00"}}, 422),
         ("PUT", "/v1/me/notification-preferences", {"quiet_hours": {"from": "22:00"}}, 422),
         ("PUT", "/v1/me/notification-preferences", {"quiet_hours": {"from": 22, "to": []}}, 422),
         ("PUT", "/v1/me/notification-preferences", {"language": "tlh"}, 422),

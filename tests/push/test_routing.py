@@ -1,12 +1,14 @@
 """Which channel carries what to whom, and when: switches, matters kept quiet, quiet hours, elder mode, calls, language."""
 
+import asyncio
 from datetime import datetime, time, timedelta
 
 import pytest
 
 from app.kernel.clock import SHANGHAI, utc_now
+from app.kernel.ids import new_id
 from push.channels.voice import first_allowed, spoken
-from push.model import CHANNELS, EVENTS, Preferences, switches
+from push.model import CHANNELS, EVENTS, MAX_QUIET, Preferences, switches
 from push.templates import load_templates
 from tests.push.desk import Desk
 
@@ -168,3 +170,24 @@ async def test_a_client_that_sends_back_what_it_was_shown_has_decided_nothing(de
 
     assert changed.allows("case", "voice"), "old people are called although the form said nobody is"
     assert changed.allows("case", "apns") == changed.allows("case", "app")
+
+
+async def test_of_many_wishes_at_once_none_is_lost(desk: Desk):
+    owner_id = new_id("res")
+    quiet = {"from": time(22), "to": time(7)}
+    wishes = [
+        desk.push.set_preferences(owner_id, {"quiet_hours": quiet}),
+        desk.push.set_preferences(owner_id, {"elder_mode": True}),
+        desk.push.stop_emails(owner_id),
+        desk.push.set_preferences(owner_id, {"kinds": {"notice": {"inbox": False}}}),
+        *(desk.push.keep_quiet(owner_id, "quiet_cases", f"case_{number}", True) for number in range(12)),
+    ]
+    await asyncio.gather(*wishes)
+    kept = await desk.push.preferences(owner_id)
+    assert (kept.quiet_from, kept.quiet_to, kept.elder_mode) == (time(22), time(7), True)
+    assert not kept.allows("case", "email") and kept.refuses("notice")
+    assert kept.quiet_cases == {f"case_{number}" for number in range(12)}
+    full = {"quiet_items": [f"item_{number}" for number in range(MAX_QUIET)]}
+    await desk.push.set_preferences(owner_id, full)
+    assert not await desk.push.keep_quiet(owner_id, "quiet_items", "one_more", True)
+    assert await desk.push.keep_quiet(owner_id, "quiet_items", "item_1", False)

@@ -44,3 +44,19 @@ async def test_a_refusal_frees_the_key_and_a_failure_keeps_the_seed(database):
     assert other.seed != refused.seed
     await idempotency.release(database, other, nothing_done=False)
     assert (await reserve(database, body=b'{"mended":1}')).seed == other.seed
+
+
+async def test_a_lease_that_is_renewed_holds_and_whoever_was_overtaken_changes_nothing(database):
+    slow = await reserve(database)
+    for _ in range(2):
+        await database["idempotency"].update_one({"_id": slow.id}, {"$set": {"lease_until": utc_now()}})
+        await idempotency.renew(database, slow)
+        with pytest.raises(idempotency.StillRunning):
+            await reserve(database)
+    await database["idempotency"].update_one({"_id": slow.id}, {"$set": {"lease_until": utc_now()}})
+    overtaking = await reserve(database)
+    assert (overtaking.seed, overtaking.claim != slow.claim) == (slow.seed, True)
+    for end in (idempotency.renew(database, slow), idempotency.release(database, slow, nothing_done=True)):
+        before = await database["idempotency"].find_one({"_id": slow.id})
+        await end
+        assert await database["idempotency"].find_one({"_id": slow.id}) == before
