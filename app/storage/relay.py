@@ -146,8 +146,10 @@ class Relay:
         count = 0
         async with self._renewing():
             while documents := await self._claim(1):
-                await self._hand_over(documents[0])
-                self._in_hand.discard(documents[0]["_id"])
+                try:
+                    await self._hand_over(documents[0])
+                finally:
+                    self._in_hand.discard(documents[0]["_id"])
                 count += 1
         return count
 
@@ -182,8 +184,13 @@ class Relay:
         for document in found:
             subjects[document["subject_id"]] = max(document["_id"], subjects.get(document["subject_id"], ""))
         earlier = {"$or": [{"subject_id": subject, "_id": {"$lt": last}} for subject, last in subjects.items()]}
-        while brought := await self._claim(100, earlier, "_id"):
-            found += brought
+        try:
+            while brought := await self._claim(100, earlier, "_id"):
+                found += brought
+        except PyMongoError:
+            # Not without the earlier ones: whoever takes them when their lease has run out brings those along.
+            self._in_hand -= {document["_id"] for document in found}
+            raise
         return sorted(found, key=lambda document: str(document["_id"]))
 
     @asynccontextmanager

@@ -3,6 +3,9 @@
 import asyncio
 from datetime import timedelta
 
+from pymongo.asynchronous import command_runner
+from pymongo.errors import OperationFailure
+
 from app.kernel.clock import utc_now
 from app.kernel.events import new_event
 from app.storage import outbox, relay
@@ -178,3 +181,32 @@ async def test_looking_for_urgent_events_costs_the_same_whatever_waits(database)
     wanted = {"state": "waiting", "next_at": {"$lte": utc_now()}, "name": {"$in": ["case.fee_due", "order.paid"]}}
     told = await database["events"].find(wanted).sort([("next_at", 1), ("_id", 1)]).limit(8).explain()
     assert told["executionStats"]["totalKeysExamined"] <= 4
+
+
+async def test_a_claim_that_fails_in_the_middle_keeps_no_urgent_event_for_ever(database, monkeypatch):
+    monkeypatch.setattr(relay, "LEASE", timedelta(seconds=0.6))
+    monkeypatch.setattr(relay, "_RENEWED_S", 0.2)
+    run, hiccups = command_runner._run_command, []
+
+    async def hiccup(conn, spec, *args, **kwargs):
+        if not hiccups and "$or" in spec.get("filter", {}):  # the look for what came before, after the urgent one is taken
+            hiccups.append(spec)
+            raise OperationFailure("operation was interrupted", 11601)
+        return await run(conn, spec, *args, **kwargs)
+
+    monkeypatch.setattr(command_runner, "_run_command", hiccup)
+    got, others = asyncio.Event(), asyncio.Event()
+
+    async def note(_event):
+        got.set()
+
+    worker = Relay(database, {"case.submitted": [("note", note)]}, urgent=["case.submitted"])
+    await put(database, "case.submitted")
+    async with worker._renewing(), asyncio.TaskGroup() as group:  # the urgent places alone
+        group.create_task(worker._loop(others, 0.1, group, worker._wakes["urgent"], worker._claim_urgent, 8))
+        try:
+            async with asyncio.timeout(5):
+                await got.wait()
+        finally:
+            others.set()
+    assert len(hiccups) == 1
