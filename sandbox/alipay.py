@@ -184,11 +184,12 @@ def oauth_token(sandbox: Sandbox, sent: dict[str, str]) -> dict[str, Any]:
     access, refresh = (f"{kind}B{secrets.token_hex(16)}" for kind in ("auth", "refresh"))
     sandbox.store.put("alipay_token", access, {"kind": "access", "name": who.name, "until": now + _TOKEN_LIVES_S})
     sandbox.store.put("alipay_token", refresh, {"kind": "refresh", "name": who.name, "until": now + _REFRESH_LIVES_S})
-    # An application in the middle of the open_id migration: both identifiers come.
+    # Unless it was told otherwise, an application in the middle of the open_id migration: both identifiers come.
+    ids = sandbox.store.get("alipay_ids", "ids") or "both"
     return {
         "access_token": access,
-        "user_id": who.alipay_user_id,
-        "open_id": who.alipay_open_id,
+        **({"user_id": who.alipay_user_id} if ids != "open_id" else {}),
+        **({"open_id": who.alipay_open_id} if ids != "user_id" else {}),
         "union_id": who.alipay_union_id,
         "auth_start": china_text(now),
         "expires_in": _TOKEN_LIVES_S,

@@ -16,6 +16,7 @@
 | `POST /_sim/wechat/say` {name, text} | a person writes to the mini-program, see wechat_customer.py |
 | `POST /_sim/hooks` {app, secret, algorithm?} | a department's system learns the secret of its web hook, see hooks.py |
 | `/_sim/wechat/follow`, `/_sim/wechat/fate`, `/_sim/wechat/official-refuse` | the city's official account, see official_account.py |
+| `POST /_sim/alipay/ids` {ids} | which identifiers a sign-in gives: user_id, both (the beginning), open_id |
 | `GET /_sim/alipay/phone?name=` | the sealed phone number of my.getPhoneNumber |
 | `POST /_sim/mishaps` {seed, marker, shares} | bad luck by script for each single call to a message vendor, see mishaps.py |
 | `/_sim/storm`, `/_sim/refunds`, `/_sim/certificates`, `/_sim/clock` | see control_money.py |
@@ -261,6 +262,17 @@ class WechatTemplates(Control):
         return self.send({"ok": True, "templates": len(rows)})
 
 
+class AlipayIds(Control):
+    """POST /_sim/alipay/ids {ids: user_id|both|open_id}: how far the application has come on its way from user_id to open_id."""
+
+    def post(self) -> None:
+        ids = self.body().get("ids")
+        if ids not in ("user_id", "both", "open_id"):
+            return self.refuse(422, "invalid_ids", "ids 应为 user_id、both 或 open_id")
+        self.store.put("alipay_ids", "ids", ids)
+        return self.send({"ok": True, "ids": ids})
+
+
 class AlipayPhone(Control):
     """GET /_sim/alipay/phone?name=: what my.getPhoneNumber hands the mini-program of this person."""
 
@@ -288,5 +300,6 @@ routes = [
     (r"/_sim/wechat/grants", WechatGrants),
     (r"/_sim/(?:wechat|alipay)/refuse", WechatRefuse),
     (r"/_sim/wechat/templates", WechatTemplates),
+    (r"/_sim/alipay/ids", AlipayIds),
     (r"/_sim/alipay/phone", AlipayPhone),
 ]

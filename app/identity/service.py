@@ -89,13 +89,15 @@ class Identity:
             "user_id": found.user_id or None,
             "union_id": found.union_id or None,
         }
+        # An app moves from user_id to open_id, and may go back: before, both, after. Whichever comes finds the same person, and what
+        # comes with it is written to the binding. Source: Alipay, "openid 配置管理".
+        bindings = self._database["channel_identities"]
         key = f"alipay:{self._alipay.app_id}:{found.open_id or found.user_id}"
-        if found.open_id and found.user_id:
-            # Alipay moves from user_id to open_id: a person known by user_id alone keeps the old binding.
-            known = await self._database["channel_identities"].find_one(
-                {"provider": "alipay", "user_id": found.user_id}
-            )
-            key = known["_id"] if known else key
+        for name in ("open_id", "user_id"):
+            known = await bindings.find_one({"provider": "alipay", name: identity[name]}) if identity[name] else None
+            if known is not None:
+                key = known["_id"]
+                break
         return await self._login("alipay", key, identity)
 
     async def send_sms_code(self, phone: str, address: str) -> None:

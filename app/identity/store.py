@@ -24,6 +24,7 @@ INDEXES = {
     "channel_identities": [
         IndexModel([("resident_id", ASCENDING), ("provider", ASCENDING)], name="of_resident"),
         IndexModel([("provider", ASCENDING), ("user_id", ASCENDING)], name="user_id", sparse=True),
+        IndexModel([("provider", ASCENDING), ("open_id", ASCENDING)], name="open_id", sparse=True),
     ],
     "sessions": [
         IndexModel([("resident_id", ASCENDING), ("_id", ASCENDING)], name="of_resident"),

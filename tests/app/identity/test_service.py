@@ -85,6 +85,24 @@ async def test_the_same_wechat_person_is_the_same_resident_also_when_signing_in_
     assert logins[0].resident.level == 1
 
 
+@pytest.mark.parametrize(
+    "ways",
+    [("user_id", "both", "open_id"), ("both", "user_id"), ("user_id", "both", "user_id", "open_id"), ("open_id", "both", "user_id")],
+    ids="-".join,
+)
+async def test_an_alipay_person_stays_the_same_while_the_app_moves_from_user_id_to_open_id(identity, stand_ins, ways):
+    name, seen = a_name(), []
+    async with aiohttp.ClientSession() as http:
+        for ids in ways:
+            (await http.post(f"{stand_ins.url}/_sim/alipay/ids", json={"ids": ids})).raise_for_status()
+            seen.append(await identity.login_alipay(f"sim-{name}"))
+        await http.post(f"{stand_ins.url}/_sim/alipay/ids", json={"ids": "both"})
+    assert len({login.resident.id for login in seen}) == 1
+    assert [login.is_new for login in seen] == [True] + [False] * (len(ways) - 1)
+    binding = await identity.channel_identity(seen[0].resident.id, "alipay")
+    assert binding["user_id"] and binding["open_id"], "each sign-in adds what it brings"
+
+
 async def test_a_code_the_platform_does_not_know_is_refused(identity):
     with pytest.raises(Exception) as caught:
         await identity.login_wechat("nonsense")
