@@ -27,6 +27,7 @@ log = structlog.get_logger(__name__)
 GIVE_UP_AFTER = timedelta(hours=72)
 # So long a place waits for the rate of a channel; then the delivery goes back and the place takes the next one.
 _PATIENCE_S = 5
+_TELLS_S = 0.3
 # After so many failed tries the next channel goes first.
 _TIRED_AFTER = 4
 _DELAYS_S = (2, 10, 60, 300, 1800, 3600)
@@ -145,8 +146,10 @@ class Sending:
             async with self._places[lane]:
                 if not await self._in_hand.start_sending(delivery, channel.name, present()):
                     return True  # the lease had run out and somebody else has it
-                async with asyncio.timeout(longest_call_s(lane)):
-                    vendor_id = await channel.send(envelope)
+                # A channel gives up by itself a moment before: it knows best whether anything was sent. The outer limit is a belt.
+                with context.time_limit(longest_call_s(lane) - _TELLS_S):
+                    async with asyncio.timeout(longest_call_s(lane)):
+                        vendor_id = await channel.send(envelope)
         except PyMongoError:  # before the call: the lease brings it back
             raise
         except Refused as error:

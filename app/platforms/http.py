@@ -37,6 +37,7 @@ log = structlog.get_logger(__name__)
 CONNECT_TIMEOUT_S = 3
 STALL_TIMEOUT_S = 20  # of a download
 CALLS_IN_FLIGHT = 32
+LEAST_CALL_S = 0.3
 MAX_ANSWER_BYTES = 2 * 1024 * 1024
 # Ten failures in a row mean that a vendor is away; two seconds later one call tries again. Short on purpose: a breaker spares our
 # residents the waiting (a time-out each), it must not keep a vendor away that is back.
@@ -290,7 +291,11 @@ class HttpClient:
 
     @asynccontextmanager
     async def _place(self, vendor: str, timeout_s: float) -> AsyncIterator[float]:
-        """Wait for a place among the calls to a vendor, and hold it. Yields the seconds that are left for the call itself."""
+        """Wait for a place among the calls to a vendor, and hold it. Yields the seconds that are left for the call itself.
+
+        No call is begun that would have to be given up at once: nobody would know what became of it.
+        """
+        timeout_s = context.at_most(timeout_s)
         deadline = time.monotonic() + timeout_s
         place = self._places.setdefault(vendor, asyncio.Semaphore(self._calls_in_flight))
         try:
@@ -299,6 +304,8 @@ class HttpClient:
         except TimeoutError as error:
             raise VendorUnreachable(AWAY, vendor=vendor, cause="no free place") from error
         try:
+            if context.at_most(LEAST_CALL_S) < LEAST_CALL_S:
+                raise VendorUnreachable(AWAY, vendor=vendor, cause="no time left")
             yield max(0.05, deadline - time.monotonic())
         finally:
             place.release()

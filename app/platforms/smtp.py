@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 import aiosmtplib
 import structlog
 
-from app.platforms.http import call_seconds, calls
+from app.kernel import context
+from app.platforms.http import LEAST_CALL_S, call_seconds, calls
 
 log = structlog.get_logger(__name__)
 
@@ -75,7 +76,7 @@ class Smtp:
         began, outcome = time.perf_counter(), "unknown"
         try:
             try:
-                async with asyncio.timeout(_PLACE_TIMEOUT_S):
+                async with asyncio.timeout(context.at_most(_PLACE_TIMEOUT_S)):
                     await self._places.acquire()
             except TimeoutError as error:
                 raise SmtpAway("no free place") from error
@@ -100,12 +101,15 @@ class Smtp:
             log.info("vendor.call", vendor="smtp", outcome=outcome, ms=round(took_s * 1000, 1))
 
     async def _send(self, sender: str, to: str, message: bytes) -> str:
+        timeout_s = context.at_most(TIMEOUT_S)
+        if context.at_most(LEAST_CALL_S) < LEAST_CALL_S:
+            raise SmtpAway("no time left")
         client = aiosmtplib.SMTP(
-            hostname=self._host, port=self._port, use_tls=self._implicit_tls, start_tls=False, tls_context=self._tls, timeout=TIMEOUT_S
+            hostname=self._host, port=self._port, use_tls=self._implicit_tls, start_tls=False, tls_context=self._tls, timeout=timeout_s
         )
         step = "connect"
         try:
-            async with asyncio.timeout(TIMEOUT_S):
+            async with asyncio.timeout(timeout_s):
                 await client.connect()
                 if not self._implicit_tls:
                     step = "tls"

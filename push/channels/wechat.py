@@ -13,7 +13,7 @@ from app.kernel.errors import ProviderUnavailable
 from app.platforms.http import VendorUnknown
 from app.platforms.wechat import WeChatRefused, answered_code
 from push.channel import Effect, Envelope, Letter, People, Then, TryLater, Unclear
-from push.channels.wechat_refusals import Refusals, cause_of
+from push.channels.wechat_refusals import Refusals, cause_of, have_token
 from push.grants import Grants
 from push.pauses import Pauses
 
@@ -82,10 +82,7 @@ class WechatSubscribe:
     async def send(self, envelope: Envelope) -> str:
         now = self._clock()
         await self._refusals.check_quota(now)
-        try:
-            await self._client.access_token()  # first: while there is none, surely nothing was sent
-        except ProviderUnavailable as error:
-            raise TryLater(cause_of(error)) from error
+        await have_token(self._client)
         for page in dict.fromkeys((str(envelope.extra["page"]), "")):
             try:
                 vendor_id = await self._client.send_subscribe_message(

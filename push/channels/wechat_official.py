@@ -14,7 +14,7 @@ from app.platforms.http import VendorUnknown
 from app.platforms.wechat import WeChat, WeChatRefused, answered_code
 from app.platforms.wechat_account import send_template_message
 from push.channel import Effect, Envelope, Letter, People, Then, TryLater, Unclear
-from push.channels.wechat_refusals import Refusals, cause_of
+from push.channels.wechat_refusals import Refusals, cause_of, have_token
 from push.followers import Followers
 from push.pauses import Pauses
 from push.vendor_templates import VendorTemplate
@@ -94,10 +94,7 @@ class WechatOfficial:
     async def send(self, envelope: Envelope) -> str:
         now = self._clock()
         await self._refusals.check_quota(now)
-        try:
-            await self._account.access_token()  # first: while there is none, surely nothing was sent
-        except ProviderUnavailable as error:
-            raise TryLater(cause_of(error)) from error
+        await have_token(self._account)
         for page in dict.fromkeys((str(envelope.extra["page"]), "")):
             try:
                 vendor_id = await self._call(envelope, page)

@@ -1,16 +1,18 @@
 """What both of WeChat's channels do about its answers: a template that is left out, a quota that is used up, a page that is not there yet."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime, time, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 import structlog
 
+from app.kernel import context
 from app.kernel.clock import SHANGHAI
 from app.kernel.errors import ProviderUnavailable
-from app.platforms.wechat import WeChatRefused
+from app.platforms.wechat import TIMEOUT_S, WeChatRefused
 from push.channel import ChannelError, Effect, Envelope, Refused, Then, TryLater, alarms
 from push.pauses import Pauses
 from push.vendor_templates import VendorTemplate
@@ -21,6 +23,10 @@ NO_TEMPLATE, FIELDS, QUOTA = "40037", "47003", "45009"
 _WRONG_AFTER = 3  # one message may have a value that WeChat dislikes; three in a row are the template
 # Then it is tried again: what was mended in WeChat's console is in no file of ours.
 _LEFT_OUT_FOR = timedelta(days=1)
+
+
+class TokenHolder(Protocol):
+    async def access_token(self) -> str: ...
 
 
 class Refusals:
@@ -75,6 +81,17 @@ class Refusals:
 def next_midnight(now: datetime) -> datetime:
     """Return the end of the Shanghai day of `now`: WeChat counts its quotas by that day."""
     return datetime.combine(now.astimezone(SHANGHAI).date() + timedelta(days=1), time(), SHANGHAI)
+
+
+async def have_token(client: TokenHolder) -> None:
+    """Raise TryLater while there is no access token: surely nothing was sent. Another task may be fetching it, and take its time."""
+    try:
+        async with asyncio.timeout(context.at_most(TIMEOUT_S)):
+            await client.access_token()
+    except TimeoutError as error:
+        raise TryLater("no token") from error
+    except ProviderUnavailable as error:
+        raise TryLater(cause_of(error)) from error
 
 
 def cause_of(error: ProviderUnavailable) -> str:
