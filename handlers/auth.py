@@ -4,6 +4,7 @@ from typing import Any
 
 from marshmallow import Schema, fields, validate
 
+from app.identity.errors import RefreshReused
 from app.identity.service import view_resident
 from app.identity.sessions import Login
 from app.kernel.clock import format_utc
@@ -79,7 +80,13 @@ class SmsLogin(HallHandler):
 class Refresh(HallHandler):
     @operation("Rotate the refresh token", body=RefreshRequest, answers={200: SessionResponse})
     async def post(self) -> None:
-        await self.answer(session_answer(await self.hall.identity.sessions.refresh(self.body["refresh_token"])))
+        try:
+            login = await self.hall.identity.sessions.refresh(self.body["refresh_token"])
+        except RefreshReused as ended:
+            # As after signing out: the phone of an ended session is shown nothing more.
+            await self.hall.push.forget_session(ended.resident_id, ended.session_id)
+            raise
+        await self.answer(session_answer(login))
 
 
 class Logout(HallHandler):

@@ -24,7 +24,7 @@ class ReportsRefused(Forbidden):
 
 
 class ReportsTaken(Schema):
-    taken = fields.Int(metadata={"description": "how many reports were in the request"})
+    taken = fields.Int(metadata={"description": "how many reports were read; a row that cannot be read is left out and logged"})
 
 
 class _GatewayReports(HallHandler):
@@ -36,7 +36,7 @@ class _GatewayReports(HallHandler):
         now = utc_now()
         try:
             nonce = gateway_reports.check(self.hall.settings.gateway_key, self.request.headers, self.request.body, now.timestamp())
-            found = gateway_reports.read(self.channel, self.request.body)
+            found, unreadable = gateway_reports.read(self.channel, self.request.body)
             await self.hall.database["gateway_nonces"].insert_one({"_id": nonce, "at": now})
         except (ReportRejected, DuplicateKeyError) as error:
             # The sender learns only that it was refused. Nothing is lost by it: the gateway signs anew when it repeats, and should a
@@ -45,6 +45,9 @@ class _GatewayReports(HallHandler):
             rejected.labels(reason).inc()
             log.warning("gateway.report_refused", channel=self.channel, reason=reason)
             raise ReportsRefused("拒绝。", en="Refused.") from error
+        if unreadable:
+            rejected.labels("row").inc(unreadable)
+            log.error("gateway.reports_unreadable", channel=self.channel, count=unreadable)
         # Sign-in codes go out by the same gateway; they are no deliveries, and who got none asks for another.
         ours = [report for report in found if report.fate != PENDING and report.request_id.startswith("dlv_")]
         fates = ((report.message_id, f"failed:{report.word}" if report.fate == LOST else report.fate) for report in ours)

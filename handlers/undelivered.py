@@ -1,5 +1,6 @@
 """The fate of notices, for staff: those of a case, and those that reached nobody (/staff/v1/undelivered)."""
 
+import re
 from typing import Any
 
 from marshmallow import Schema, fields, validate
@@ -23,7 +24,10 @@ class UndeliveredQuery(Schema):
 class HandleUndeliveredRequest(Schema):
     note = fields.String(
         required=True,
-        validate=validate.Length(2, 500, error="请写明怎么跟进的，2 到 500 个字"),
+        validate=[
+            validate.Length(2, 500, error="请写明怎么跟进的，2 到 500 个字"),
+            validate.Regexp(r"\s*\S.*\S\s*\Z", re.DOTALL, error="请写明怎么跟进的，2 到 500 个字"),
+        ],
         metadata={"example": "已电话告知本人"},
     )
 

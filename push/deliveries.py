@@ -16,7 +16,7 @@ Lanes and rates: push/lanes.py. Claims and notes, many at once: push/in_hand.py.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -30,7 +30,7 @@ from app.kernel.tasks import end
 from app.storage.mongo import Database
 from push.channel import Channel
 from push.in_hand import InHand
-from push.lanes import LANES, ORDINARY, PLACES, URGENT, Rates
+from push.lanes import CAMPAIGN, LANES, ORDINARY, PLACES, URGENT, Rates
 from push.sending import Sending, new_attempt, outcomes
 from push.store import Store
 from push.templates import EventSpec, Rendered
@@ -112,6 +112,8 @@ class Deliveries:
         self._channels: Mapping[str, Channel] = {channel.name: channel for channel in channels}
         self._clock = clock
         self._in_hand = InHand(database)
+        # Campaigns say in which lane one of theirs goes on that was lost, None: no more (push/campaigns/sending.py).
+        self.lane_of_campaign: Callable[[str], Awaitable[str | None]] | None = None
         self._sending = Sending(self._in_hand, store, self._channels, rates)
 
     async def add(self, delivery: Mapping[str, Any], more: str, session: AsyncClientSession) -> None:
@@ -199,7 +201,7 @@ class Deliveries:
     async def report(self, vendor_id: str, fate: str, now: datetime, *, channel: str) -> bool:
         """Note what a vendor later says of a message it took: `success`, or why the person did not get it. Called by push/reports.py.
 
-        What did not arrive goes on to the next channel, where there is one. The first report counts: vendors repeat theirs.
+        What did not arrive goes on to the next channel, where there is one, but not of a campaign that was stopped. The first report counts: vendors repeat theirs.
         False: no send with this id is noted (yet), nothing was done.
         """
         reported = {"fate": fate[:80], "fate_at": now}
@@ -208,11 +210,14 @@ class Deliveries:
         if fate.partition(":")[0].strip() == "success":
             if (await self._deliveries.update_one(first, {"$set": reported})).modified_count:
                 return True
-        elif (found := await self._deliveries.find_one(first, {"is_counted": 1})) is not None:
+        elif (found := await self._deliveries.find_one(first, {"is_counted": 1, "lane": 1, "event_id": 1})) is not None:
+            goes_on: dict[str, Any] = {"state": "waiting", "is_open": True, "next_at": now}
+            if found.get("lane") == CAMPAIGN and self.lane_of_campaign is not None:
+                lane = await self.lane_of_campaign(found["event_id"])
+                goes_on = {"state": "inbox", "is_open": False, "stopped_at": now} if lane is None else goes_on | {"lane": lane}
             update = {
                 # What a campaign has counted as sent is counted anew when it ends again.
-                "$set": {**reported, "state": "waiting", "is_open": True, "next_at": now}
-                | ({"is_counted": False} if "is_counted" in found else {}),
+                "$set": {**reported, **goes_on} | ({"is_counted": False} if "is_counted" in found else {}),
                 # Its id goes: the next channel's takes its place, and another report of this one finds nothing.
                 "$unset": {"claim": "", "vendor_id": ""},
                 "$push": {"closed": channel, "attempts": new_attempt(channel, "undelivered", now, code=fate[:40])},

@@ -74,24 +74,31 @@ def check(key: str, headers: Mapping[str, str], body: bytes, now_s: float) -> st
     return nonce
 
 
-def read(channel: str, body: bytes) -> list[Report]:
-    """Read a checked body. Raises ReportRejected: it is not what the protocol says; one bad row spoils the whole, and it comes again."""
+def read(channel: str, body: bytes) -> tuple[list[Report], int]:
+    """Read a checked body; return its reports, and how many rows were not readable: they would be no more so if the request came again.
+
+    Raises:
+        ReportRejected: the whole is not what the protocol says.
+    """
     try:
         rows: Any = orjson.loads(body)["reports"]
         if not isinstance(rows, list) or len(rows) > MAX_REPORTS:
             raise ReportRejected("rows")
-        return [_report(WORDS[channel], row) for row in rows]
     except (orjson.JSONDecodeError, KeyError, TypeError) as error:
         raise ReportRejected("body") from error
+    found = [report for row in rows if (report := _report(WORDS[channel], row)) is not None]
+    return found, len(rows) - len(found)
 
 
-def _report(words: Mapping[str, str], row: Any) -> Report:
-    request_id, message_id, word = row["request_id"], row["message_id"], row["status"]
+def _report(words: Mapping[str, str], row: Any) -> Report | None:
+    if not isinstance(row, dict):
+        return None
+    request_id, message_id, word = (row.get(name) for name in ("request_id", "message_id", "status"))
     for text in (request_id, message_id):
         if not isinstance(text, str) or not 1 <= len(text) <= 64:
-            raise ReportRejected("ids")
+            return None
     if not isinstance(word, str) or not _WORD.fullmatch(word):
-        raise ReportRejected("status")
+        return None
     return Report(request_id, message_id, words.get(word, words["other"]), word)
 
 

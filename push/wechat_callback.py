@@ -133,8 +133,11 @@ def parse(body: bytes) -> dict[str, Any]:
             raise CallbackRejected("not XML") from error
     try:
         data = orjson.loads(body)
+        orjson.dumps(data)  # reads what is nested deeper than it writes, and what is told apart is written (read)
     except orjson.JSONDecodeError as error:
         raise CallbackRejected("not JSON") from error
+    except orjson.JSONEncodeError as error:
+        raise CallbackRejected("nested too deep") from error
     if not isinstance(data, dict):
         raise CallbackRejected("not an object")
     return data

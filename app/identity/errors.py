@@ -18,6 +18,11 @@ class RefreshReused(Unauthorized):
     code = "auth.refresh_reused"
     title = "登录已结束"
 
+    def __init__(self, resident_id: str, session_id: str) -> None:
+        super().__init__("为了您的账号安全，登录已结束，请重新登录。", en="This token was used before.")
+        self.resident_id = resident_id
+        self.session_id = session_id
+
 
 class LoginRefused(Unauthorized):
     """The platform did not accept the login code."""

@@ -107,7 +107,7 @@ class Sessions:
             )
             self._trusted.clear()
             if stolen is not None:
-                raise errors.RefreshReused("为了您的账号安全，登录已结束，请重新登录。", en="This token was used before.")
+                raise errors.RefreshReused(stolen["resident_id"], session_id)
             raise errors.TokenInvalid("登录已过期，请重新登录。", en="Invalid refresh token.")
         document = await store.load_resident(self._database["residents"], session["resident_id"])
         return self._login_of(document, session_id, session["channel"], renewed, False)

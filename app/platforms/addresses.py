@@ -15,6 +15,8 @@ from aiohttp.resolver import ThreadedResolver
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+# Of the protocols' own (RFC 6890), of which older versions of the library know a part only.
+_PROTOCOLS = ipaddress.ip_network("192.0.0.0/24")
 _EMBEDDING = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"))
 
 
@@ -41,6 +43,8 @@ def is_public(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:  # an IPv4 address in another dress leads to the same place
             return is_public(str(inner))
+    if ip in _PROTOCOLS:
+        return False
     if ip.version == 6 and ip.is_site_local:  # fec0::/10, which counts as global since it was withdrawn
         return False
     return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified or ip.is_loopback or ip.is_link_local)

@@ -63,6 +63,7 @@ class Sending:
         self._redis = redis
         self._store = store
         self._add_deliveries = deliveries.add_many
+        deliveries.lane_of_campaign = self._lane_of
         self._templates = templates
         self._people = people
         self._clock = clock
@@ -122,6 +123,12 @@ class Sending:
             if await self._deliveries.find_one(waiting, {"_id": 1}) is None:
                 await self._campaigns.update_one({"_id": campaign_id, "state": machine.STOPPED}, {"$set": {"is_active": False}})
 
+    async def _lane_of(self, campaign_id: str) -> str | None:
+        """Return the lane in which something of a campaign that was lost goes on, or None: the campaign was stopped."""
+        campaign = await self._campaigns.find_one({"_id": campaign_id}, {"state": 1})
+        state = campaign["state"] if campaign else machine.STOPPED
+        return None if state == machine.STOPPED else HELD if state == machine.PAUSED else CAMPAIGN
+
     async def reassign(self, from_id: str, into_id: str) -> None:
         """After two residents were joined: the one who stays is part of what the other was part of. Idempotent.
 
@@ -170,7 +177,8 @@ class Sending:
         people, before = self._people[segment.kind], campaign["before"]
         late, cursor = campaign["late"][:size], campaign["cursor"]
         if late:
-            ids = [each for each in late if (await people.stretch(segment, "", LAST, 1, only=each))[0]]
+            # Accounts made after the campaign began are not part of it, joined or not.
+            ids = [each for each in late if each < before and (await people.stretch(segment, "", LAST, 1, only=each))[0]]
             place: dict[str, Any] = {}
         elif campaign["is_expanded"]:
             ids, place = [], {}

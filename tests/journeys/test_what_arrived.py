@@ -2,8 +2,12 @@
 
 import asyncio
 
-from commands.story import sent_to
-from tests.journeys.stories import LOST, someone, submitted
+import pytest
+from pymongo import MongoClient
+
+from app.kernel.ids import ulid
+from commands.story import Person, Refused, sent_to
+from tests.journeys.stories import LOST, a_name, someone, submitted
 
 
 async def _notices(officer, case_id, wanted, event="case.submitted"):
@@ -55,3 +59,18 @@ async def test_a_phone_with_the_app_is_known_to_have_it_and_a_killed_worker_chan
 
     assert notice["fate"] == "success"
     assert len([row for row in await sent_to(http, hall.sandbox_url, name) if row["channel"] == "jpush"]) >= 1
+
+
+async def test_the_phone_of_a_stolen_session_is_shown_nothing_more(hall, http, anyone):
+    session = await anyone.post("/mp/v1/wechat/login", {"code": f"sim-{a_name()}"})
+    resident = Person(http, hall.url, session["access_token"])
+    device = f"dev{ulid().lower()}"
+    await resident.call("PUT", f"/v1/me/devices/{device}", {"platform": "android", "vendor": "vivo"})
+    with MongoClient(hall.environment["HALL_MONGODB_URI"]) as client:
+        devices = client[hall.environment["HALL_MONGODB_DATABASE"]]["push_devices"]
+        assert devices.count_documents({"_id": device}) == 1
+        await anyone.post("/v1/auth/refresh", {"refresh_token": session["refresh_token"]})
+        assert devices.count_documents({"_id": device}) == 1
+        with pytest.raises(Refused, match="auth.refresh_reused"):
+            await anyone.post("/v1/auth/refresh", {"refresh_token": session["refresh_token"]})
+        assert devices.count_documents({"_id": device}) == 0

@@ -189,6 +189,15 @@ def test_decryption_refuses_bad_padding_and_lengths():
             cipher.open(text)
 
 
+@pytest.mark.parametrize("deep", [200, 300, 900])
+def test_what_is_nested_without_end_is_read_or_refused(deep: int):
+    body = b'{"Event":"x","List":' + b"[" * deep + b"]" * deep + b"}"
+    try:
+        read(parse(body))
+    except CallbackRejected:
+        assert deep > 250
+
+
 def test_xml_is_read_like_json():
     xml = (
         b"<xml><FromUserName><![CDATA[o1]]></FromUserName><CreateTime>7</CreateTime><MsgType>event</MsgType>"

@@ -3,6 +3,8 @@
 import asyncio
 from datetime import timedelta
 
+import pytest
+
 from app.kernel.clock import SHANGHAI, utc_now
 from push.campaigns import sending
 from tests.push.campaigns.office import CLERK, HEAD, OPERATOR, Office
@@ -95,6 +97,24 @@ async def test_a_stop_whose_process_died_before_taking_anything_back_is_finished
     await office.desk.push.deliver_due(lane="campaign")
 
     assert await office.texted() == []
+
+
+@pytest.mark.parametrize(("step", "texted"), [("stop", 0), ("pause", 0), ("", 1)])
+async def test_what_a_vendor_reports_lost_goes_on_only_where_the_campaign_does(office: Office, step: str, texted: int):
+    [owner_id] = await office.residents(1, phone=True)
+    await office.desk.push.put_device(owner_id, owner_id, "android", "xiaomi")
+    campaign_id = await office.approved(channels=("app", "sms"))
+    await office.run()
+    await office.desk.push.deliver_due(lane="campaign")
+    [delivery] = await office.desk.deliveries(owner_id)
+    assert (delivery["state"], delivery["channel"]) == ("sent", "app")
+    if step:
+        await office.campaigns.act(campaign_id, HEAD, step, note="内容写错了")
+    await office.desk.push.reports.take("app", delivery["vendor_id"], "failed:system failed")
+    await office.desk.push.deliver_due(lane="campaign")
+    assert len(await office.texted()) == texted
+    [delivery] = await office.desk.deliveries(owner_id)
+    assert delivery["is_open"] is (step == "pause"), "what is paused waits, what is stopped is over"
 
 
 async def test_quiet_hours_hold_the_text_message_not_the_inbox(office: Office):

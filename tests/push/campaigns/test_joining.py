@@ -79,3 +79,13 @@ async def test_who_registers_during_the_run_is_not_part_of_it(office: Office):
     await office.run_out(campaign_id)
 
     assert await office.told(campaign_id) == before
+
+
+async def test_two_accounts_made_after_it_ended_hear_nothing_when_they_are_joined(office: Office):
+    people = await office.residents(2)
+    campaign_id = await office.approved(channels=())
+    await office.run_out(campaign_id)
+    mine, too = await office.residents(2)
+    await join(office, too, mine)
+    await office.run(2)
+    assert await office.told(campaign_id) == sorted(people)
