@@ -38,6 +38,7 @@ MAX_BODY_BYTES = 64 * 1024  # larger ones are Tornado's
 IDLE_S = 120
 # In so long a time a request must have come whole.
 ARRIVE_S = 60
+LARGE_ARRIVES_S = 300  # 12 MB over a poor connection
 _LOOK_EVERY_S = 10
 _BACKLOG = 1024
 _TORNADOS_OWN = frozenset({"Upgrade", "Transfer-Encoding", "Expect"})
@@ -48,7 +49,7 @@ class Front:
     """Serves an application on sockets; the arguments are those of Tornado's HTTPServer, which has the other connections."""
 
     def __init__(self, application: Any, **arguments: Any) -> None:
-        self.tornado = HTTPServer(application, **arguments)
+        self.tornado = HTTPServer(application, **{"idle_connection_timeout": IDLE_S, "body_timeout": LARGE_ARRIVES_S, **arguments})
         self.connections: set[_Connection] = set()
         self.is_open = True
         self._servers: list[asyncio.Server] = []

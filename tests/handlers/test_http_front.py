@@ -410,6 +410,20 @@ async def test_what_waits_too_long_is_closed_and_what_works_is_not(sites: Sites)
     busy[1].close()
 
 
+@pytest.mark.parametrize("framing", ["Content-Length: 70000", "Transfer-Encoding: chunked"])
+async def test_a_large_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch, framing: str) -> None:
+    monkeypatch.setattr(http_front, "LARGE_ARRIVES_S", 0.5)
+    front = Front(Application(ROUTES, log_function=lambda _handler: None), max_body_size=BIG)
+    [bound] = bind_sockets(0, "127.0.0.1")
+    await front.serve(bound)
+    reader, writer = await asyncio.open_connection(*bound.getsockname())
+    writer.write(f"POST /echo HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\nffff\r\n".encode() + b"a" * 100)
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    front.stop()
+    await front.close_all_connections()
+
+
 async def test_while_stopping_an_answer_is_the_last_of_its_connection(sites: Sites) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", sites.ours)
     writer.write(request("GET /pieces"))
