@@ -32,6 +32,7 @@ from app.kernel.clock import format_utc
 from app.kernel.errors import Conflict, NotFound, ProviderUnavailable
 from app.kernel.events import Event
 from app.kernel.ids import new_id, random_code
+from app.kernel.tasks import end
 from app.platforms.http import HttpClient
 from app.storage.mongo import Database
 
@@ -41,6 +42,7 @@ GIVE_UP_AFTER = timedelta(hours=72)
 TIMEOUT_S = 8.0
 LEASE = timedelta(seconds=60)  # longer than a round and the call it ends with
 _ROUND_S = 20.0
+_LOOK_AGAIN_S = 0.5
 _MOST_ANSWER = 64 * 1024  # nothing of it is read
 _DELAYS_S = (5, 30, 120, 600, 1800, 3600)
 _DAYS = ("accept_by_on", "deadline_on", "supplement_by_on", "pay_by_on", "expected_on", "received_on")
@@ -109,12 +111,32 @@ class HookDeliveries:
     # --- sending ---
 
     async def deliver_due(self) -> int:
-        """Send what is due to every agency side by side; called by the worker. Returns how many calls were made."""
-        now = self._clock()
-        due = await self._deliveries.distinct("agency_id", {"is_open": True, "next_at": {"$lte": now}})
-        return sum(await asyncio.gather(*(self._round(agency_id) for agency_id in due)))
+        """Send what is due to every agency side by side; called by the worker. Returns how many calls were made.
 
-    async def _round(self, agency_id: str) -> int:
+        While one agency's system takes its time, what becomes due for another goes out.
+        """
+        began, calls = perf_counter(), 0
+        rounds: dict[str, asyncio.Task[tuple[int, bool]]] = {}
+        waiting: set[str] = set()  # for the next call
+        try:
+            while True:
+                if perf_counter() - began < _ROUND_S:
+                    due = await self._deliveries.distinct("agency_id", {"is_open": True, "next_at": {"$lte": self._clock()}})
+                    for agency_id in set(due) - rounds.keys() - waiting:
+                        rounds[agency_id] = asyncio.create_task(self._round(agency_id))
+                if not rounds:
+                    return calls
+                await asyncio.wait(rounds.values(), timeout=_LOOK_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+                for agency_id in [agency_id for agency_id, task in rounds.items() if task.done()]:
+                    made, is_done = rounds.pop(agency_id).result()
+                    calls += made
+                    if not is_done:
+                        waiting.add(agency_id)
+        finally:
+            await end(rounds.values())
+
+    async def _round(self, agency_id: str) -> tuple[int, bool]:
+        """Send to one agency until nothing is due; return how many calls were made, and False where something had to wait."""
         claim, now = random_code(12), self._clock()
         hook = await self._hooks_collection.find_one_and_update(
             {"_id": agency_id, "paused_at": None, "leased_until": {"$lte": now}},
@@ -124,21 +146,26 @@ class HookDeliveries:
         if hook is None:  # paused, another worker has it, or there is none any more: removed while an event was being noted
             if await self._hooks_collection.find_one({"_id": agency_id}, {"_id": 1}) is None:
                 await self._deliveries.update_many({"agency_id": agency_id, "is_open": True}, {"$set": {"state": "dropped", "is_open": False}})
-            return 0
-        calls, began = 0, perf_counter()
+            return 0, False
+        calls, is_done, began = 0, False, perf_counter()
         try:
             while perf_counter() - began < _ROUND_S:
                 delivery = await self._deliveries.find_one(
                     {"agency_id": agency_id, "is_open": True, "next_at": {"$lte": self._clock()}}, sort=[("_id", ASCENDING)]
                 )
                 if delivery is None:
+                    is_done = True
+                    break
+                # As it is now: paused, moved or with a new secret since the last call.
+                hook = await self._hooks_collection.find_one({"_id": agency_id, "claim": claim, "paused_at": None})
+                if hook is None:
                     break
                 calls += 1
                 if not await self._send(hook, delivery):
                     break  # its system is away: the others need not wait for a time-out each
         finally:
             await self._hooks_collection.update_one({"_id": agency_id, "claim": claim}, {"$set": {"leased_until": now}})
-        return calls
+        return calls, is_done
 
     async def _send(self, hook: Mapping[str, Any], delivery: Mapping[str, Any]) -> bool:
         """Call once and note the outcome; False when nobody answered, or the hook pauses."""

@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import orjson
 import pytest
+from aiohttp import web
 from aiohttp.abc import AbstractResolver
 
 from app.exchange import hook_deliveries, hooks
@@ -260,6 +261,73 @@ async def test_one_agency_whose_system_hangs_holds_no_other_up(office: Office, m
     assert [row["state"] for row in await office.rows() if row["agency_id"] == "sg-jj"] == ["waiting"] * 3
     held.set()
     server.close()
+
+
+class Receiver:
+    """A department's system that takes its time; `took` has the events and the header with the old secret's signature, by path."""
+
+    def __init__(self) -> None:
+        self.took: dict[str, list[tuple[str, bool]]] = {}
+        self.pause_s = 0.0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        rows = self.took.setdefault(request.path, [])
+        rows.append(((await request.json())["id"], "X-Hall-Signature-Previous" in request.headers))
+        await asyncio.sleep(self.pause_s)
+        return web.Response(text="ok")
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[tuple[Receiver, str]]:
+    made = Receiver()
+    application = web.Application()
+    application.router.add_post("/{name}", made.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield made, f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+async def test_while_one_agency_takes_its_time_what_comes_for_another_goes_out(office: Office, receiver: tuple[Receiver, str]):
+    made, url = receiver
+    made.pause_s = 1.5
+    await office.hooks.put(HEAD, url=f"{url}/slow", algorithm="hmac-sm3", events=[])
+    await office.register(OTHER)
+    for _ in range(3):
+        await office.deliveries.note(_event(agency_id="sg-gaj"))
+    sending = asyncio.create_task(office.deliveries.deliver_due())
+    while not made.took:
+        await asyncio.sleep(0.01)
+    await office.deliveries.note(_event(agency_id="sg-jj"))
+    async with asyncio.timeout(3):
+        while not await office.got():
+            await asyncio.sleep(0.05)
+    assert not sending.done()
+    assert await sending == 4
+
+
+async def test_a_hook_is_as_it_is_at_each_call(office: Office, receiver: tuple[Receiver, str]):
+    """Paused, moved or with a new secret while a round is on its way: the next call goes by it."""
+    made, url = receiver
+    made.pause_s = 0.3
+    await office.hooks.put(HEAD, url=f"{url}/old", algorithm="hmac-sm3", events=[])
+    for _ in range(4):
+        await office.deliveries.note(_event(agency_id="sg-gaj"))
+    sending = asyncio.create_task(office.deliveries.deliver_due())
+    while not made.took:
+        await asyncio.sleep(0.01)
+    await office.hooks.rotate(HEAD)
+    await office.hooks.put(HEAD, url=f"{url}/new", algorithm="hmac-sm3", events=[])
+    while "/new" not in made.took:
+        await asyncio.sleep(0.01)
+    await office.hooks.pause(HEAD)
+    assert await sending == 2
+    assert (len(made.took["/old"]), len(made.took["/new"])) == (1, 1)
+    assert made.took["/new"][0][1], "for a day the old secret signs along"
+    await office.hooks.resume(HEAD)
+    assert await office.deliveries.deliver_due() == 2
 
 
 # --- the hook itself ---
