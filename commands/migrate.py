@@ -57,7 +57,7 @@ def _steps(keys: KeyRing) -> list[Migration]:
 
 
 async def _shorten_transactions(database: Database) -> None:
-    """Ask MongoDB to let go of what a dead process had locked after ten seconds instead of sixty.
+    """Ask MongoDB to let go of what a dead process had locked after four seconds instead of sixty.
 
     Where this is not allowed (a managed cluster), the operator sets it on the servers: docs/operations.md.
     """

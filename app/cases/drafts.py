@@ -134,7 +134,9 @@ class Drafts:
             except CaseConflict:
                 # Somebody was faster between our read and our write: decide anew on what is stored now.
                 if time.monotonic() - began > _MERGE_FOR_S:
-                    raise
+                    # Told as if it had come without merging: what stands there now, and what could be kept.
+                    case, item = await self.current(await self._store.load({"_id": case_id, "owner_id": resident_id}))
+                    raise _conflict(case, item, keep(case, item, replace(save, merge=False), self._clock())) from None
                 tries += 1
                 await asyncio.sleep(random.random() * min(0.004 * 1.5**tries, 0.25))
                 continue

@@ -8,7 +8,9 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pymongo import MongoClient
 
+from app.cases import drafts
 from app.cases.carry_over import carried_over
 from app.cases.documents import from_document, to_document
 from app.cases.drafts import Save, beginning, keep
@@ -308,3 +310,32 @@ async def test_an_open_draft_follows_a_publication_and_a_submitted_case_does_not
     stored = await hall.database["cases"].find_one({"_id": case.id})
     assert (stored["item_version"], stored["carried_over"]["from"]) == (2, 1)
     assert (await hall.database["cases"].find_one({"_id": other.id}))["item_version"] == 1
+
+
+async def test_what_a_dead_process_holds_delays_a_save_and_never_fails_it(hall):
+    """A process that dies inside a hand-in leaves its transaction open; MongoDB gives it up before the save has waited too long."""
+    case = await handled.opened(hall, "id_card_lost", await a_person(hall))
+    async with hall.database.client.start_session() as dead:
+        await dead.start_transaction()
+        await hall.database["cases"].update_one({"_id": case.id}, {"$set": {"held_by": "dead"}}, session=dead)
+        saved = await hall.cases.drafts.save(case.id, case.owner_id, Save({"address": "武江区1号"}, {}, case.version))
+    assert saved.form["address"] == "武江区1号"
+    assert "held_by" not in await hall.database["cases"].find_one({"_id": case.id})
+
+
+async def test_who_loses_every_race_is_told_what_stands_there_now(hall, servers, monkeypatch):
+    monkeypatch.setattr(drafts, "_MERGE_FOR_S", 0.0)
+    case = await handled.opened(hall, "id_card_lost", await a_person(hall))
+    with MongoClient(servers["mongodb"]) as client:
+        rows = client[hall.database.db.name]["cases"]
+
+        def somebody_saves():
+            rows.update_one({"_id": case.id}, {"$inc": {"version": 1}})
+            return utc_now()
+
+        monkeypatch.setattr(hall.cases.drafts, "_clock", somebody_saves)
+        with pytest.raises(DraftConflict) as told:
+            await hall.cases.drafts.save(case.id, case.owner_id, Save({"address": "武江区1号"}, {}, case.version, merge=True))
+    answer = told.value.answer_only
+    assert answer["version"] > case.version and answer["values"]["name"] == case.form["name"]
+    assert (answer["mergeable"], answer["conflicts"]) == (["/form/address"], []), "all of it can be kept, with the version that stands there"
