@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -263,14 +263,31 @@ def keep(case: Case, item: Mapping[str, Any], save: Save, now: datetime) -> Kept
 
 def _given(case: Case, item: Mapping[str, Any], save: Save) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the answers of a save by pointer, and those for fields that the draft's newer form has no more: kept beside it."""
-    labels = {row["key"]: row["label"] for row in (case.carried_over or {}).get("changes", ()) if row["change"] == "removed"}
-    labels = {key: label for key, label in labels.items() if all(field["key"] != key for field in item["form"])}
-    gone = {key: {"label": labels[key], "value": value} for key, value in save.form.items() if key in labels and value is not None}
-    kept, rows = forms.draft_values(item, {key: value for key, value in save.form.items() if key not in labels})
-    rows += answer_rows(item, save.answers)
+    told = (case.carried_over or {}).get("changes", ())
+    present = {field["key"] for field in item["form"]}
+    labels = {
+        row["key"]: row["label"] for row in told if row["change"] == "changed" or (row["change"] == "removed" and row["key"] not in present)
+    }
+    kept, rows = forms.draft_values(item, {key: value for key, value in save.form.items() if key in present or key not in labels})
+    # The page may be one of the version before: what has no place any more is no reason to refuse the rest.
+    computed = {field["key"] for field in item["form"] if "computed" in field}
+    left_out = {key for key in save.form if key in labels and key not in kept and key not in computed}
+    rows = [row for row in rows if row["pointer"].removeprefix("/form/") not in left_out]
+    gone = {key: {"label": labels[key], "value": save.form[key]} for key in left_out if save.form[key] is not None}
+    answers = {key: value for key, value in save.answers.items() if not _is_of_before(key, value, item, told)}
+    rows += answer_rows(item, answers)
     if rows:
         raise ValidationFailed(rows)
-    return {f"form/{key}": value for key, value in kept.items()} | {f"answers/{key}": v for key, v in save.answers.items()}, gone
+    return {f"form/{key}": value for key, value in kept.items()} | {f"answers/{key}": value for key, value in answers.items()}, gone
+
+
+def _is_of_before(key: str, value: Any, item: Mapping[str, Any], told: Sequence[Mapping[str, Any]]) -> bool:
+    """Say whether an answer is to a question, or one of its options, that the version before had: it is asked for anew, or no more."""
+    if not told or not items.wrong_answers(item, {key: value}):
+        return False
+    return any(situation["key"] == key for situation in item["situations"]) or ("question_removed", key) in {
+        (row["change"], row["key"]) for row in told
+    }
 
 
 def _part(kept: Mapping[str, Any], prefix: str) -> dict[str, Any]:

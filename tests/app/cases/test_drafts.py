@@ -312,6 +312,27 @@ async def test_an_open_draft_follows_a_publication_and_a_submitted_case_does_not
     assert (await hall.database["cases"].find_one({"_id": other.id}))["item_version"] == 1
 
 
+def test_a_page_of_the_version_before_keeps_all_that_still_has_a_place():
+    """One question is gone, another has lost an option, a field is filled in otherwise: the page that is open sends them all the same."""
+    new = copy.deepcopy(LOST) | {"version": LOST["version"] + 1}
+    gone, age = {**new["situations"][0], "key": "gone"}, new["situations"][0]
+    old = copy.deepcopy(LOST) | {"situations": [*LOST["situations"], gone]}
+    lost_option = age["options"].pop()["value"]
+    address = next(field for field in new["form"] if field["key"] == "address")
+    address["type"] = "boolean"
+    case = carried_over(a_case(old, answers={"gone": gone["options"][0]["value"]}), old, new, {"id": "a", "name": "局"})
+    sent = Save({"name": "张三", "address": "武江区"}, {"gone": gone["options"][0]["value"], age["key"]: lost_option}, 1, merge=True)
+
+    kept = keep(case, new, sent, NOW)
+
+    assert kept.case.form["name"] == "张三"
+    assert kept.case.form_dropped["address"]["value"] == "武江区", "kept beside, for the person to see"
+    assert not {"gone", age["key"]} & kept.case.answers.keys(), "asked for anew"
+    for wrong in (Save({"nonsense": "x"}, {}, 1, merge=True), Save({}, {"nonsense": "x"}, 1, merge=True)):
+        with pytest.raises(ValidationFailed):
+            keep(case, new, wrong, NOW)
+
+
 async def test_what_a_dead_process_holds_delays_a_save_and_never_fails_it(hall):
     """A process that dies inside a hand-in leaves its transaction open; MongoDB gives it up before the save has waited too long."""
     case = await handled.opened(hall, "id_card_lost", await a_person(hall))
