@@ -87,6 +87,11 @@ class Telling:
         ]
 
 
+def is_over(row: dict[str, Any], today: date) -> bool:
+    """Say whether there is nothing to remind of any more: an appointment that has passed. What has expired is still to be renewed."""
+    return row["kind"] == "appointment" and bool(row["due_on"] < today.isoformat())
+
+
 def tellings(rows: Sequence[dict[str, Any]], today: date) -> list[Telling]:
     """Return the messages that are due today to one person, from all that is still to be told.
 
@@ -96,7 +101,7 @@ def tellings(rows: Sequence[dict[str, Any]], today: date) -> list[Telling]:
     day, last = today.isoformat(), (today + timedelta(days=TOGETHER_DAYS)).isoformat()
     found = []
     for event in EVENTS:
-        of_event = [row for row in rows if KINDS[row["kind"]][0] == event and row["look_on"] <= last]
+        of_event = [row for row in rows if KINDS[row["kind"]][0] == event and row["look_on"] <= last and not is_over(row, today)]
         if event == APPOINTMENT:
             found += [Telling(event, [row]) for row in of_event if row["look_on"] <= day]
         elif any(row["look_on"] <= day for row in of_event):

@@ -22,7 +22,7 @@ from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import shanghai_day, utc_now
 from app.kernel.events import Event, new_event
 from app.kernel.ids import new_id
-from app.reminders.model import KEPT, Dated, Telling, days_to_tell, tellings
+from app.reminders.model import KEPT, Dated, Telling, days_to_tell, is_over, tellings
 from app.storage import outbox
 from app.storage.mongo import Database
 
@@ -126,6 +126,9 @@ class Reminders:
             query = {"owner_id": owner_id, "look_on": {"$type": "string"}}
             rows = await self._rows.find(query, session=session).sort("_id", 1).to_list()
             messages[:] = tellings(rows, today)
+            over = [row["_id"] for row in rows if is_over(row, today)]
+            if over:
+                await self._rows.update_many({"_id": {"$in": over}}, {"$set": {"tell_on": [], "look_on": None}}, session=session)
             for message in messages:
                 for row in message.rows:
                     left = message.left(row, today)

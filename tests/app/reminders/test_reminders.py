@@ -220,3 +220,13 @@ async def test_one_row_that_cannot_be_told_holds_up_nobody_else(reminders, datab
 def test_the_docs_show_when_each_kind_is_told():
     page = (ROOT / "docs" / "push.md").read_text(encoding="utf-8")
     assert with_printed(page, printed.table()) == page, "run: python -m app.reminders.printed docs/push.md"
+
+
+async def test_what_is_over_is_not_announced_and_not_looked_at_again(reminders, database, clock):
+    me = new_id("res")
+    await reminders.put(me, Dated("case:case_1:hearing", "appointment", "听证会", BEGIN + timedelta(days=1), case_id="case_1"))
+    await reminders.put(me, licence(40))
+    clock.day = BEGIN + timedelta(days=12)  # no worker was there
+    assert await reminders.run() == 1
+    assert [row["name"] for row in await told(database, me)] == ["reminder.expiring"]
+    assert [(row["kind"], row["look_on"] is None) for row in await reminders.of(me)] == [("appointment", True), ("licence", False)]
