@@ -213,6 +213,8 @@ def _mistakes(spec: EventSpec) -> list[str]:
         if "{" in _PLACEHOLDER.sub("", text) or "}" in _PLACEHOLDER.sub("", text):
             wrong.append(f"{field}: a brace that is not a placeholder")
 
+    if spec.must_arrive and "sms" not in spec.channels:
+        wrong.append("channels: what must arrive goes by sms too: some people have nothing else")
     if spec.lane == CAMPAIGN and (spec.urgent or spec.must_arrive):
         wrong.append("lane: a campaign can wait and may be missed: neither urgent nor must_arrive")
     check("link", spec.link, always, "is not always there")
