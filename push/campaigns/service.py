@@ -307,6 +307,10 @@ class Campaigns:
         resident_id = await self._phones(phone)
         if not resident_id:
             raise ValidationFailed([error_row("/phone", "unknown", "这个手机号还没有在大厅登录过，请先用它登录一次")])
+        # Whose phone that is, nobody can check: who sent what to whom stands in the audit, before it goes out.
+        await record(
+            self._database["audit"], actor=staff.account, action="campaign.test_sent", subject=campaign_id, owner_id=resident_id,
+        )  # fmt: skip
         await self._tell_one(campaign, resident_id)
         return await self.get(campaign_id, staff)
 

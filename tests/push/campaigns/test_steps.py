@@ -166,6 +166,8 @@ async def test_a_test_goes_to_the_author_alone_and_says_what_it_is(office: Offic
     campaign_id = await office.draft()
 
     await office.campaigns.test(campaign_id, CLERK, office.desk.town.phones[me])
+    seen = await office.database["audit"].find_one({"action": "campaign.test_sent"})
+    assert (seen["actor"], seen["subject"], seen["owner_id"]) == (CLERK.account, campaign_id, me), "who sent what to whom"
     await office.desk.push.deliver_due()
 
     [message] = (await office.desk.push.inbox(me, unread=False, limit=5, cursor=None))["items"]
