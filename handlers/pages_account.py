@@ -171,6 +171,7 @@ class Me(PageHandler):
         await self.show(
             "me.html",
             me=view_resident(resident),
+            waits_to_join=resident.waits_to_join,
             sessions=await self.hall.identity.sessions.living(resident.id),
             session_id=self.resident.session_id,
             licences=[{**row, "renew_item": kinds.get(row["type"], {}).get("renew_item", "")} for row in wallet],
@@ -226,7 +227,7 @@ class ProofPage(PageHandler):
 
     async def show_step(self, template: str, status: int = 200, **values: object) -> None:
         known = await self.hall.identity.resident(self.resident.resident_id)
-        shared = {"next": self.next, "level": self.wanted, "reached": known.level, "back": self.next, "sent": False}
+        shared = {"next": self.next, "level": self.wanted, "reached": known.level, "back": self.next, "sent": False, "waits": known.waits_to_join}
         await self.show(template, status, **{**shared, **values})
 
 

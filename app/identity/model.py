@@ -30,7 +30,10 @@ class StaffSession:
 
 @dataclass(frozen=True)
 class Resident:
-    """A person, opened. Names and numbers are in clear here: never log or send one."""
+    """A person, opened. Names and numbers are in clear here: never log or send one.
+
+    `waits_to_join`: the person's number is that of another account too, which a face check has proven; one here joins the two.
+    """
 
     id: str
     level: int
@@ -40,3 +43,4 @@ class Resident:
     address: str
     created_at: datetime
     version: int
+    waits_to_join: bool = False

@@ -66,6 +66,7 @@ def opened(keys: KeyRing, document: Mapping[str, Any]) -> Resident:
         level=document["level"],
         created_at=document["created_at"],
         version=document["version"],
+        waits_to_join="id_claim_index" in document,
         **values,
     )
 

@@ -18,10 +18,14 @@ async def test_with_sms_sign_in_and_one_supplement_notice(hall, anyone, clerk):
     with pytest.raises(Exception) as caught:
         await resident.pay(order["id"], "wechatpay")
     assert (caught.value.status, caught.value.code) == (409, "payment.payer_unknown")
-    # The same person opens the mini-program with the same phone number: one resident, and now they can pay.
+    # The same person opens the mini-program. A name and a number, which others know too, show nothing of what a face has proven; a face does.
     name = a_name()
     wechat = await anyone.sign_in_wechat(name)
-    await wechat.post("/v1/me/real-name", {"name": "王示例", "id_number": (await _id_of(resident, case))})
+    newcomer = await wechat.post("/v1/me/real-name", {"name": "王示例", "id_number": (await _id_of(resident, case))})
+    assert newcomer["level"] == 3 and newcomer["id"] != resident.session["resident"]["id"]
+    assert (await wechat.get("/v1/cases"))["items"] == []
+    await wechat.prove("王示例", await _id_of(resident, case))
+    assert (await wechat.get("/v1/me"))["id"] == (await resident.get("/v1/me"))["id"]
     _order, _attempt = await paid_attempt(wechat, hall.sandbox_url, "case", case["id"])
     await resident.until(f"/v1/cases/{case['id']}", lambda answer: answer["state"] == "submitted")
 

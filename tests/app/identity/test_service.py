@@ -191,7 +191,7 @@ async def test_a_joined_person_signs_in_with_either_number(identity, sent_codes)
     assert (await identity.resident(logins[0].resident.id)).phone == "13900003001"
 
 
-async def test_a_face_check_is_not_carried_over_by_name_and_number(identity):
+async def test_what_a_face_has_proven_is_not_opened_by_a_name_and_a_number(identity):
     number = id_number(4711)
     first = await identity.login_wechat(f"sim-{a_name()}")
     session = await session_of(identity, first)
@@ -199,8 +199,44 @@ async def test_a_face_check_is_not_carried_over_by_name_and_number(identity):
     check = await identity.start_face_check(session)
     assert (await identity.confirm_face_check(session, check["id"])).level == 4
     second = await identity.login_wechat(f"sim-{a_name()}")
-    joined = await identity.verify_real_name(await session_of(identity, second), "张三", number)
-    assert joined.level == 3
+    other = await session_of(identity, second)
+    newcomer = await identity.verify_real_name(other, "张三", number)
+    assert (newcomer.id, newcomer.level, newcomer.id_number, newcomer.waits_to_join) == (second.resident.id, 3, number, True)
+    assert (await identity.resident(first.resident.id)).level == 4
+    assert (await identity.verify_real_name(other, "张三", number)).waits_to_join, "again, and still no way in"
+    check = await identity.start_face_check(other)
+    joined = await identity.confirm_face_check(other, check["id"])
+    assert (joined.id, joined.level, joined.waits_to_join) == (first.resident.id, 4, False)
+    assert (await session_of(identity, second)).resident_id == first.resident.id
+
+
+async def test_who_waits_to_be_joined_meets_third_accounts(identity, sent_codes, database):
+    """A claim on a number is no hold of it: joined by phone to an account without a number it stays a claim, and the holder keeps it."""
+    number, phone = id_number(4712), "13900004712"
+    holder = await identity.login_wechat(f"sim-{a_name()}")
+    session = await session_of(identity, holder)
+    await identity.verify_real_name(session, "张三", number)
+    await identity.confirm_face_check(session, (await identity.start_face_check(session))["id"])
+    claiming = await identity.login_wechat(f"sim-{a_name()}")
+    await identity.verify_real_name(await session_of(identity, claiming), "张三", number)
+    await identity.send_sms_code(phone, "a")
+    by_phone = await identity.login_sms(phone, sent_codes[phone])
+    await identity.send_sms_code(phone, "a")
+    both = await identity.verify_sms_phone(await session_of(identity, claiming), phone, sent_codes[phone])
+    assert (both.id, both.phone, both.waits_to_join) == (claiming.resident.id, phone, True)
+    assert (await session_of(identity, by_phone)).resident_id == claiming.resident.id
+    assert (await identity.resident(holder.resident.id)).level == 4
+    # The holder's number has another citizen number than a third person's, who shows the same phone: still two persons.
+    stranger = await identity.login_wechat(f"sim-{a_name()}")
+    await identity.verify_real_name(await session_of(identity, stranger), "李四", id_number(4713))
+    await identity.send_sms_code(phone, "a")
+    with pytest.raises(errors.PhoneTaken):
+        await identity.verify_sms_phone(await session_of(identity, stranger), phone, sent_codes[phone])
+    # Should the holder be gone, the number goes to who shows their face.
+    await database["residents"].update_one({"_id": holder.resident.id}, {"$unset": {"id_index": ""}})
+    own = await session_of(identity, claiming)
+    alone = await identity.confirm_face_check(own, (await identity.start_face_check(own))["id"])
+    assert (alone.id, alone.level, alone.waits_to_join) == (claiming.resident.id, 4, False)
 
 
 async def test_a_phone_of_another_verified_person_is_refused(identity, sent_codes):
