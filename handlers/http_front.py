@@ -335,6 +335,10 @@ class _Answer(HTTPConnection):
     def set_close_callback(self, callback: Callable[[], None] | None) -> None:
         self._on_close = callback
 
+    def close(self) -> None:
+        """Break off: the client gets no answer, or not all of it. As Tornado's own connection does it."""
+        self._connection.close()
+
     def lost(self) -> None:
         """Tell the handler that its client has gone."""
         callback, self._on_close = self._on_close, None

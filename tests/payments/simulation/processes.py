@@ -167,10 +167,11 @@ def mortal(handler: type[Any]) -> type[Any]:
             death, work = asyncio.ensure_future(life.died.wait()), asyncio.ensure_future(super().post(*arguments))
             await asyncio.wait({death, work}, return_when=asyncio.FIRST_COMPLETED)
             death.cancel()
-            if not life.is_dead:
+            if not life.is_dead and not work.cancelled():
                 return await work
-            await end([work])
+            await end([work])  # dead, or what it waited for together with others died
             if not self._finished:
-                self.detach().close()
+                self._finished = True
+                self.request.connection.close()
 
     return Mortal
