@@ -12,6 +12,7 @@ from app.cases import listed
 from app.cases.documents import from_document, to_document
 from app.cases.model import State
 from app.identity import store as identity_store
+from app.identity.model import LEVEL_FACE
 from app.kernel.ids import new_id
 from app.storage.files import CLEAN
 from commands.routes import ROUTE_MODULES
@@ -217,14 +218,16 @@ async def test_handed_in_at_the_window_it_is_a_case_like_any_other(desk):
 
 
 async def test_who_took_it_in_is_found_by_the_same_number_online(desk):
-    """The resident proves the number in an app later: the case is in their own list."""
+    """The resident shows their face in an app later: the case is in their own list. Name and number alone show nothing of it."""
     case = await handed_in(desk)
     owner = await desk.hall.identity.resident(case.owner_id)
     younger = new_id("res")
     await desk.hall.database["residents"].insert_one(identity_store.new_resident(younger, case.created_at))
-    stays, joined = await desk.hall.identity._proving.prove(younger, name=owner.name, id_number=owner.id_number)
-    assert (stays, joined) == (case.owner_id, younger)
+    proving = desk.hall.identity._proving
+    assert await proving.prove(younger, name=owner.name, id_number=owner.id_number) == (younger, None)
     assert (await desk.hall.identity.resident(younger)).level == 3, "what the clerk saw does not carry over to a phone"
+    stays, joined = await proving.prove(younger, level=LEVEL_FACE)
+    assert (stays, joined) == (case.owner_id, younger)
     assert case.id in [mine.id for mine in (await desk.hall.cases.list(stays))[0]]
 
 
