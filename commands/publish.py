@@ -14,7 +14,6 @@ from commands.environment import load_catalogue, load_settings, start_logging
 @click.command()
 def command() -> None:
     """Validate config/catalogue and publish it as a version."""
-
     settings = load_settings()
     start_logging(settings, "publish")
     catalogue = load_catalogue()

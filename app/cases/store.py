@@ -127,12 +127,13 @@ class CaseStore:
                 found[document["_id"]] = error
         return found
 
-    async def hold(self, case_ids: Collection[str], session: AsyncClientSession) -> None:
-        """Let nobody else write these cases until the transaction of `session` has ended: other writers wait.
+    async def hold(self, case_ids: Collection[str], owner_ids: Collection[str], session: AsyncClientSession) -> None:
+        """Let nobody else write these cases of these owners until the transaction of `session` has ended: other writers wait.
 
-        It takes a write that changes something; whatever replaces the document next leaves `held_by` out.
+        It takes a write that changes something; `held_by` means nothing to anybody, and whatever replaces the document next leaves it out.
         """
-        await self._cases.update_many({"_id": {"$in": list(case_ids)}}, {"$set": {"held_by": ulid()}}, session=session)
+        same = {"_id": {"$in": list(case_ids)}, "owner_id": {"$in": list(owner_ids)}}
+        await self._cases.update_many(same, {"$set": {"held_by": ulid()}}, session=session)
 
     async def save(
         self, case: Case, events: Sequence[Event], personal: frozenset[str], session: AsyncClientSession | None = None

@@ -95,7 +95,7 @@ class Submissions:
                 raise errors.CaseConflict("办件刚刚被更新，请刷新后再操作。", en="Others are changing one of these cases.")
             answers[:] = [None] * len(batch)  # a transaction may run more than once
             if runs > 1:  # somebody wrote between our read and our write, and where many do would do so every time
-                await self._store.hold({member.case_id for member in batch}, session)
+                await self._store.hold({member.case_id for member in batch}, {member.owner_id for member in batch}, session)
             found, worth, residents = await self._read(batch, session)
             changes: dict[int, Change] = {}
             papers: list[dict[str, Any]] = []

@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 
@@ -41,7 +42,7 @@ async def slow(database, keys, monkeypatch):
     await database["residents"].insert_one(document)
     sessions = Sessions(database, keys)
     login = await sessions.begin(document, "sms", True)
-    identity = type("Parts", (), {"sessions": sessions})()
+    identity = SimpleNamespace(sessions=sessions)
     async with serving([(r"/slow", Slow)], database=database, keys=keys, identity=identity) as site:
 
         async def call(key):

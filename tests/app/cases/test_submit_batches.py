@@ -138,6 +138,15 @@ async def test_whoever_saves_without_end_does_not_keep_a_case_from_being_handed_
     assert len(await told(hall, case)) == 1
 
 
+async def test_whoever_names_a_stranger_s_case_does_not_hold_it(hall):
+    mine, theirs = await drafts(hall, 2)
+    async with hall.database.client.start_session() as session, await session.start_transaction():
+        await hall.cases.store.hold([mine.id, theirs.id], [mine.owner_id], session)
+    held = [row["_id"] async for row in hall.database["cases"].find({"held_by": {"$exists": True}}, {"_id": 1})]
+    assert held == [mine.id]
+    assert (await submit(hall, mine)).state is State.SUBMITTED
+
+
 async def test_a_caller_that_goes_away_takes_nobody_along(hall):
     cases = await drafts(hall, 6)
     tasks = [submit(hall, case) for case in cases]
