@@ -1,0 +1,3 @@
+"""The office of web hooks."""
+
+from tests.app.exchange.office import office  # noqa: F401
