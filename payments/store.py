@@ -55,6 +55,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("received_at", ASCENDING)], name="not_applied", partialFilterExpression={"state": "stored"}),
     ],
     "receipts": [IndexModel([("order_id", ASCENDING)], name="of_order"), *receipt_numbers.INDEXES],
+    "receipt_series": [],  # by _id, the agency's series of a year (receipt_numbers.py)
     **ledger.INDEXES,
 }
 

@@ -28,7 +28,8 @@ INDEXES = {
     "wechat_followers": [
         IndexModel([("unionid", ASCENDING)], name="of_unionid", partialFilterExpression={"follows": True}),
         IndexModel([("ask_at", ASCENDING)], name="unknown", partialFilterExpression={"ask_at": {"$type": "date"}}),
-    ]
+    ],
+    "wechat_walks": [],  # by _id, what is walked through
 }
 
 

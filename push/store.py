@@ -42,6 +42,8 @@ INDEXES = {
         IndexModel([("until", ASCENDING)], name="expires", expireAfterSeconds=14 * 86400),
     ],
     "push_devices": [IndexModel([("owner_id", ASCENDING), ("at", DESCENDING)], name="of_owner")],
+    "push_preferences": [],  # by _id, the resident
+    "push_pauses": [],  # by _id, the channel (pauses.py)
 }
 
 MAX_DEVICES = 10

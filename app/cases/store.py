@@ -45,7 +45,9 @@ INDEXES = {
             [("look_on", ASCENDING), ("_id", ASCENDING)], name="look_on", partialFilterExpression={"look_on": {"$type": "string"}}
         ),
         IndexModel([("is_estimated", ASCENDING), ("_id", ASCENDING)], name="estimated", partialFilterExpression={"is_estimated": True}),
-    ]
+    ],
+    "counters": [],  # by _id, what is counted
+    "renewals": [],  # by _id, the licence (renewals.py)
 }
 
 

@@ -30,6 +30,7 @@ INDEXES = {
         IndexModel([("resident_id", ASCENDING), ("_id", ASCENDING)], name="of_resident"),
         IndexModel([("expires_at", ASCENDING)], name="expires", expireAfterSeconds=0),
     ],
+    "staff": [],  # by _id, the account
     "staff_sessions": [IndexModel([("expires_at", ASCENDING)], name="expires", expireAfterSeconds=0)],
     "sms_codes": [IndexModel([("expires_at", ASCENDING)], name="expires", expireAfterSeconds=0)],
     "sms_sends": [

@@ -15,6 +15,7 @@ from pymongo.read_concern import ReadConcern
 
 from app.storage.gather import Gather
 
+_NAMESPACE_EXISTS = 48
 _INDEX_OPTIONS_CONFLICT = 85
 _INDEX_KEY_SPECS_CONFLICT = 86
 # Building an index over a large collection takes as long as it takes; the client's time-out is for everything else.
@@ -102,12 +103,22 @@ async def _documents(database: Database, wanted: list[tuple[str, Any]]) -> list[
 
 
 async def ensure_indexes(database: Database, indexes: Mapping[str, Sequence[IndexModel]]) -> None:
-    """Create the named indexes; one that exists under the same name with other options is dropped and made anew.
+    """Create the named collections and indexes; an index that exists under the same name with other options is dropped and made anew.
+
+    A collection without an index of its own is named with an empty list: it must be there before the first transaction writes to it,
+    since one that a transaction makes itself takes locks that fail others, and is not there for who began before.
 
     Waits until every index is built, whatever the client's time-out is.
     """
 
     async def ensure(collection: str, models: Sequence[IndexModel]) -> None:
+        if not models:
+            try:
+                await database.db.create_collection(collection, check_exists=False)
+            except OperationFailure as error:
+                if error.code != _NAMESPACE_EXISTS:
+                    raise
+            return
         try:
             await database[collection].create_indexes(list(models))
         except OperationFailure as error:
@@ -123,7 +134,7 @@ async def ensure_indexes(database: Database, indexes: Mapping[str, Sequence[Inde
                     await database[collection].create_indexes([model])
 
     with pymongo.timeout(_INDEX_BUILD_S):  # None would mean the client's own
-        await asyncio.gather(*(ensure(collection, models) for collection, models in indexes.items() if models))
+        await asyncio.gather(*(ensure(collection, models) for collection, models in indexes.items()))
 
 
 async def wait_until_up(database: Database, timeout_s: float) -> None:

@@ -30,6 +30,7 @@ INDEXES = {
         IndexModel([("escalate_on", ASCENDING), ("_id", ASCENDING)], name="to_escalate", partialFilterExpression={"is_waiting": True}),
         IndexModel([("is_open", ASCENDING), ("_id", DESCENDING)], name="escalated", partialFilterExpression={"is_escalated": True}),
     ],
+    "supervised_cases": [],  # by _id, the case
 }
 
 

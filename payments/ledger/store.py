@@ -28,6 +28,7 @@ INDEXES: dict[str, list[IndexModel]] = {
         IndexModel([("block", ASCENDING)], name="of_block"),
     ],
     "ledger_blocks": [IndexModel([("sealed_at", ASCENDING)], name="by_time")],
+    "ledger_locks": [],  # by _id, what is done by one at a time (by_hand.py)
 }
 
 BLOCK_ENTRIES = 500

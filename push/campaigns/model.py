@@ -41,7 +41,8 @@ INDEXES = {
         IndexModel([("state", ASCENDING)], name="to_approve", partialFilterExpression={"state": machine.SUBMITTED}),
         # What the worker looks at: few, however many campaigns there have been.
         IndexModel([("is_active", ASCENDING), ("next_at", ASCENDING)], name="active", partialFilterExpression={"is_active": True}),
-    ]
+    ],
+    "campaign_tallies": [],  # by _id, the event of the campaign (counting.py)
 }
 # What is not counted yet leaves these when it is: both stay as small as the campaigns that run (messages: and what nobody opened).
 COUNTING_INDEXES = {

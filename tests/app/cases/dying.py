@@ -35,11 +35,12 @@ class Life:
         if ends and not self.after:
             self.is_over = True
             raise Died
-        answer = await send()
-        if ends:
-            self.is_over = True
-            raise Died
-        return answer
+        try:
+            return await send()
+        finally:
+            if ends:  # also when the command failed: else whoever tries again would live for ever
+                self.is_over = True
+                raise Died
 
 
 _life: ContextVar[Life | None] = ContextVar("life", default=None)
