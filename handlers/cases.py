@@ -237,8 +237,8 @@ class Submit(HallHandler):
     )
     async def post(self, case_id: str) -> None:
         command, by_person = self.idempotent_id("cmd"), self.body["by_person"]
-        case = await self.hall.cases.submit(case_id, self.resident.resident_id, command=command, by_person=by_person)
-        await self.answer(await self.hall.cases.view(case))
+        handed_in = await self.hall.cases.hand_in(case_id, self.resident.resident_id, command=command, by_person=by_person)
+        await self.answer(await self.hall.cases.view(handed_in.case, handed_in))
 
 
 class Supplement(HallHandler):

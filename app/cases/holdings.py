@@ -193,18 +193,18 @@ class Holdings:
             raise errors.MaterialNotFound("没有找到这个文件。", en="No such file.")
         return entry, found
 
-    async def with_scans(self, case: Case, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return material rows of a view with what the scanner has said since of files it had not seen.
+    async def with_scans(self, case: Case, rows: list[dict[str, Any]], said: Mapping[str, str] | None = None) -> list[dict[str, Any]]:
+        """Return material rows of a view with what the scanner has said since of files it had not seen; `said`: where that is known.
 
         `scan` of a file is `clean`, `unchecked` or `infected`; a row with nothing but infected files is missing again.
         """
         asked = [entry["id"] for held in case.materials.values() for entry in held.get("files", ()) if entry.get("scan")]
         if not asked:
             return rows
-        said = await self._files.scans(asked)
+        known = await self._files.scans(asked) if said is None else said
 
         def told(row: dict[str, Any]) -> dict[str, Any]:
-            found = [file | {"scan": said[file["id"]]} if file["id"] in said else file for file in row["files"]]
+            found = [file | {"scan": known[file["id"]]} if file["id"] in known else file for file in row["files"]]
             lost = bool(found) and all(file["scan"] == stored.INFECTED for file in found)
             return row | {"files": found} | ({"status": "missing" if row["required"] else "optional"} if lost else {})
 

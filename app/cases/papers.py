@@ -8,7 +8,7 @@ the case's other papers and its state.
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,9 +125,13 @@ class Papers:
         division = self._division(code)
         return code if division is None else str(division["name"])
 
-    async def of(self, case: Case) -> list[dict[str, Any]]:
-        """Return the papers of a case as its owner and its agency see them in a list, oldest first."""
-        documents = await self._of_case(case.id)
+    async def of(self, case: Case, issued: Sequence[Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
+        """Return the papers of a case as its owner and its agency see them in a list, oldest first.
+
+        Args:
+            issued: their documents, where they are known.
+        """
+        documents = await self._of_case(case.id) if issued is None else _in_order(issued)
         return [
             {
                 "number": document["_id"],
@@ -173,18 +177,21 @@ class Papers:
             **_standing(document, await self._of_case(document["case_id"]), state),
         }
 
-    async def _of_case(self, case_id: str) -> list[dict[str, Any]]:
+    async def _of_case(self, case_id: str) -> list[Mapping[str, Any]]:
         return await self._read.add(case_id)
 
-    async def _of_cases(self, case_ids: list[str]) -> list[list[dict[str, Any]]]:
-        # Bounded by the steps a case can take; of one step in the order of KINDS.
+    async def _of_cases(self, case_ids: list[str]) -> list[list[Mapping[str, Any]]]:
+        # Bounded by the steps a case can take.
         found: dict[str, list[dict[str, Any]]] = {case_id: [] for case_id in case_ids}
         for document in await self._papers.find({"case_id": {"$in": list(found)}}, {"words_sealed": 0}).to_list():
             found[document["case_id"]].append(document)
-        order = list(KINDS)
-        for documents in found.values():
-            documents.sort(key=lambda document: (document["issued_at"], order.index(document["kind"]), document["_id"]))
-        return [found[case_id] for case_id in case_ids]
+        return [_in_order(found[case_id]) for case_id in case_ids]
+
+
+def _in_order(documents: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return papers of a case oldest first; of one step in the order of KINDS."""
+    order = list(KINDS)
+    return sorted(documents, key=lambda document: (document["issued_at"], order.index(document["kind"]), document["_id"]))
 
 
 def is_issued(kind: str, event: Event) -> bool:

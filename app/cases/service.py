@@ -18,7 +18,7 @@ from app.cases.model import Case, State, TimelineEntry
 from app.cases.papers import Papers
 from app.cases.ports import Catalogue, Licences, People
 from app.cases.store import CaseStore
-from app.cases.submissions import Submissions
+from app.cases.submissions import HandedIn, Submissions
 from app.identity.model import Resident
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
@@ -81,17 +81,17 @@ class Cases:
         cases, more = await self.store.page(query, [("_id", -1)], limit)
         return cases, cases[-1].id if more else None
 
-    async def view(self, case: Case) -> dict[str, Any]:
-        """Return a case as its owner sees it (api.md)."""
+    async def view(self, case: Case, handed_in: HandedIn | None = None) -> dict[str, Any]:
+        """Return a case as its owner sees it (api.md). `handed_in`: what its handing in knew a moment ago, and need not be read again."""
         item = await self.catalogue.item_at(case.item_code, case.item_version)
         view = views.for_resident(case, item)
         # What looks wrong is told while the applicant can still change it; afterwards it is the clerk's (review.py).
         is_theirs = case.state in (State.DRAFT, State.SUPPLEMENT_REQUIRED)
         view["form"]["advice"] = self.advice(case, item) if is_theirs else []
         return view | {
-            "materials": await self.holdings.with_scans(case, view["materials"]),
+            "materials": await self.holdings.with_scans(case, view["materials"], handed_in and handed_in.scans),
             "agency": self._with_hotline(view["agency"]),
-            "papers": await self.papers.of(case),
+            "papers": await self.papers.of(case, handed_in and handed_in.papers),
             "form_dropped": dict(case.form_dropped),
             "carried_over": case.carried_over if case.state is State.DRAFT else None,
             "possible_duplicates": await self.drafts.possible_duplicates(case),
@@ -117,6 +117,12 @@ class Cases:
     # --- the steps ---
 
     async def submit(self, case_id: str, resident_id: str, *, command: str | None = None, by_person: bool = False, level: int = 0) -> Case:
+        """Do what `hand_in` does; return the case alone."""
+        return (await self.hand_in(case_id, resident_id, command=command, by_person=by_person, level=level)).case
+
+    async def hand_in(
+        self, case_id: str, resident_id: str, *, command: str | None = None, by_person: bool = False, level: int = 0
+    ) -> HandedIn:
         """Hand the application in. The same `command` again (a retry after a crash) returns the case as it is.
 
         `level`: what a clerk has seen at the window, when that is more than the resident has proven.
@@ -164,7 +170,7 @@ class Cases:
                 case = replace(case, timeline=(*case.timeline, entry))
             return steps.supplement(case, form, self.calendar, now, taken_in_by)
 
-        return await self._submissions.hand_in(case_id, resident_id, step, command)
+        return (await self._submissions.hand_in(case_id, resident_id, step, command)).case
 
     async def withdraw(self, case_id: str, resident_id: str, reason: str = "") -> Case:
         """Take the application back, before the decision."""

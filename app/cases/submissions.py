@@ -22,7 +22,7 @@ from pymongo.errors import ConnectionFailure
 from app.cases import errors, forms, steps
 from app.cases.drafts import Drafts
 from app.cases.holdings import Holdings, Worth, spoiled_rows
-from app.cases.model import Case
+from app.cases.model import Case, State
 from app.cases.papers import Papers
 from app.cases.ports import People
 from app.cases.store import CaseStore, Change
@@ -35,6 +35,18 @@ log = structlog.get_logger(__name__)
 
 # A case, its item, the applicant, and the applicant's valid licences among those handed in: id -> type.
 Step = Callable[[Case, Mapping[str, Any], Resident, Mapping[str, str]], steps.Moved]
+
+
+@dataclass(frozen=True)
+class HandedIn:
+    """A case as it was handed in, and what its transaction knew beside it, so that no answer has to ask again.
+
+    `scans`: what the scanner said of files it had not seen when they came. `papers`: all of the case; None where it may have older ones.
+    """
+
+    case: Case
+    scans: Mapping[str, str]
+    papers: Sequence[Mapping[str, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -59,12 +71,12 @@ class Submissions:
         self._people = people
         self._papers = papers
         # One is judged and sent while the others commit.
-        self._together: Gather[_HandIn, Case | None] = Gather(self._write_together, at_most=32, in_flight=2)
+        self._together: Gather[_HandIn, HandedIn | None] = Gather(self._write_together, at_most=32, in_flight=2)
 
-    async def hand_in(self, case_id: str, owner_id: str, step: Step, command: str | None) -> Case:
+    async def hand_in(self, case_id: str, owner_id: str, step: Step, command: str | None) -> HandedIn:
         """Take a step that counts on what was handed in. `step` is pure and may run twice; see service.submit for `command` and errors."""
         member = _HandIn(case_id, owner_id, command, step, copy_context())
-        done: Case | Exception | None = await self._together.add(member)
+        done: HandedIn | Exception | None = await self._together.add(member)
         if done is None:
             [done] = await self._write([member])
         if isinstance(done, Exception):
@@ -72,7 +84,7 @@ class Submissions:
         assert done is not None
         return done
 
-    async def _write_together(self, batch: list[_HandIn]) -> Sequence[Case | Exception | None]:
+    async def _write_together(self, batch: list[_HandIn]) -> Sequence[HandedIn | Exception | None]:
         """Return what `_write` does; None where a member has to go alone."""
         try:
             # What holds one of them up (until a dead process's transaction is given up) must not hold up all.
@@ -83,9 +95,9 @@ class Submissions:
             log.warning("case.batch_fell_apart", count=len(batch), error=type(error).__name__)
             return [None] * len(batch)
 
-    async def _write(self, batch: Sequence[_HandIn], most_runs: int | None = None) -> list[Case | Exception | None]:
-        """Judge and write hand-ins in one transaction: of each the case as it is then, its refusal, or None for the second one of a case."""
-        answers: list[Case | Exception | None] = []
+    async def _write(self, batch: Sequence[_HandIn], most_runs: int | None = None) -> list[HandedIn | Exception | None]:
+        """Judge and write hand-ins in one transaction: of each what became of it, its refusal, or None for the second one of a case."""
+        answers: list[HandedIn | Exception | None] = []
         runs = 0
 
         async def work(session: AsyncClientSession) -> None:
@@ -98,7 +110,7 @@ class Submissions:
                 await self._store.hold({member.case_id for member in batch}, {member.owner_id for member in batch}, session)
             found, worth, residents = await self._read(batch, session)
             changes: dict[int, Change] = {}
-            papers: list[dict[str, Any]] = []
+            papers: dict[int, list[dict[str, Any]]] = {}
             seen: set[str] = set()
             for place, member in enumerate(batch):
                 if member.case_id in seen:
@@ -115,13 +127,14 @@ class Submissions:
                     answers[place] = error
                     continue
                 if moved.case is case:
-                    answers[place] = case
+                    answers[place] = HandedIn(case, worth.scans, None)
                 else:
                     changes[place] = Change(moved.case, moved.events, forms.personal_keys(item))
-                    papers += issued
+                    papers[place] = issued
             for place, case in zip(changes, await self._store.save_all(list(changes.values()), session), strict=True):
-                answers[place] = case
-            await self._papers.keep(papers, session)
+                is_first = _own(found, batch[place]).state is State.DRAFT
+                answers[place] = HandedIn(case, worth.scans, papers[place] if is_first else None)
+            await self._papers.keep([paper for issued in papers.values() for paper in issued], session)
 
         await self._database.transaction(work)
         return answers

@@ -98,6 +98,17 @@ async def test_each_member_gets_its_own_answer(hall):
     assert await stored(hall, known) == await stored(hall, twice) == DONE
 
 
+@pytest.mark.parametrize("alias", ["injury_identify", "unemployment_register", "food_licence"])
+async def test_the_answer_of_a_hand_in_is_what_is_read_afterwards(hall, alias):
+    case = await with_materials(hall, await opened(hall, alias, await a_person(hall)))
+    for papers_known in (True, False):  # the second time is a retry, which finds what was done
+        handed_in = await hall.cases.hand_in(case.id, case.owner_id, command="cmd_1")
+        assert (handed_in.papers is not None) is papers_known
+        answered, read = await hall.cases.view(handed_in.case, handed_in), await hall.cases.view(await hall.cases.get(case.id, case.owner_id))
+        # Moments are stored by the millisecond, and told by the second.
+        assert answered == read and answered["papers"]
+
+
 async def test_one_that_cannot_be_written_or_is_being_changed_holds_up_nobody_but_itself(hall):
     *plain, refused, locked = await drafts(hall, 10)
     await hall.database.db.command("collMod", "cases", validator={"$or": [{"_id": {"$ne": refused.id}}, {"state": "draft"}]})
