@@ -46,8 +46,11 @@ def _notice_rows(case: Case, item: Mapping[str, Any]) -> list[ErrorRow]:
         return []
     requested_at = case.supplement["requested_at"]
     form_keys = {field["key"] for field in item["form"]}
+    known = form_keys | {material["key"] for material in materials.needed(item, case.answers)}
     rows = []
     for asked in case.supplement["missing"]:
+        if asked["key"] not in known:
+            continue  # not needed any more under the answers as they are now
         held = case.materials.get(asked["key"], {})
         fresh = any(entry["at"] > requested_at for entry in held.get("files", ()))
         fresh = fresh or bool(held.get("licence_id") and held.get("at", requested_at) > requested_at)
@@ -69,6 +72,23 @@ def frozen_fees(item: Mapping[str, Any], answers: Mapping[str, Any]) -> tuple[Fe
         Fee(fee["key"], fee["name"], fee["amount_fen"], fee["when_paid"], fee["basis"])
         for fee in items.visible_fees(item, answers)
         if fee["amount_fen"] and fee["when_paid"] != "offline"
+    )
+
+
+def fees_anew(case: Case, item: Mapping[str, Any]) -> tuple[Fee, ...]:
+    """Return the fees of a case whose answers may have changed since it was handed in: what is paid stands, the rest follows the answers.
+
+    Raises:
+        Incomplete: these answers cost something else than what was paid already.
+    """
+    settled = {fee.key: fee for fee in case.fees if fee.state != "pending"}
+    fresh = frozen_fees(item, case.answers)
+    if all(any((fee.key, fee.amount_fen) == (key, paid.amount_fen) for fee in fresh) for key, paid in settled.items()):
+        return tuple(settled.get(fee.key, fee) for fee in fresh)
+    asked = {key for fee in item["fees"] for key in fee.get("when") or ()}
+    detail = "费用已按原来的选择缴纳，这一项不能再改；确实要改，请撤回后重新申请，已缴的费用会原路退回"
+    raise errors.Incomplete(
+        [error_row(f"/answers/{row['key']}", "fee_paid", f"“{row['question']}”：{detail}") for row in item["situations"] if row["key"] in asked]
     )
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from app.cases import auto_decision, errors, forms, machine, routing, steps, views
-from app.cases.completeness import complete_form, facts_of, frozen_fees, has_delivery
+from app.cases.completeness import complete_form, facts_of, fees_anew, frozen_fees, has_delivery
 from app.cases.drafts import Drafts
 from app.cases.holdings import Holdings
 from app.cases.model import Case, State, TimelineEntry
@@ -164,7 +164,7 @@ class Cases:
         def step(case: Case, item: Mapping[str, Any], _resident: Resident, _licences: Mapping[str, str]) -> steps.Moved:
             self._may(case, "supplement")
             form = self._complete_form(case, item)
-            case, now = replace(case, last_command=command), self._clock()
+            case, now = replace(case, last_command=command, fees=fees_anew(case, item)), self._clock()
             if taken_in_by is not None:
                 entry = TimelineEntry(now, "case.taken_in", window, "窗口收件", "申请人当面确认后补交。")
                 case = replace(case, timeline=(*case.timeline, entry))

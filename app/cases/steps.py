@@ -183,7 +183,8 @@ def supplement(case: Case, form: Mapping[str, Any], calendar: WorkingCalendar, n
     if taken_in_by is not None:
         returned["taken_in_by"] = taken_in_by
     case = with_acceptance_day(replace(case, form=form, received_at=now, supplement=returned, pre_review=None), calendar)
-    return advance(case, "supplement", machine.RESIDENT, now, by=APPLICANT, title="已补交材料", detail=_will_answer(case))
+    moved = advance(case, "supplement", machine.RESIDENT, now, by=APPLICANT, title="已补交材料", detail=_will_answer(case))
+    return moved.then(require_fee(moved.case, "on_application", now))  # other answers may cost more
 
 
 def withdraw(case: Case, reason: str, now: datetime) -> Moved:
