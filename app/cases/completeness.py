@@ -5,9 +5,11 @@ from datetime import date
 from typing import Any
 
 from app.cases import errors, forms, materials
-from app.cases.model import Case, Fee, State
+from app.cases.model import Case, Fee, Promise, State
+from app.cases.procedure import promisable
 from app.catalogue import model as items
 from app.kernel.errors import ErrorRow, error_row
+from app.kernel.records import replace
 
 
 def complete_form(
@@ -32,6 +34,22 @@ def complete_form(
     if rows:
         raise errors.Incomplete(rows)
     return form
+
+
+def with_standing_promises(case: Case, item: Mapping[str, Any]) -> Case:
+    """Return a case about to be handed in without promises of what has come meanwhile, is not asked for, or may not come later.
+
+    Nobody could keep such a promise: the approval would wait for ever.
+    """
+    may_come_later = promisable(item)
+    needed = {material["key"] for material in materials.needed(item, case.answers)} & set(may_come_later)
+    stale = {row["pointer"] for row in _notice_rows(case, item)}  # the notice wants it anew
+
+    def stands(promise: Promise) -> bool:
+        missing = not materials.is_met(case.materials.get(promise.key)) or f"/materials/{promise.key}" in stale
+        return promise.met_at is not None or (promise.key in needed and missing)
+
+    return replace(case, promises=tuple(filter(stands, case.promises)))
 
 
 def facts_of(case: Case, today: date, division_codes: Collection[str]) -> forms.Facts:

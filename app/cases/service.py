@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from app.cases import auto_decision, errors, forms, machine, routing, steps, views
-from app.cases.completeness import complete_form, facts_of, fees_anew, frozen_fees, has_delivery
+from app.cases.completeness import complete_form, facts_of, fees_anew, frozen_fees, has_delivery, with_standing_promises
 from app.cases.drafts import Drafts
 from app.cases.holdings import Holdings
 from app.cases.model import Case, State, TimelineEntry
@@ -136,6 +136,7 @@ class Cases:
         def step(case: Case, item: Mapping[str, Any], resident: Resident, licences: Mapping[str, str]) -> steps.Moved:
             self._may(case, "submit")
             require_level(max(resident.level, level), int(item["identity_level"][1:]))
+            case = with_standing_promises(case, item)
             form = self._complete_form(case, item)
             case = replace(case, last_command=command, by_person=case.by_person or by_person)
             now = self._clock()
@@ -163,6 +164,7 @@ class Cases:
 
         def step(case: Case, item: Mapping[str, Any], _resident: Resident, _licences: Mapping[str, str]) -> steps.Moved:
             self._may(case, "supplement")
+            case = with_standing_promises(case, item)
             form = self._complete_form(case, item)
             case, now = replace(case, last_command=command, fees=fees_anew(case, item)), self._clock()
             if taken_in_by is not None:

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime
 
 import pytest
 
+from app.cases.drafts import Save
 from app.cases.errors import ActionNotAllowed, CaseNotFound, Incomplete
 from app.cases.model import State
 from app.kernel.errors import ValidationFailed
@@ -100,6 +101,30 @@ async def test_a_promise_taken_back_makes_the_material_missing_again(hall):
     with pytest.raises(Incomplete) as caught:
         await hall.cases.submit(case.id, case.owner_id)
     assert [row["pointer"] for row in caught.value.errors] == ["/materials/rules"]
+
+
+@pytest.mark.parametrize("turn", ["it came", "it is not asked for"])
+async def test_a_promise_that_nobody_could_keep_holds_up_no_approval(hall, turn):
+    case = await opened(hall, "food_licence", await a_person(hall), {"form": "catering"})
+    case = await hall.requests.promise(case.id, case.owner_id, ["health"])
+    if turn == "it came":
+        case = await hall.cases.put_material(case.id, case.owner_id, "health", "a.png", picture())
+    else:
+        case = await hall.cases.drafts.save(case.id, case.owner_id, Save({}, {"form": "sale"}, case.version))
+    case = await with_materials(hall, case)
+    case = await hall.cases.submit(case.id, case.owner_id)
+    assert case.open_promises == ()
+    await hall.review.act(case.id, "accept", MARKET, {})
+    assert (await hall.review.act(case.id, "decide", MARKET, {"outcome": "approved", "opinion": ""})).state is State.APPROVED
+
+
+async def test_what_a_notice_wants_anew_may_be_promised(hall):
+    case = await with_materials(hall, await opened(hall, "food_licence", await a_person(hall)))
+    case = await hall.cases.submit(case.id, case.owner_id)
+    await hall.review.act(case.id, "request_supplement", MARKET, {"missing": [{"key": "rules", "reason": "看不清"}]})
+    await hall.requests.promise(case.id, case.owner_id, ["rules"])
+    case = await hall.cases.supplement(case.id, case.owner_id)
+    assert [promise.key for promise in case.open_promises] == ["rules"]
 
 
 async def test_what_is_promised_instead_of_proven_holds_up_no_decision(hall):
