@@ -199,7 +199,10 @@ class Review:
         asked, form = case.open_correction, dict(case.form)
         if asked is not None and body["approve"]:
             # Judged again: between asking and answering days pass, and an answer that was right may be too old now.
-            form = corrections.judged(case, item, asked.fields, shanghai_day(now), self._cases.catalogue.division_codes)
+            # What the applicant has answered anew since, in a supplement, is the later word and stays.
+            fields = {key: value for key, value in asked.fields.items() if case.form.get(key) == asked.old.get(key)}
+            if fields:
+                form = corrections.judged(case, item, fields, shanghai_day(now), self._cases.catalogue.division_codes)
         return corrections.answer(case, body["approve"], body["reason"], form, now)
 
     def _suspend(self, case: Case, item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:

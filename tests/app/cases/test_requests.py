@@ -168,6 +168,17 @@ async def test_a_correction_is_judged_when_asked_and_taken_over_when_allowed_and
     assert "13800007777" not in str(await hall.database["events"].find({}).to_list())
 
 
+@pytest.mark.parametrize("typed", ["13800009999", "13800007777"])
+async def test_what_is_answered_anew_in_a_supplement_is_not_undone_by_an_older_correction(hall, typed):
+    case = await submitted(hall, "injury_identify")
+    await hall.requests.correct(case.id, case.owner_id, {"mobile": "13800007777"}, "打错了")
+    case = await hall.review.act(case.id, "request_supplement", LABOUR, {"missing": [{"key": "mobile", "reason": "空号"}]})
+    case = await hall.cases.drafts.save(case.id, case.owner_id, Save({"mobile": typed}, {}, case.version))
+    await hall.cases.supplement(case.id, case.owner_id)
+    done = await hall.review.act(case.id, "correct", LABOUR, {"approve": True, "reason": ""})
+    assert (done.form["mobile"], done.open_correction) == (typed, None)
+
+
 async def test_a_refused_correction_changes_nothing_and_another_may_be_asked_for(hall):
     case = await submitted(hall, "injury_identify")
     await hall.requests.correct(case.id, case.owner_id, {"mobile": "13800007777"}, "打错了")
