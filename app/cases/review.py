@@ -147,8 +147,8 @@ class Review:
 
     def _claim(self, case: Case, _item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
         if case.assignee not in (None, staff.account):
-            # Of many at once only what nobody has is taken, by a head too: whoever came first keeps it.
-            check_assignee(case, replace(staff, role="clerk") if body.get("only_unclaimed") else staff)
+            # Of many at once only what nobody has is taken, by a head or a cover too: whoever came first keeps it.
+            check_assignee(case, replace(staff, role="clerk", covers=frozenset()) if body.get("only_unclaimed") else staff)
         starts_review = case.state is State.ACCEPTED
         return steps.advance(
             case,

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from app.cases import guards, handover
+from app.cases.claiming import claim_all
 from app.cases.errors import ActionNotAllowed, CaseConflict, CaseNotFound
 from app.cases.model import Acting, State
 from app.cases.queue import Wanted
@@ -389,6 +390,8 @@ async def test_whoever_covers_a_colleague_on_leave_may_act_and_it_is_said_for_wh
     assert await audits(hall, case, "suspend") == [
         ("cover.sg-rsj", "cover for clerk.sg-rsj")
     ]
+    [row] = await claim_all(hall.review, await cover(), [case.id])
+    assert row["outcome"] == "taken", "many at once take only what nobody has"
     await hall.staff.end_absence(f"clerk.{agency}")
     with pytest.raises(ActionNotAllowed):
         await hall.review.act(case.id, "resume", await cover(), {})
