@@ -12,7 +12,7 @@ from app.cases import machine, replacements
 from app.cases.model import Case, Promise
 from app.cases.procedure import COMMITMENT_LIMIT, rule
 from app.cases.steps import APPLICANT, HALL, Moved, advance
-from app.kernel.calendar import WorkingCalendar
+from app.kernel.calendar import MAX_DAYS, WorkingCalendar
 from app.kernel.clock import chinese_day, shanghai_day
 from app.kernel.errors import ErrorRow, ValidationFailed, error_row
 from app.kernel.records import replace
@@ -45,7 +45,7 @@ def promise(case: Case, keys: Collection[str], names: Mapping[str, str], now: da
 
 
 def due_day_rows(case: Case, due_days: Mapping[str, date], on: date) -> list[ErrorRow]:
-    """Return a row for each day a clerk may not fix: of a material nobody promised, or not in the future."""
+    """Return a row for each day a clerk may not fix: of a material nobody promised, not in the future, or beyond any limit."""
     promised = {each.key for each in case.open_promises}
     rows = []
     for number, (key, day) in enumerate(due_days.items()):
@@ -53,6 +53,8 @@ def due_day_rows(case: Case, due_days: Mapping[str, date], on: date) -> list[Err
             rows.append(error_row(f"/tolerated/{number}/key", "not_promised", "申请人没有承诺后补这项材料，不能容缺"))
         elif day <= on:
             rows.append(error_row(f"/tolerated/{number}/due_on", "not_later", "补交的日子要在今天之后"))
+        elif (day - on).days > MAX_DAYS:
+            rows.append(error_row(f"/tolerated/{number}/due_on", "too_late", "补交的日子太远了，请核对年份"))
     return rows
 
 

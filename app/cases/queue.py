@@ -23,6 +23,7 @@ from app.storage.mongo import Database
 
 MOST = 99
 SCOPES = ("all", "mine", "unclaimed")
+_FIRST_DAY = date(2000, 1, 1)  # nothing is older, and what lies long before has no moment in UTC
 LAMPS = ("red", "yellow", "green", "none")
 CURSOR = r"\d{4}-\d\d-\d\d~case_[0-9A-Z]{26}\Z"
 
@@ -134,7 +135,7 @@ class Queue:
         if wanted.lamp:
             query["due_on"] = due_range(wanted.lamp, on, self._calendar())
         if wanted.submitted_before:
-            query["submitted_at"] = {"$lt": datetime.combine(wanted.submitted_before, time(), SHANGHAI)}
+            query["submitted_at"] = {"$lt": datetime.combine(max(wanted.submitted_before, _FIRST_DAY), time(), SHANGHAI)}
         return query
 
 

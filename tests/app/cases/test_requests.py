@@ -75,7 +75,7 @@ async def test_an_office_may_refuse_though_a_material_is_still_to_come(hall):
 
 
 @pytest.mark.parametrize(
-    "row", [{"key": "layout", "due_on": date(2026, 3, 9)}, {"key": "rules", "due_on": date(2026, 3, 2)}]
+    "row", [{"key": "layout", "due_on": date(2026, 3, 9)}, {"key": "rules", "due_on": date(2026, 3, 2)}, {"key": "rules", "due_on": date.max}]
 )
 async def test_only_what_was_promised_is_tolerated_and_only_until_a_later_day(hall, row):
     case = await promised(hall)
