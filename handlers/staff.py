@@ -41,7 +41,11 @@ class TaskListResponse(CaseListResponse):
     counts = fields.Dict()
 
 
-_reason = validate.Length(1, 1000)
+def _reason(text: str) -> None:
+    """Refuse a reason that is none: blanks are no reason either (行政许可法 art. 32, 38)."""
+    validate.Length(1, 1000)(text)
+    if not text.strip():
+        raise ValidationError("请写明理由")
 
 
 class NoFields(Schema):
