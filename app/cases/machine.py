@@ -11,7 +11,7 @@ from enum import StrEnum
 from functools import cache
 
 from app.cases import guards
-from app.cases.model import CLOCK_OF, CONSULTED, Case, State
+from app.cases.model import CLOCK_OF, CONSULTED, FINAL, Case, State
 from app.kernel.clock import today
 
 RESIDENT, CLERK, HEAD, SYSTEM = "resident", "clerk", "head", "system"
@@ -139,7 +139,8 @@ TABLE: tuple[Transition, ...] = (
     # By post without a tracking number: on its way to the post; with one, or in any other way: done.
     _t("deliver", CLERK, (S.APPROVED,), S.DELIVERING, "case.delivering", law="许可法 44"),
     _t("deliver", CLERK, (S.APPROVED, S.DELIVERING), S.COMPLETED, "case.completed", Clock.ENDS, law="许可法 44"),
-    _t("reassign", CLERK, (S.SUBMITTED, S.SUPPLEMENT_REQUIRED, S.ACCEPTED, S.IN_REVIEW, S.SUSPENDED, S.APPROVED)),
+    # Whatever somebody has can be handed over: who has left waits for no payment and posts no letter.
+    _t("reassign", CLERK, tuple(state for state in S if state not in (S.DRAFT, *FINAL))),
     # --- the hall itself, as a consequence of a step ---
     _t("require_fee", SYSTEM, (S.SUBMITTED,), S.AWAITING_PAYMENT, "case.fee_due", Clock.STOPS_ACCEPTANCE, law="许可法 58, 59"),
     _t("require_fee", SYSTEM, (S.ACCEPTED,), S.AWAITING_PAYMENT, "case.fee_due", Clock.STOPS_DECISION, law="许可法 58, 59"),

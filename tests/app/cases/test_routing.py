@@ -415,3 +415,18 @@ async def test_a_head_hands_over_many_and_a_request_that_died_is_sent_again(hall
     )
     assert rows == [], "nothing is left to move"
     assert (await hall.cases.get(taken.id, taken.owner_id)).assignee == "head.sg-rsj"
+
+
+async def test_who_has_left_keeps_neither_what_waits_for_a_fee_nor_what_waits_for_the_post(hall):
+    clerk, head = staff_of("sg-gaj"), staff_of("sg-gaj", "head")
+    case = await submitted(hall, "id_card_renew", {"reason": "expire"})
+    await hall.review.act(case.id, "accept", clerk, {})
+    case = await hall.review.act(case.id, "decide", clerk, {"outcome": "approved", "opinion": ""})
+    for state in (State.AWAITING_PAYMENT, State.DELIVERING):
+        assert (case.state, case.assignee) == (state, clerk.account)
+        [row], _more = await handover.hand_over(hall.review, head, clerk.account, head.account)
+        assert row["outcome"] == "moved"
+        await hall.review.act(case.id, "reassign", head, {"account": clerk.account})
+        if state is State.AWAITING_PAYMENT:
+            await hall.cases.fee_paid(case.id, "ord_1")
+            case = await hall.review.act(case.id, "deliver", clerk, {"method": "post", "tracking": None})
