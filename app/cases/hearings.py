@@ -97,6 +97,17 @@ def stop_rows(case: Case, days: int, reason: str, calendar: WorkingCalendar, now
     return rows
 
 
+def record_rows(case: Case, record: str, calendar: WorkingCalendar, now: datetime) -> list[ErrorRow]:
+    """Return what is wrong with ending the time of a hearing now: no record of it, or sooner than it may have been held (art. 48)."""
+    soonest = calendar.add_working_days(case.suspensions[-1].from_on, NOTICE_WORKING_DAYS).on
+    if not record:
+        return [error_row("/record", "required", "请写明听证笔录：时间、地点、参加人和各方意见")]
+    if shanghai_day(now) < soonest:
+        told = f"听证的时间和地点要提前{NOTICE_WORKING_DAYS}个工作日告诉申请人，{chinese_day(soonest)}起才能举行"
+        return [error_row("/record", "too_early", told)]
+    return []
+
+
 def sentence(case: Case, on: date) -> str:
     """Return what the applicant reads of a hearing that can be asked for or is to come, or nothing."""
     told = case.hearing or {}

@@ -222,8 +222,8 @@ class Review:
         if case.state is not State.SUSPENDED:
             return steps.advance(case, "resume", machine.CLERK, now, by=case.agency_name)
         record = body.get("record", "").strip()
-        if hearings.is_under_way(case) and not record:
-            raise ValidationFailed([error_row("/record", "required", "请写明听证笔录：时间、地点、参加人和各方意见")])
+        if hearings.is_under_way(case) and (rows := hearings.record_rows(case, record, self._cases.calendar, now)):
+            raise ValidationFailed(rows)
         return handling.resume(case, item, self._cases.calendar, now, record)
 
     def _extend(self, case: Case, item: Body, staff: StaffSession, body: Body, now: datetime) -> steps.Moved:

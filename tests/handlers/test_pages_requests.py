@@ -1,10 +1,13 @@
 """The pages beside the straight way, without script: a material promised and brought later, an answer put right, a refusal, once more."""
 
 import re
+from datetime import timedelta
 from typing import Any
 
 from app.catalogue.model import visible_fields
+from app.kernel.clock import utc_now
 from commands.story import picture, sample_value
+from tests.app.cases.handled import set_clock
 from tests.handlers.pages_world import World, clerk, prove, sign_in, until, world
 
 __all__ = ["world"]  # the fixture
@@ -129,6 +132,9 @@ async def test_a_hearing_is_told_asked_for_and_held_with_its_record(world: World
     assert "您已要求听证" in page.text
     desk = await staff.submit(desk, "/suspend", kind="hearing", days="8", reason="市民中心三楼，上午9时")
     assert "听证笔录" in desk.text
+    refused = await staff.submit(desk, "/resume", record="申请人陈述了意见")
+    assert refused.status == 422 and "才能举行" in refused.text
+    set_clock(world.hall, utc_now() + timedelta(days=20))
     desk = await staff.submit(desk, "/resume", record="申请人陈述了意见")
     page = await resident.get(case.path)
     assert "听证已举行" in page.text and "申请人陈述了意见" in page.text

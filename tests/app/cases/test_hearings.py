@@ -101,6 +101,12 @@ async def test_a_required_hearing_stands_before_any_decision(hall):
         with pytest.raises(ActionNotAllowed):
             await hall.review.act(case.id, "decide", clerk, {"outcome": outcome, "opinion": "x"})
     await hall.review.act(case.id, "suspend", clerk, {"kind": "hearing", "days": 7, "reason": "3月20日，会议室"})
+    for day in (9, 17):  # announced on 11 March: nothing is heard before 20 March
+        set_clock(hall, BEGIN + timedelta(days=day))
+        with pytest.raises(ValidationFailed) as refused:
+            await hall.review.act(case.id, "resume", clerk, {"record": "笔录"})
+        assert [(row["pointer"], row["code"]) for row in refused.value.errors] == [("/record", "too_early")]
+    set_clock(hall, BEGIN + timedelta(days=18))
     await hall.review.act(case.id, "resume", clerk, {"record": "笔录"})
     assert (await hall.review.act(case.id, "decide", clerk, {"outcome": "approved", "opinion": ""})).decision["outcome"] == "approved"
 
