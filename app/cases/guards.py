@@ -43,8 +43,8 @@ def has_open_correction(case: Case, _on: date) -> bool:
 
 
 def owes_material(case: Case, _on: date) -> bool:
-    """a promised material has not come"""
-    return bool(case.open_promises)
+    """a promised material has not come, or not decided yet and more files of one may come"""
+    return bool(case.open_promises) or (case.decision is None and bool(case.begun_promises))
 
 
 def holds_licence(case: Case, _on: date) -> bool:

@@ -262,7 +262,7 @@ class Holdings:
         """Return the case when a file may be handed in for this material now. Raises MaterialNotFound, ActionNotAllowed."""
         case = await self._cases.get(case_id, resident_id)
         await self._material_of(case, key)
-        if not promises.is_owed(case, key) and not replacements.is_lost(case, key):
+        if not (promises.is_owed(case, key) or promises.may_add(case, key) or replacements.is_lost(case, key)):
             self._cases.may_save(case)
         return case
 

@@ -276,6 +276,11 @@ class Case:
         return tuple(promise for promise in self.promises if promise.met_at is None)
 
     @property
+    def begun_promises(self) -> frozenset[str]:
+        """Return the promised materials of which files have come: a second page may follow the first."""
+        return frozenset(each.key for each in self.promises if each.met_at is not None and self.materials.get(each.key, {}).get("files"))
+
+    @property
     def lost_materials(self) -> tuple[str, ...]:
         """Return the materials whose licence was lost after acceptance and not replaced (replacements.py)."""
         return tuple(key for key, held in self.materials.items() if held.get("lost"))

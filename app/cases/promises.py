@@ -89,7 +89,9 @@ def sentence(case: Case) -> str:
 def held(case: Case, key: str, holding: Mapping[str, Any], now: datetime) -> Moved:
     """Keep what was handed in for a material: in a draft or a supplement as part of it, later because it was promised or
     in the place of a licence that was lost."""
-    if machine.find(case, "save", machine.RESIDENT, shanghai_day(now)) is None and is_owed(case, key):
+    if machine.find(case, "save", machine.RESIDENT, shanghai_day(now)) is None and (
+        is_owed(case, key) or (holding.get("files") and may_add(case, key))
+    ):
         return hand_in(case, key, holding, now)
     if replacements.is_lost(case, key):
         return replacements.replace_material(case, key, holding, now)
@@ -118,6 +120,11 @@ def hand_in(case: Case, key: str, holding: Mapping[str, Any], now: datetime) -> 
 def is_owed(case: Case, key: str) -> bool:
     """Say whether this material was promised and has not come."""
     return any(each.key == key for each in case.open_promises)
+
+
+def may_add(case: Case, key: str) -> bool:
+    """Say whether more files may follow those of a promised material that have come: pages come one after the other."""
+    return case.decision is None and key in case.begun_promises
 
 
 def warn(case: Case, now: datetime) -> Moved:

@@ -61,6 +61,17 @@ async def test_a_tolerated_material_comes_later_and_until_then_nothing_is_approv
     assert decided.state is State.APPROVED
 
 
+async def test_a_promised_material_may_have_several_pages_until_the_decision(hall):
+    case = await promised(hall)
+    await hall.review.act(case.id, "accept", MARKET, {})
+    for page in (1, 2):
+        case = await hall.cases.put_material(case.id, case.owner_id, "rules", f"{page}.png", picture(page))
+    assert len(case.materials["rules"]["files"]) == 2 and case.open_promises == ()
+    await hall.review.act(case.id, "decide", MARKET, {"outcome": "approved", "opinion": ""})
+    with pytest.raises(ActionNotAllowed):
+        await hall.cases.put_material(case.id, case.owner_id, "rules", "3.png", picture(3))
+
+
 async def test_what_was_not_named_is_due_by_the_day_of_the_decision(hall):
     case = await promised(hall, keys=("rules", "manager"))
     accepted = await hall.review.act(case.id, "accept", MARKET, {})
