@@ -5,7 +5,7 @@ the other side can take the new one into use. An address must lead outside: see 
 """
 
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -100,7 +100,17 @@ class Hooks:
         return await self._change(staff, "hook.paused", {"paused_at": self._clock(), "paused_why": "by_head"})
 
     async def resume(self, staff: StaffSession) -> Document:
-        return await self._change(staff, "hook.resumed", {"paused_at": None, "paused_why": ""})
+        """Send again, at once and with 72 hours of trying anew: waiting in a pause is no trying."""
+
+        async def begin_anew(session: Any) -> None:
+            if await self._hooks.find_one({"_id": staff.agency_id, "paused_at": {"$ne": None}}, {"_id": 1}, session=session):
+                await self._database["hook_deliveries"].update_many(
+                    {"agency_id": staff.agency_id, "is_open": True},
+                    {"$set": {"first_tried_at": None, "tries": 0, "next_at": self._clock()}},
+                    session=session,
+                )
+
+        return await self._change(staff, "hook.resumed", {"paused_at": None, "paused_why": ""}, first=begin_anew)
 
     async def remove(self, staff: StaffSession) -> None:
         """Forget the hook and what waited for it. Raises HeadNeeded, HookNotFound."""
@@ -132,11 +142,19 @@ class Hooks:
         return hook
 
     async def _change(
-        self, staff: StaffSession, action: str, changes: Mapping[str, Any], still: Mapping[str, Any] | None = None
+        self,
+        staff: StaffSession,
+        action: str,
+        changes: Mapping[str, Any],
+        still: Mapping[str, Any] | None = None,
+        *,
+        first: Callable[[Any], Awaitable[None]] | None = None,
     ) -> Document:
         await self._of(staff)
 
         async def work(session: Any) -> Document | None:
+            if first is not None:
+                await first(session)
             changed = await self._hooks.find_one_and_update(
                 {"_id": staff.agency_id, **(still or {})}, {"$set": dict(changes)}, return_document=ReturnDocument.AFTER, session=session
             )

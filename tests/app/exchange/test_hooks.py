@@ -301,6 +301,24 @@ async def test_a_paused_hook_waits_and_410_pauses(office: Office):
         await office.hooks.view(OTHER)
 
 
+async def test_a_pause_after_the_first_try_is_no_trying_either(office: Office):
+    await office.register()
+    await office.sim("faults", {"provider": "hooks", "mode": "error500"})
+    await office.deliveries.note(case_event())
+    await office.deliveries.deliver_due()
+    await office.hooks.pause(HEAD)
+    office.now[0] += timedelta(days=5)
+    await office.hooks.resume(HEAD)
+    await office.deliveries.deliver_due()  # its system is not quite up yet
+    assert [(row["state"], row["tries"]) for row in await office.rows()] == [("waiting", 1)]
+
+    # Of a hook that does not pause, "resume" changes nothing.
+    office.now[0] += timedelta(days=5)
+    await office.hooks.resume(HEAD)
+    await office.deliveries.deliver_due()
+    assert [row["state"] for row in await office.rows()] == ["failed"]
+
+
 async def test_what_was_noted_while_the_hook_was_removed_does_not_wait_for_ever(office: Office):
     await office.register()
     await office.deliveries.note(case_event())
