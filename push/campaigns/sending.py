@@ -124,9 +124,12 @@ class Sending:
                 await self._campaigns.update_one({"_id": campaign_id, "state": machine.STOPPED}, {"$set": {"is_active": False}})
 
     async def _lane_of(self, campaign_id: str) -> str | None:
-        """Return the lane in which something of a campaign that was lost goes on, or None: the campaign was stopped."""
+        """Return the lane in which something of a campaign that was lost goes on, or None: the campaign was stopped.
+
+        News stand in the lane of campaigns too and are none: nobody stops them.
+        """
         campaign = await self._campaigns.find_one({"_id": campaign_id}, {"state": 1})
-        state = campaign["state"] if campaign else machine.STOPPED
+        state = campaign["state"] if campaign else machine.RUNNING
         return None if state == machine.STOPPED else HELD if state == machine.PAUSED else CAMPAIGN
 
     async def reassign(self, from_id: str, into_id: str) -> None:

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from app.kernel.clock import utc_now
+from app.kernel.events import new_event
 from push.campaigns import sending
 from tests.app.cases.dying import mortal
 from tests.push.campaigns.office import CLERK, HEAD, Office, put_together
@@ -219,3 +220,23 @@ async def test_a_campaign_of_three_thousand_is_told_once_each_while_workers_die_
     assert found["state"] == "finished" and await office.told(campaign_id) == people
     assert found["progress"]["told"] == 3000 and found["progress"]["sent"] == len(texted)
     assert await office.texted() == sorted(office.desk.town.phones[each] for each in texted)
+
+
+async def test_news_that_a_vendor_lost_go_on_to_the_next_channel_though_they_are_no_campaign(office: Office):
+    [person] = await office.residents(1)
+    push = office.desk.push
+    office.desk.town.identities[person, "wechat"] = {"openid": "o_reader"}
+    push.deliveries._channels["wechat"].send = _taken
+    await office.desk.grant(person, "news.item_changed")
+    await push.put_device(person, "reg1", "android", "xiaomi")
+    data = {"item_name": "居民身份证", "page": "items", "parts": [], "once": "news:publication:1:x"}
+    await push.tell(new_event("news.item_changed", subject=("news", "n1"), owner_id=person, data=data, at=utc_now()))
+    await push.deliver_due()
+    await push.reports.take("wechat", "msg_of_wechat", "failed:user block")
+    await push.deliver_due()
+    [one] = await office.desk.deliveries(person)
+    assert (one["state"], one["channel"]) == ("sent", "app")
+
+
+async def _taken(_envelope):
+    return "msg_of_wechat"
