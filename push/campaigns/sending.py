@@ -117,6 +117,8 @@ class Sending:
             await self._deliveries.update_many(unsent, {"$set": {"lane": HELD}, "$unset": {"claim": ""}})
         elif state == machine.RUNNING:
             await self._deliveries.update_many(waiting | {"lane": HELD}, {"$set": {"lane": CAMPAIGN}})
+            if await self._campaigns.find_one({"_id": campaign_id, "state": {"$ne": machine.RUNNING}}, {"_id": 1}) is not None:
+                await self.settle(campaign_id)  # paused since we looked: what was just let go is held again
         elif state == machine.STOPPED:
             dropped = {"$set": {"state": "inbox", "is_open": False, "stopped_at": self._clock()}, "$unset": {"claim": ""}}
             await self._deliveries.update_many(waiting | {"state": "waiting"}, dropped)

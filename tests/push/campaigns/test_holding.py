@@ -7,7 +7,7 @@ import pytest
 
 from app.kernel.clock import SHANGHAI, utc_now
 from push.campaigns import sending
-from tests.push.campaigns.office import CLERK, HEAD, OPERATOR, Office
+from tests.push.campaigns.office import CLERK, HEAD, OPERATOR, Office, put_together
 
 
 async def test_a_pause_holds_also_what_is_written_and_resuming_sends_it(office: Office):
@@ -204,3 +204,27 @@ async def test_an_urgent_message_passes_a_running_campaign_at_once(office: Offic
     channel.send = really_send
     await office.run_out(campaign_id)
     assert len(await office.texted()) == 40
+
+
+async def test_a_pause_while_a_worker_lets_go_what_had_been_held_stays_a_pause(office: Office, monkeypatch: pytest.MonkeyPatch):
+    await office.residents(8, phone=True)
+    campaign_id = await office.approved()
+    await office.run()
+    await office.campaigns.act(campaign_id, HEAD, "pause")
+    await office.campaigns.act(campaign_id, HEAD, "resume")
+    other = put_together(office.desk, office.identity, office.subscriptions, office.catalogue)
+    looking = office.campaigns.sending._campaigns
+
+    class Slow:
+        """The round of a worker, stopped between its look at the campaign and what it does about it."""
+
+        async def find_one(self, *query):
+            found = await looking.find_one(*query)
+            monkeypatch.setattr(office.campaigns.sending, "_campaigns", looking)
+            await other.act(campaign_id, HEAD, "pause")
+            return found
+
+    monkeypatch.setattr(office.campaigns.sending, "_campaigns", Slow())
+    await office.campaigns.sending.settle(campaign_id)
+    await office.desk.push.deliver_due(lane="campaign")
+    assert await office.texted() == [] and (await office.seen(campaign_id))["progress"]["waiting"] == 8
