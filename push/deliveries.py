@@ -112,9 +112,11 @@ class Deliveries:
         self._channels: Mapping[str, Channel] = {channel.name: channel for channel in channels}
         self._clock = clock
         self._in_hand = InHand(database)
-        # Campaigns say in which lane one of theirs goes on that was lost, None: no more (push/campaigns/sending.py).
-        self.lane_of_campaign: Callable[[str], Awaitable[str | None]] | None = None
         self._sending = Sending(self._in_hand, store, self._channels, rates)
+
+    def follow_campaigns(self, lane_of: Callable[[str], Awaitable[str | None]]) -> None:
+        """Let campaigns say in which lane one of theirs goes on that a channel refused or lost; None: no more."""
+        self._sending.lane_of_campaign = lane_of
 
     async def add(self, delivery: Mapping[str, Any], more: str, session: AsyncClientSession) -> None:
         """Insert an intent, in the transaction that gave its message a number.
@@ -212,8 +214,8 @@ class Deliveries:
                 return True
         elif (found := await self._deliveries.find_one(first, {"is_counted": 1, "lane": 1, "event_id": 1})) is not None:
             goes_on: dict[str, Any] = {"state": "waiting", "is_open": True, "next_at": now}
-            if found.get("lane") == CAMPAIGN and self.lane_of_campaign is not None:
-                lane = await self.lane_of_campaign(found["event_id"])
+            if found.get("lane") == CAMPAIGN and self._sending.lane_of_campaign is not None:
+                lane = await self._sending.lane_of_campaign(found["event_id"])
                 goes_on = {"state": "inbox", "is_open": False, "stopped_at": now} if lane is None else goes_on | {"lane": lane}
             update = {
                 # What a campaign has counted as sent is counted anew when it ends again.

@@ -6,7 +6,7 @@ longer than the lease that came with that note.
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -48,6 +48,8 @@ class Sending:
         self._store = store
         self._channels = channels
         self.rates = rates
+        # Says in which lane one of a campaign goes on now, None: no more (push/campaigns/sending.py).
+        self.lane_of_campaign: Callable[[str], Awaitable[str | None]] | None = None
         self._places = {lane: asyncio.Semaphore(places) for lane, places in PLACES.items()}
 
     async def take_up(self, delivery: dict[str, Any], present: Present) -> None:
@@ -68,6 +70,8 @@ class Sending:
             if not await self._note_unclear(delivery, begun, "crashed", now):
                 return
             begun = ""
+        if delivery["attempts"] and await self._is_held(delivery, now):
+            return
         preferences = await self._store.preferences(delivery["owner_id"])
         if not begun and not delivery["must_arrive"] and preferences.silences(delivery["subject"]["id"], delivery.get("item_code", "")):
             await self._finish(delivery, "inbox", now)
@@ -96,6 +100,8 @@ class Sending:
             if await self._send(delivery, channel, envelope, present):
                 return
             delivery["state"] = "waiting"
+            if await self._is_held(delivery, present()):
+                return
         again_at = min((until for until in delivery.get("paused", {}).values() if until > now), default=None)
         if again_at is not None:
             await self._in_hand.change(delivery, {"state": "waiting", "next_at": again_at})
@@ -103,6 +109,19 @@ class Sending:
         # Every channel there was has refused it, or nobody knows: the inbox has it, and a human makes sure.
         is_missed = delivery["must_arrive"] and delivery["closed"]
         await self._finish(delivery, "failed" if is_missed else "inbox", present())
+
+    async def _is_held(self, delivery: Mapping[str, Any], now: datetime) -> bool:
+        """Say whether this is of a campaign that was paused or stopped while a channel was asked: then it goes to no other."""
+        if delivery.get("lane") != CAMPAIGN or delivery["state"] != "waiting" or self.lane_of_campaign is None:
+            return False
+        lane = await self.lane_of_campaign(delivery["event_id"])
+        if lane == CAMPAIGN:
+            return False
+        if lane is None:
+            await self._in_hand.change(delivery, {"state": "inbox", "is_open": False, "stopped_at": now})
+        else:
+            await self._in_hand.change(delivery, {"lane": lane, "next_at": now}, lets_go=True)
+        return True
 
     async def _has_room(self, delivery: Mapping[str, Any], name: str, present: Present) -> bool:
         """Wait until the rate of a channel allows one more; False: it took too long, and the delivery went back for later."""

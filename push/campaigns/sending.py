@@ -63,7 +63,7 @@ class Sending:
         self._redis = redis
         self._store = store
         self._add_deliveries = deliveries.add_many
-        deliveries.lane_of_campaign = self._lane_of
+        deliveries.follow_campaigns(self._lane_of)
         self._templates = templates
         self._people = people
         self._clock = clock

@@ -7,6 +7,7 @@ import pytest
 
 from app.kernel.clock import SHANGHAI, utc_now
 from push.campaigns import sending
+from push.channel import Refused
 from tests.push.campaigns.office import CLERK, HEAD, OPERATOR, Office, put_together
 
 
@@ -204,6 +205,32 @@ async def test_an_urgent_message_passes_a_running_campaign_at_once(office: Offic
     channel.send = really_send
     await office.run_out(campaign_id)
     assert len(await office.texted()) == 40
+
+
+@pytest.mark.parametrize("step", ["pause", "stop"])
+async def test_paused_or_stopped_while_one_channel_refuses_it_goes_to_no_other(office: Office, step: str):
+    [person] = await office.residents(1, phone=True)
+    await office.desk.push.put_device(person, "reg1", "android", "xiaomi")
+    campaign_id = await office.approved(channels=("app", "sms"))
+    await office.run()
+    channel = office.desk.push.deliveries._channels["app"]
+    really_send = channel.send
+
+    async def send(envelope):
+        await office.campaigns.act(campaign_id, HEAD, step, note="写错了地址")
+        raise Refused("1011")
+
+    channel.send = send
+    await office.desk.push.deliver_due(lane="campaign")
+    channel.send = really_send
+    await office.desk.push.deliver_due(lane="campaign")
+    await office.run()
+    progress = (await office.seen(campaign_id))["progress"]
+    assert await office.texted() == [] and (progress["waiting"], progress["inbox"]) == ((1, 0) if step == "pause" else (0, 1))
+    if step == "pause":
+        await office.campaigns.act(campaign_id, HEAD, "resume")
+        await office.run_out(campaign_id)
+        assert len(await office.texted()) == 1
 
 
 async def test_a_pause_while_a_worker_lets_go_what_had_been_held_stays_a_pause(office: Office, monkeypatch: pytest.MonkeyPatch):
