@@ -237,6 +237,11 @@ class Deliveries:
             both = {"owner_id": from_id, "event_id": {"$in": twice}}
             dropped = {"$set": {"state": "merged", "is_open": False}, "$unset": {"claim": ""}}
             await self._deliveries.update_many(both | {"is_open": True, "state": "waiting"}, dropped, session=session)
+            # What has left for the old one, or is leaving, has told this person.
+            left = {"owner_id": from_id, "event_id": {"$in": twice}, "state": {"$in": ["sending", "sent", "unclear"]}}
+            told = await self._deliveries.distinct("event_id", left, session=session)
+            untold = {"owner_id": into_id, "event_id": {"$in": told}, "is_open": True, "state": "waiting"}
+            await self._deliveries.update_many(untold, dropped, session=session)
         rest = {"owner_id": from_id, "event_id": {"$nin": twice}}
         await self._deliveries.update_many(rest, {"$set": {"owner_id": into_id}}, session=session)
 

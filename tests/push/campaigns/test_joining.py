@@ -1,6 +1,7 @@
 """Who is part of a campaign while accounts are joined and made."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 from app.kernel.clock import utc_now
 from app.kernel.ids import new_id
@@ -59,6 +60,22 @@ async def test_one_who_has_two_accounts_with_a_text_message_each_still_waiting_g
 
     assert await office.told(campaign_id) == [older]
     assert await office.texted() == [office.desk.town.phones[older]]
+    assert (found["progress"]["sent"], found["progress"]["merged"], found["progress"]["waiting"]) == (1, 1, 0)
+
+
+async def test_one_who_was_texted_on_one_account_is_not_texted_on_the_other_after_the_join(office: Office):
+    older, younger = await office.residents(2, phone=True)
+    office.desk.town.phones[younger] = office.desk.town.phones[older]
+    campaign_id = await office.approved()
+    await office.run()
+    await office.database["deliveries"].update_one({"owner_id": older}, {"$set": {"next_at": utc_now() + timedelta(seconds=30)}})
+    await office.desk.push.deliver_due(lane="campaign")  # the older account's waits for the end of its quiet hours
+
+    await join(office, younger, older)
+    await office.desk.push.deliver_due(utc_now() + timedelta(seconds=60), lane="campaign")
+    found = await office.run_out(campaign_id)
+
+    assert await office.told(campaign_id) == [older] and await office.texted() == [office.desk.town.phones[older]]
     assert (found["progress"]["sent"], found["progress"]["merged"], found["progress"]["waiting"]) == (1, 1, 0)
 
 
