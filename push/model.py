@@ -1,7 +1,7 @@
 """What push knows: the events it tells of, the channels, a person's preferences."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, time, timedelta
 from typing import Any
 
@@ -225,6 +225,22 @@ def with_wishes(now: Preferences, wanted: Mapping[str, Any]) -> Preferences:
         quiet_items=frozenset(wanted.get("quiet_items", now.quiet_items)),
         asked={kind: frozenset(asked.get(kind, ())) & ASKED_ONLY[kind] for kind in ASKED_ONLY},
     )
+
+
+def joined(own: Preferences, other: Preferences) -> Preferences:
+    """Return the preferences of a person whose two accounts are one now: their own, and the quiet that they asked for on the other."""
+    hours = own if own.quiet_from is not None else other
+    return replace(
+        own,
+        quiet_from=hours.quiet_from,
+        quiet_to=hours.quiet_to,
+        quiet_cases=_both(own.quiet_cases, other.quiet_cases),
+        quiet_items=_both(own.quiet_items, other.quiet_items),
+    )
+
+
+def _both(own: frozenset[str], other: frozenset[str]) -> frozenset[str]:
+    return frozenset([*sorted(own), *sorted(other - own, reverse=True)][:MAX_QUIET])  # of the other's the newest cases
 
 
 def switches(kind: str) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pymongo.errors import DuplicateKeyError
 from app.kernel.events import Event
 from app.kernel.ids import new_id
 from app.storage.mongo import Database
-from push.model import Preferences
+from push.model import Preferences, joined
 from push.templates import Rendered
 
 Document = dict[str, Any]
@@ -276,8 +276,13 @@ class Store:
         await self._heads.update_many({"moved_to": from_id}, {"$set": {"moved_to": into_id}}, session=session)
         await self._devices.update_many({"owner_id": from_id}, {"$set": {"owner_id": into_id}}, session=session)
         kept = await self._preferences.find_one_and_delete({"_id": from_id}, session=session)
-        if kept is not None and await self._preferences.find_one({"_id": into_id}, session=session) is None:
-            await self._preferences.insert_one(kept | {"_id": into_id}, session=session)
+        if kept is None:
+            return
+        own = await self._preferences.find_one({"_id": into_id}, session=session)
+        wishes = kept if own is None else own | joined(Preferences.from_document(own), Preferences.from_document(kept)).to_document()
+        # Another version: a change of preferences that is under way meets it, and begins again.
+        version = max(kept.get("version") or 0, (own or {}).get("version") or 0) + 1
+        await self._preferences.replace_one({"_id": into_id}, wishes | {"_id": into_id, "version": version}, upsert=True, session=session)
 
 
 async def _devices(database: Database, owner_ids: list[str]) -> list[list[Document]]:

@@ -191,3 +191,30 @@ async def test_of_many_wishes_at_once_none_is_lost(desk: Desk):
     await desk.push.set_preferences(owner_id, full)
     assert not await desk.push.keep_quiet(owner_id, "quiet_items", "one_more", True)
     assert await desk.push.keep_quiet(owner_id, "quiet_items", "item_1", False)
+
+
+async def test_who_is_joined_to_another_account_keeps_the_quiet_that_was_asked_for_on_either(desk: Desk):
+    older, younger = await desk.resident(phone=True), await desk.resident(phone=True)
+    event = desk.event(younger, "case.transferred")
+    await desk.push.set_preferences(older, {"language": "en", "quiet_items": ["a"]})
+    await desk.push.set_preferences(younger, {"quiet_hours": {"from": time(22), "to": time(7)}, "quiet_items": ["b"], "elder_mode": True})
+    await desk.push.keep_quiet(younger, "quiet_cases", event.subject_id, True)
+    for _ in range(2):  # the event of a join comes at least once
+        await desk.push.reassign(younger, older)
+    await desk.push.tell(event)
+    await desk.push.deliver_due()
+    assert [one["state"] for one in await desk.deliveries(older)] == ["inbox"]
+    kept = await desk.push.preferences(older)
+    assert (kept.language, kept.elder_mode, kept.quiet_items) == ("en", False, {"a", "b"})
+    assert (kept.quiet_from, kept.quiet_to) == (time(22), time(7))
+
+    # Together no more than one person may have, so that they can be taken away one by one.
+    third = await desk.resident()
+    await desk.push.set_preferences(third, {"quiet_items": [f"i{number}" for number in range(MAX_QUIET)]})
+    await desk.push.reassign(third, older)
+    assert len((await desk.push.preferences(older)).quiet_items) == MAX_QUIET
+    assert await desk.push.keep_quiet(older, "quiet_items", "a", False)
+    # One who had none takes over all.
+    fourth = await desk.resident()
+    await desk.push.reassign(older, fourth)
+    assert (await desk.push.preferences(fourth)).language == "en"
