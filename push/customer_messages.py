@@ -296,7 +296,7 @@ class CustomerMessages:
         return [self._view(row) for row in shown], shown[-1]["_id"] if len(rows) > limit else None
 
     async def reply(self, staff: StaffSession, key: str, text: str, *, is_superior: bool) -> Document:
-        """Answer a person through WeChat; everything that this person has open is done by it. Audited.
+        """Answer a person through WeChat; what this person has open up to this message is done by it. Audited.
 
         Raises:
             NotYours, CustomerMessageNotFound, ReplyRefused (WeChat does not take it: ring the person up, then `close`),
@@ -349,8 +349,8 @@ class CustomerMessages:
             changed = await self._messages.find_one_and_update(
                 {"_id": row["_id"]}, {"$set": own}, return_document=ReturnDocument.AFTER, session=session
             )
-            # What the same person has written before this moment is one conversation.
-            others = {"openid": row["openid"], "needs_human": True, "taken_at": {"$lte": done["handled_at"]}}
+            # What the same person has written up to this message is one conversation; what came after it nobody may have seen yet.
+            others = {"openid": row["openid"], "needs_human": True, "taken_at": {"$lte": row["taken_at"]}}
             await self._messages.update_many(others, {"$set": done}, session=session)
             await record(self._database["audit"], actor=staff.account, action=action, subject=row["_id"], owner_id="", session=session)
             assert changed is not None

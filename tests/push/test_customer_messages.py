@@ -200,6 +200,18 @@ async def test_the_window_of_48_hours_and_the_five_answers_are_wechats_own(count
     assert [row["code"] for row in await counter.queue()] == ["45015"] and await counter.heard("window") == []
 
 
+async def test_what_comes_while_staff_writes_an_answer_is_not_done_by_it(counter: Counter):
+    await counter.say("human", "转人工")
+    [seen] = await counter.queue()
+    await counter.say("human", "另外，我母亲的护照丢了")  # after the page was opened
+    await counter.messages.reply(STAFF, seen["id"], "您好，请问您要办什么？", is_superior=True)
+    [left] = await counter.queue()
+    assert left["text"] == "另外，我母亲的护照丢了"
+    await counter.say("human", "还有一件")
+    await counter.messages.close(STAFF, left["id"], "电话里答复了", is_superior=True)
+    assert [row["text"] for row in await counter.queue()] == ["还有一件"]
+
+
 async def test_who_asks_for_a_human_stands_in_the_queue_until_staff_has_answered(counter: Counter):
     await counter.say("human", "转人工")
     await counter.say("human", "我的办件卡住了")
