@@ -92,7 +92,7 @@ class Grants:
             )
 
     async def refused(self, openid: str, template_id: str, *, asked_at: datetime, session: AsyncClientSession) -> None:
-        """WeChat says no grant is left (43101). One that was given after the message was made ready stays."""
+        """WeChat says no grant is left (43101), or nobody is there (40003). One that was given after the message was made ready stays."""
         await self._grants.update_one(
             {"_id": _key(openid, template_id), "changed_at": {"$lte": asked_at}},
             {"$set": {"left": 0, "accepted": False, "taps": []}},

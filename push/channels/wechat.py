@@ -17,7 +17,8 @@ from push.channels.wechat_refusals import Refusals, cause_of, have_token
 from push.grants import Grants
 from push.pauses import Pauses
 
-_NO_GRANT = "43101"
+# What WeChat answers where asking again is no use before the person has allowed the template anew.
+_NO_GRANT = frozenset({"43101", "40003"})
 
 # errcode -> what follows. Source: WeChat, subscribeMessage.send and the list of global return codes.
 EFFECTS: Mapping[str, Effect] = {
@@ -25,7 +26,7 @@ EFFECTS: Mapping[str, Effect] = {
     "40001": Effect("access token wrong", Then.LATER, "the token is replaced once, for all processes, and the call made again first"),
     "40014": Effect("access token wrong", Then.LATER, "as 40001"),
     "42001": Effect("access token expired", Then.LATER, "as 40001"),
-    "40003": Effect("openid dead or of another app", Then.NEXT),
+    "40003": Effect("openid dead or of another app", Then.NEXT, "as 43101: nobody asks for it again"),
     "40037": Effect("no such template", Then.NEXT, "the template is left out for a day, or until its entry is mended", True),
     "41030": Effect("page not in the released version", Then.BARE, "", True),
     "43101": Effect("no grant left, or taken back", Then.NEXT, "the person's grants of the template become 0"),
@@ -105,7 +106,7 @@ class WechatSubscribe:
     async def settle(self, envelope: Envelope, error_code: str, session: AsyncClientSession) -> None:
         if not error_code:
             await self._grants.used(envelope.to, envelope.template_id, session)
-        elif error_code == _NO_GRANT:
+        elif error_code in _NO_GRANT:
             await self._grants.refused(
                 envelope.to, envelope.template_id, asked_at=envelope.extra["asked_at"], session=session
             )

@@ -56,7 +56,7 @@ async def _told(desk: Desk, client: Refusing, owner_id: str, name: str = "case.a
     [
         (43101, [("wechat", "refused", "43101"), ("sms", "sent", "")], 0),
         (47003, [("wechat", "refused", "47003"), ("sms", "sent", "")], 3),
-        (40003, [("wechat", "refused", "40003"), ("sms", "sent", "")], 3),
+        (40003, [("wechat", "refused", "40003"), ("sms", "sent", "")], 0),
         (45009, [("wechat", "try_later", "45009"), ("sms", "sent", "")], 3),
         (41030, [("wechat", "sent", "")], 2),
         (99999, [("wechat", "refused", "99999"), ("sms", "sent", "")], 3),
