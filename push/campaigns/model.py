@@ -207,7 +207,8 @@ def event_of(campaign: Mapping[str, Any], owner_id: str, now: datetime, *, event
 
 
 def sms_parts(text: str) -> int:
-    return 1 if len(text) <= _SMS_ALONE else -(-len(text) // _SMS_PART)
+    units = len(text.encode("utf-16-le")) // 2  # as the carriers count: a picture or a rare character is two
+    return 1 if units <= _SMS_ALONE else -(-units // _SMS_PART)
 
 
 def progress(campaign: Mapping[str, Any], tally: Mapping[str, Any]) -> dict[str, Any]:

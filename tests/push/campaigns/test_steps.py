@@ -14,6 +14,7 @@ from app.kernel.ids import new_id
 from app.kernel.printed import with_printed
 from config.settings import ROOT
 from push.campaigns import machine, printed
+from push.campaigns.model import sms_parts
 from push.campaigns.segments import Segment
 from tests.push.campaigns.office import CLERK, HEAD, OPERATOR, OPERATOR_CLERK, OTHER_HEAD, STRANGER, WANTED, Office
 
@@ -252,3 +253,8 @@ def test_the_document_shows_the_table_as_it_is():
     document = (Path(ROOT) / "docs" / "push.md").read_text(encoding="utf-8")
     assert with_printed(document, printed.printed()) == document, "run: python -m push.campaigns.printed docs/push.md"
     assert len(re.findall(r"^\| `\w+` \|", printed.printed(), re.M)) == len(machine.TABLE)
+
+
+@pytest.mark.parametrize(("text", "parts"), [("字" * 70, 1), ("字" * 71, 2), ("a" * 134, 2), ("😀" * 35, 1), ("😀" * 36, 2), ("𠮷" * 68, 3)])
+def test_parts_of_a_text_message_are_counted_as_the_carriers_do(text: str, parts: int):
+    assert sms_parts(text) == parts
