@@ -125,7 +125,7 @@ def _field_mistakes(name: str, text: str, allowed: frozenset[str]) -> list[str]:
 def _most_bytes(template: VendorTemplate) -> int:
     """Return the bytes of `data` when every keyword is as long as it can be; 0 for WeChat, which limits each field alone."""
     keywords = [name for name in template.fields if kind_of(name) == "keyword"]
-    longest = {name: {"value": "字" * _KEYWORD_LENGTH} for name in keywords}
+    longest = {name: {"value": "𠮷" * _KEYWORD_LENGTH} for name in keywords}  # four bytes each: a rare character, a picture
     return len(orjson.dumps(longest)) if keywords else 0
 
 

@@ -174,6 +174,7 @@ def _changed(folder: Path, file: str, change) -> Path:
         ("wechat_official_templates.json", lambda d: d[0]["fields"].update(character_string2="{number}"), "待办事项提醒: fields.character_string2: a character_string field takes only"),
         ("wechat_official_templates.json", lambda d: d[0].update(events=[]), "wechat_official_templates.json: 0: events"),
         ("alipay_templates.json", lambda d: d[0]["fields"].update({f"keyword{n}": "{hint}" for n in range(1, 9)}), "alipay_templates.json: 待办提醒: fields: could come to"),
+        ("alipay_templates.json", lambda d: d[0]["fields"].update({f"keyword{n}": "{hint}" for n in range(1, 6)}), "alipay_templates.json: 待办提醒: fields: could come to"),
         ("alipay_templates.json", lambda d: d[0]["fields"].update(keyword1="{amount_yuan}"), "alipay_templates.json: 待办提醒: fields.keyword1: placeholder {amount_yuan} must not leave"),
     ],
 )
