@@ -126,7 +126,7 @@ class Check(CasePage):
                 await self.hall.cases.supplement(case_id, self.owner)
             else:
                 await self.hall.cases.submit(case_id, self.owner, by_person=self.text("by_person") == "1")
-        except errors.Incomplete as error:
+        except (errors.Incomplete, errors.ItemWithdrawn) as error:
             return await self._show(view, error)
         except errors.ActionNotAllowed:
             pass  # the other tap was faster: its case is the answer
@@ -161,8 +161,13 @@ def handed_in(view: Mapping[str, Any]) -> list[str]:
 
 def has_rules(catalogue: Any, view: Mapping[str, Any]) -> bool:
     """Say whether rules may decide a draft of this item, so that its applicant can ask for a person instead."""
-    item = catalogue.item(view["item"]["alias"])
-    return view["state"] == State.DRAFT.value and bool(item["auto_decide"] and item.get("auto_rules"))
+    if view["state"] != State.DRAFT.value:
+        return False
+    try:
+        item = catalogue.item(view["item"]["alias"])
+    except NotFound:  # withdrawn: submitting says so
+        return False
+    return bool(item["auto_decide"] and item.get("auto_rules"))
 
 
 def open_photos(view: Mapping[str, Any]) -> set[str]:

@@ -23,6 +23,7 @@ ID = r"(case_[0-9A-Z]{26})"
 PAGE = 50
 # Nobody's time runs any more.
 CLOSED = frozenset({State.COMPLETED.value, State.DENIED.value, State.NOT_ACCEPTED.value, State.WITHDRAWN.value})
+_WAYS = {"electronic": "电子证照", "window": "窗口领取", "express": "邮寄"}
 _METHOD_OF = {"self": "window", "window": "window", "express": "express", "post": "express", "electronic": "electronic"}
 
 
@@ -205,7 +206,7 @@ class OneCase(StaffPage):
             templates=templates,
             divisions=self.divisions,
             special=handling.SPECIAL_PROCEDURES,
-            methods={"electronic": "电子证照", "window": "窗口领取", "express": "邮寄"},
+            methods={way: _WAYS[way] for way in dict.fromkeys(_METHOD_OF[offered] for offered in view["delivery_methods"])},
             actions=[name for name in pages_text.ACTIONS if name in view["allowed_actions"]],
             # What the resident asked for on the form, when it is a way the desk has.
             wanted=_METHOD_OF.get(str(view["form"]["values"].get("delivery") or ""), ""),

@@ -43,6 +43,18 @@ class ActionNotAllowed(Conflict):
     public = ("state", "allowed_actions")
 
 
+class ItemWithdrawn(Conflict):
+    """The item is not offered any more: its drafts stay readable and are not handed in."""
+
+    code = "case.item_withdrawn"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "这个事项已经停办，不能再提交；您填写的内容还在，可以随时查看。请看看有没有替代的事项，或拨打12345询问。",
+            en="This item is not offered any more. What you have filled in stays readable.",
+        )
+
+
 class Incomplete(ValidationFailed):
     """Everything that is missing or wrong, one row each."""
 

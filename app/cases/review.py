@@ -258,7 +258,7 @@ class Review:
         return auto_decision.audit_sample(case, body["finding"], body["note"], staff.account, now, _rank(staff))
 
     def _deliver(self, case: Case, _item: Body, _staff: StaffSession, body: Body, now: datetime) -> steps.Moved:
-        return handling.deliver(case, body["method"], body["tracking"], now)
+        return handling.deliver(case, body["method"], (body["tracking"] or "").strip() or None, now)
 
     def _remedy(self, case: Case) -> dict[str, Any]:
         return remedy(self._cases.catalogue.agency(case.agency_id))

@@ -23,7 +23,7 @@ from app.identity.model import Resident
 from app.identity.service import require_level
 from app.kernel.calendar import WorkingCalendar
 from app.kernel.clock import shanghai_day, utc_now
-from app.kernel.errors import ErrorRow
+from app.kernel.errors import ErrorRow, NotFound
 from app.kernel.records import replace
 from app.storage.files import Files
 from app.storage.mongo import Database
@@ -129,12 +129,14 @@ class Cases:
         What rules can decide is decided at once, unless the applicant wants a person (`by_person`).
 
         Raises:
+            ItemWithdrawn: nobody may apply for the item any more.
             LevelRequired: the item needs a higher identity level.
             Incomplete: one row for everything that is missing or wrong.
         """
 
         def step(case: Case, item: Mapping[str, Any], resident: Resident, licences: Mapping[str, str]) -> steps.Moved:
             self._may(case, "submit")
+            self._require_offered(case.item_code)
             require_level(max(resident.level, level), int(item["identity_level"][1:]))
             case = with_standing_promises(case, item)
             form = self._complete_form(case, item)
@@ -269,6 +271,12 @@ class Cases:
     def _may(self, case: Case, name: str) -> None:
         if name not in machine.allowed_actions(case, machine.RESIDENT):
             steps.advance(case, name, machine.RESIDENT, self._clock(), by=steps.APPLICANT)  # raises with what is allowed
+
+    def _require_offered(self, item_code: str) -> None:
+        try:
+            self.catalogue.item(item_code)
+        except NotFound:
+            raise errors.ItemWithdrawn from None
 
     def may_save(self, case: Case) -> None:
         """Raise ActionNotAllowed when the case takes nothing from its owner now."""

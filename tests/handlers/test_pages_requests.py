@@ -138,3 +138,15 @@ async def test_a_hearing_is_told_asked_for_and_held_with_its_record(world: World
     desk = await staff.submit(desk, "/resume", record="申请人陈述了意见")
     page = await resident.get(case.path)
     assert "听证已举行" in page.text and "申请人陈述了意见" in page.text
+
+
+async def test_a_draft_of_an_item_that_was_withdrawn_says_so_and_shows_what_was_filled_in(world: World, monkeypatch) -> None:
+    resident, page = await food_draft(world)
+    check = page.path.replace("/materials", "/check")
+    before = await resident.get(check)
+    by_name = world.hall.catalogue.snapshot.by_name
+    for name in (by_name["food_licence"]["code"], "food_licence"):
+        monkeypatch.delitem(by_name, name)  # as after a publication without it
+    refused = await resident.submit(before, "/check")
+    assert refused.status == 409 and "已经停办" in refused.text and "12345" in refused.text
+    assert "韶关市武江区" in (await resident.get(check)).text

@@ -3,7 +3,6 @@
 import pytest
 
 from app.cases.model import State
-from app.kernel.ids import new_id
 from tests.handlers.test_staff_desk import desk, handed_in, world  # noqa: F401
 
 

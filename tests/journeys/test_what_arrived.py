@@ -11,7 +11,7 @@ from tests.journeys.stories import LOST, a_name, someone, submitted
 
 
 async def _notices(officer, case_id, wanted, event="case.submitted"):
-    for _ in range(200):
+    for _ in range(600):  # a gateway that has found nobody twice waits half a minute before it reports again
         rows = [row for row in (await officer.get(f"/staff/v1/cases/{case_id}/notices"))["items"] if row["event"] == event]
         if rows and wanted(rows[0]):
             return rows[0]

@@ -14,7 +14,7 @@ from app.cases import drafts
 from app.cases.carry_over import carried_over
 from app.cases.documents import from_document, to_document
 from app.cases.drafts import Save, beginning, keep
-from app.cases.errors import ActionNotAllowed, DraftConflict
+from app.cases.errors import ActionNotAllowed, DraftConflict, ItemWithdrawn
 from app.cases.model import Case, State
 from app.catalogue.load import load_catalogue
 from app.catalogue.publish import publish
@@ -310,6 +310,19 @@ async def test_an_open_draft_follows_a_publication_and_a_submitted_case_does_not
     stored = await hall.database["cases"].find_one({"_id": case.id})
     assert (stored["item_version"], stored["carried_over"]["from"]) == (2, 1)
     assert (await hall.database["cases"].find_one({"_id": other.id}))["item_version"] == 1
+
+
+async def test_a_draft_of_an_item_that_is_offered_no_more_stays_readable_and_is_not_handed_in(hall):
+    case = await opened(hall)
+    await save(hall, case, {"name": "甲"}, 1)
+    catalogue = load_catalogue(FOLDER)
+    left = [item for item in catalogue.items if item["alias"] != "id_card_lost"]
+    await publish(hall.database, replace(catalogue, items=tuple(left)))
+    await hall.catalogue.load()
+    with pytest.raises(ItemWithdrawn):
+        await hall.cases.submit(case.id, case.owner_id)
+    kept = await hall.cases.get(case.id, case.owner_id)
+    assert (kept.state, kept.form["name"]) == (State.DRAFT, "甲")
 
 
 def test_a_page_of_the_version_before_keeps_all_that_still_has_a_place():
