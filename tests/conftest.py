@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pymongo
 import pytest
+import structlog
 from hypothesis import HealthCheck, settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -23,6 +24,14 @@ from sandbox.credentials import FILE_NAME, load_or_make  # noqa: E402
 # How long an example takes says something about the machine, nothing about the code.
 settings.register_profile("hall", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("hall")
+
+# By default an exception is drawn in boxes with everything its frames hold: three seconds of a busy loop for each.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 _JOURNEYS = "tests/journeys/"
 _MEMORY = Path("/dev/shm")  # noqa: S108
