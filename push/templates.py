@@ -7,6 +7,7 @@ lock screen that tells more than the matter) stops the start instead, with file,
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,7 @@ class MessageTemplates:
         return {name: value for name, value in values.items() if name in wording.OUTSIDE}
 
 
+@lru_cache(maxsize=1)  # judging them takes 60 ms; whoever changes a file starts the process anew
 def load_templates(folder: Path = FOLDER) -> MessageTemplates:
     """Read and judge all texts.
 

@@ -20,6 +20,8 @@ from app.storage.mongo import Database  # noqa: E402
 from app.storage.redis import connect  # noqa: E402
 from commands.servers import start_embedded  # noqa: E402
 from sandbox.credentials import FILE_NAME, load_or_make  # noqa: E402
+from tests.catalogue import share_snapshots  # noqa: E402
+from tests.prepared import Prepared  # noqa: E402
 
 # How long an example takes says something about the machine, nothing about the code.
 settings.register_profile("hall", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -32,6 +34,8 @@ structlog.configure(
         structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback),
     ]
 )
+
+share_snapshots()
 
 _JOURNEYS = "tests/journeys/"
 _MEMORY = Path("/dev/shm")  # noqa: S108
@@ -111,6 +115,26 @@ async def database(servers: dict[str, str], dropping: Database) -> AsyncIterator
     await database.close()
     with pymongo.timeout(60):  # of a busy machine
         await dropping.client.drop_database(database.db.name)
+
+
+@pytest.fixture(scope="session")
+async def one_name(servers: dict[str, str], dropping: Database) -> AsyncIterator[str]:
+    """The name of the database that many tests use one after the other."""
+    name = f"t_{ulid().lower()}"
+    yield name
+    await dropping.client.drop_database(name)
+
+
+@pytest.fixture
+async def reused_database(servers: dict[str, str], one_name: str) -> AsyncIterator[Database]:
+    """A database without documents. Collections and indexes of the hall may stand in it from tests before, so that ensuring them is quick."""
+    database = Database(servers["mongodb"], one_name)
+    yield database
+    await database.close()  # first, as above
+    database = Database(servers["mongodb"], one_name)
+    with pymongo.timeout(60):
+        await Prepared().restore(database)
+    await database.close()
 
 
 @pytest.fixture

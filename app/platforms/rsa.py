@@ -6,6 +6,7 @@ PKCS#8, with LF, CRLF or `\\n` written out, because a settings file is copied by
 
 import base64
 import binascii
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -21,6 +22,7 @@ class KeyUnreadable(ValueError):
     """The text is no RSA key. The message never holds the text."""
 
 
+@lru_cache(maxsize=8)  # judging one takes 50 ms
 def load_private_key(text: str) -> RSAPrivateKey:
     """Read a private key. Raises KeyUnreadable."""
     try:

@@ -15,6 +15,7 @@ import asyncio
 import re
 import ssl
 import time
+from functools import lru_cache
 from urllib.parse import unquote, urlsplit
 
 import aiosmtplib
@@ -58,6 +59,14 @@ class SmtpRefused(SmtpError):
         self.step = step
 
 
+@lru_cache(maxsize=2)  # the system's list takes 50 ms
+def _trust(ca: str) -> ssl.SSLContext:
+    tls = ssl.create_default_context()
+    if ca:
+        tls.load_verify_locations(cadata=ca)
+    return tls
+
+
 class Smtp:
     """A mail server. `ca`: certificates (PEM) that are trusted besides the system's, for a relay with one of its own."""
 
@@ -66,9 +75,7 @@ class Smtp:
         self._implicit_tls = parts.scheme == "smtps"
         self._host, self._port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
         self._name, self._password = unquote(parts.username or ""), unquote(parts.password or "")
-        self._tls = ssl.create_default_context()
-        if ca:
-            self._tls.load_verify_locations(cadata=ca)
+        self._tls = _trust(ca)
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def send(self, sender: str, to: str, message: bytes) -> str:

@@ -11,13 +11,13 @@ from commands.assembly import assemble
 from commands.defaults import fill_in
 from commands.dev import sandbox_settings
 from commands.migrate import prepare
-from config.settings import read_settings
+from config.settings import Settings, read_settings
 from sandbox.credentials import FILE_NAME
-from tests.app.prepared import Prepared, snapshot
+from tests.prepared import Prepared, snapshot
 
 
 @pytest.fixture(scope="session")
-async def prepared(servers, sandbox_keys, tmp_path_factory) -> AsyncIterator[Prepared]:
+async def prepared(servers, sandbox_keys, tmp_path_factory) -> AsyncIterator[tuple[Settings, Prepared]]:
     """A database that is ready; the platforms are away, and nothing here needs them."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "sandbox").mkdir()
@@ -34,7 +34,7 @@ async def prepared(servers, sandbox_keys, tmp_path_factory) -> AsyncIterator[Pre
     settings = read_settings(fill_in(environment, sandbox_settings(folder, 1), folder), env_file=None)
     await prepare(settings, with_demo=True)
     database = Database(settings.mongodb_uri, settings.mongodb_database)
-    yield await snapshot(settings, database)
+    yield settings, await snapshot(database)
     await database.client.drop_database(settings.mongodb_database)
     await database.close()
 
@@ -42,9 +42,10 @@ async def prepared(servers, sandbox_keys, tmp_path_factory) -> AsyncIterator[Pre
 @pytest.fixture
 async def hall(prepared):
     """The parts put together as in a process, on a database where nothing has happened yet."""
-    hall = await assemble(prepared.settings)
+    settings, before = prepared
+    hall = await assemble(settings)
     yield hall
     await hall.close()  # first: that ends what a cut-off transaction still holds
-    database = Database(prepared.settings.mongodb_uri, prepared.settings.mongodb_database)
-    await prepared.restore(database)
+    database = Database(settings.mongodb_uri, settings.mongodb_database)
+    await before.restore(database)
     await database.close()

@@ -39,6 +39,11 @@ def sandbox_keys(sandbox_keys: Path) -> Path:
 
 
 @pytest.fixture
+def database(reused_database: Database) -> Database:
+    return reused_database
+
+
+@pytest.fixture
 async def sandbox(tmp_path: Path, sandbox_keys: Path) -> AsyncIterator[Running]:
     shutil.copy2(sandbox_keys, tmp_path / FILE_NAME)
     pace = Pace(

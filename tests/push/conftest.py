@@ -15,6 +15,11 @@ def stand_in_keys(sandbox_keys: Path) -> Path:
 
 
 @pytest.fixture
+def database(reused_database: Database) -> Database:
+    return reused_database
+
+
+@pytest.fixture
 async def desk(database: Database, redis, stand_in_keys: Path, tmp_path: Path) -> AsyncIterator[Desk]:
     async with open_desk(database, redis, stand_in_keys, tmp_path) as desk:
         yield desk
