@@ -87,14 +87,18 @@ async def test_from_a_terminal_it_is_watched_paused_and_resumed(hall, anyone, fa
     told = (await head.get(path))["progress"]["told"]
     await asyncio.sleep(1.5)
     assert (await head.get(path))["progress"]["told"] == told < submitted["progress"]["size"]
-    nobody = await terminal("resume", made["id"], "--by", "nobody")
+    nobody, stranger, shown, listed, writers = await asyncio.gather(
+        terminal("resume", made["id"], "--by", "nobody"),
+        terminal("resume", made["id"], "--by", "head.sg-jj"),
+        terminal("show", made["id"]),
+        terminal("list", "--state", "paused"),
+        terminal("resume", made["id"], "--by", "clerk.sg-jyj"),
+    )
     assert nobody.returncode == 1 and "no staff account" in nobody.stderr
-    stranger = await terminal("resume", made["id"], "--by", "head.sg-jj")
     assert stranger.returncode == 1 and "campaign.not_found" in stranger.stderr
-    shown = await terminal("show", made["id"])
     assert "paused" in shown.stdout and "再核对一下" in shown.stdout and "clerk.sg-jyj" in shown.stdout
-    assert made["id"] in (await terminal("list", "--state", "paused")).stdout
-    assert (await terminal("resume", made["id"], "--by", "clerk.sg-jyj")).returncode == 1, "a head answers for going on"
+    assert made["id"] in listed.stdout
+    assert writers.returncode == 1, "a head answers for going on"
     assert "is running" in (await terminal("resume", made["id"], "--by", "head.sg-jyj")).stdout
     watched = await terminal(made["id"])
     assert watched.returncode == 0, watched.stderr
