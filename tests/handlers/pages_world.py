@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from commands.servers import die_with_parent, free_port
 from commands.story import id_number, picture
 from config.settings import ROOT, read_settings
 from handlers.http_front import Front
+from sandbox.credentials import FILE_NAME
 from tests.handlers.pages_browser import Browser, Page
 
 PASSWORD = "page-password"
@@ -47,8 +49,10 @@ class World:
 
 
 @pytest.fixture(scope="module")
-async def world(servers: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
+async def world(servers: dict[str, str], sandbox_keys: Path, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[World]:
     folder: Path = tmp_path_factory.mktemp("pages")
+    (folder / "sandbox").mkdir()
+    shutil.copy2(sandbox_keys, folder / "sandbox" / FILE_NAME)
     port, sandbox_port = free_port(), free_port()
     environment = {
         "HALL_ENV": "test",
