@@ -81,6 +81,7 @@ async def world(servers: dict[str, str], sandbox_keys: Path, tmp_path_factory: p
     await server.serve(*bind_sockets(port, "127.0.0.1"))
     stop = asyncio.Event()
     relay = asyncio.create_task(hall.relay.run(stop))
+    await _listens(sandbox_port, stand_ins)
     world = World(hall, settings.public_url, settings.sandbox_url, [])
     yield world
     stop.set()
@@ -93,6 +94,20 @@ async def world(servers: dict[str, str], sandbox_keys: Path, tmp_path_factory: p
     await hall.close()
     stand_ins.terminate()
     stand_ins.wait(10)
+
+
+async def _listens(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process that was just started takes connections."""
+    for _ in range(600):
+        assert process.poll() is None, "it ended at once"
+        try:
+            _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            await asyncio.sleep(0.1)
+        else:
+            writer.close()
+            return
+    raise TimeoutError(port)
 
 
 numbers = iter(range(200, 10_000))
