@@ -61,6 +61,7 @@ async def test_the_whole_story_without_script(world: World) -> None:
     assert "开始审查" in desk.text and "经办：我" in desk.text
     desk = await staff.submit(desk, "/decide", outcome="approved", opinion="材料齐全")
     assert ("method", "express") in desk.form("/deliver").values  # as the resident wished on the form
+    assert "送达方式窗口领取邮寄邮件单号" in desk.text  # the ways of the item and no other: it has no electronic licence
     desk = await staff.submit(desk, "/deliver", method="express", tracking="EMS123")
     page = await until(resident, case.path, "EMS123")
     assert "已办结" in page.text

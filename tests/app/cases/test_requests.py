@@ -143,6 +143,8 @@ async def test_what_is_promised_instead_of_proven_holds_up_no_decision(hall):
     accepted = await hall.review.act(case.id, "accept", POLICE, {})
     assert accepted.promises[0].due_on == date(2026, 3, 30)  # twenty working days
     assert (await hall.review.act(case.id, "decide", POLICE, {"outcome": "approved", "opinion": ""})).decision
+    posted = await hall.review.act(case.id, "deliver", POLICE, {"method": "express", "tracking": " \u3000"})
+    assert (posted.state, posted.delivery["tracking"]) == (State.DELIVERING, None), "blanks are no number"
     done = await hall.review.act(case.id, "deliver", POLICE, {"method": "window", "tracking": None})
     assert done.state is State.COMPLETED
     set_clock(hall, at(3, 31))

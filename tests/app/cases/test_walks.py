@@ -102,8 +102,8 @@ def test_every_path_of_twelve_steps_ends_somewhere_and_no_clock_runs_while_it_is
     assert walks[0].worlds > 10_000
 
 
-def test_every_path_of_six_steps_of_every_kind_of_item():
-    walks = walks_of(6)
+def test_every_path_of_eight_steps_of_every_kind_of_item():
+    walks = walks_of(8)
     assert [short(found) for found in walks] == [[]] * len(walks)
     assert walks[0].worlds > 200
 

@@ -41,8 +41,8 @@ def test_a_seed_is_a_plan():
 # --- that it can fail: planted faults ---
 
 
-async def _run(servers, sandbox_keys, intents=60):
-    return await run_plan(make_plan(5, intents, deaths=0, luck=False), servers, sandbox_keys.parent)
+async def _run(servers, sandbox_keys, *, luck=False):
+    return await run_plan(make_plan(5, 120, deaths=0, luck=luck), servers, sandbox_keys.parent)
 
 
 async def test_without_a_fault_the_quiet_run_is_sound(servers, sandbox_keys):
@@ -53,7 +53,7 @@ async def test_without_a_fault_the_quiet_run_is_sound(servers, sandbox_keys):
 async def test_a_lane_that_does_not_lease_is_found(servers, sandbox_keys, monkeypatch):
     monkeypatch.setattr(in_hand, "LEASES", dict.fromkeys(in_hand.LEASES, timedelta(0)))
     monkeypatch.setattr(in_hand, "_MARGIN_S", -20)
-    result = await _run(servers, sandbox_keys, 120)
+    result = await _run(servers, sandbox_keys)
     assert any("were cut off, and 0 processes died" in problem or "reached the person" in problem for problem in result.problems)
 
 
